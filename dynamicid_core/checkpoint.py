@@ -1,0 +1,280 @@
+"""Every weight file format in, one out.
+
+Read: the released DynamicID files (torch pickles, through torch's restricted loader only) under either naming of their
+outer keys, their safetensors form, and IP-Adapter FaceID Plus and Plus V2, which have the same layers. What a file is, is
+decided from its tensors, never from its name. Written: one safetensors file per part, with its sizes as metadata.
+"""
+
+import json
+import logging
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .adapter import describe_family, projection_sizes
+from .errors import InputError
+from .face_encoder import FaceEncoder, FaceEncoderSizes
+
+ADAPTER, IMR, KEYPOINT_ENCODER = "adapter", "imr", "keypoint_encoder"
+PART_NAMES = {ADAPTER: "an adapter (face encoder and SAA)", IMR: "an IMR", KEYPOINT_ENCODER: "a keypoint encoder"}
+FORMAT_VERSION = "1"
+
+_log = logging.getLogger(__name__)
+# A tensor that only this part has, by its name inside the part.
+_TELLING_TENSOR = {
+    "face_encoder": "perceiver_resampler.proj_in.weight",
+    "saa": "1.to_k_ip.weight",
+    IMR: "disentangleNet.0.0.to_q.weight",
+    KEYPOINT_ENCODER: "blocks.0.0.conv_block.0.weight",
+}
+_MODULES = {ADAPTER: ("face_encoder", "saa"), IMR: (IMR,), KEYPOINT_ENCODER: (KEYPOINT_ENCODER,)}
+_RELEASED_PREFIX = {"face_encoder": "proj_module.", "saa": "SAA_module.", IMR: "", KEYPOINT_ENCODER: ""}
+_DYNAMICID_ONLY_PREFIXES = ("proj_module.", "SAA_module.", "adapter_modules.")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How an adapter's face encoder was trained, which its tensors do not tell.
+
+    shortcut: the tokens made from the embedding alone are added to the result. embedding_channel_order: the order of the
+    colour channels in which ArcFace saw the photos. crop: what CLIP saw of them.
+    """
+
+    name: str
+    shortcut: bool
+    embedding_channel_order: str
+    crop: str
+
+
+# The released DynamicID feeds RGB pictures to InsightFace, which expects BGR, so its encoder learned swapped channels.
+DYNAMICID = Variant("DynamicID", shortcut=False, embedding_channel_order="rgb", crop="portrait")
+FACEID_PLUS = Variant("IP-Adapter FaceID Plus", shortcut=False, embedding_channel_order="bgr", crop="aligned")
+FACEID_PLUS_V2 = Variant("IP-Adapter FaceID Plus V2", shortcut=True, embedding_channel_order="bgr", crop="aligned")
+VARIANTS = {variant.name: variant for variant in (DYNAMICID, FACEID_PLUS, FACEID_PLUS_V2)}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One part of DynamicID, as read from a file.
+
+    part: ADAPTER, IMR or KEYPOINT_ENCODER. modules: state dicts under the released names; an adapter has "face_encoder"
+    and "saa", the other parts one named like the part. variant: for an adapter, how it was trained.
+    """
+
+    part: str
+    modules: dict[str, dict[str, Tensor]]
+    variant: Variant = DYNAMICID
+
+    @property
+    def family(self) -> str:
+        """The base model of an adapter: "sd15", "sdxl", or "token size N" for others."""
+        token_size = FaceEncoderSizes.of(self.modules["face_encoder"]).token_size
+        return base_model_name(token_size)
+
+
+def base_model_name(token_size: int) -> str:
+    """The name that files carry for a model whose text tokens have this size."""
+    return {768: "sd15", 2048: "sdxl"}.get(token_size, f"token size {token_size}")
+
+
+def read_checkpoint(
+    path: str | Path, part: str, variant: Variant | None = None, undecided: Variant = DYNAMICID
+) -> Checkpoint:
+    """Reads the file at ``path``, which must be of the given part.
+
+    variant: what the user says the adapter is; by default the file decides. Files under IP-Adapter's own key names can be
+    DynamicID or FaceID Plus (their tensors are the same); ``undecided`` says which then.
+    Raises InputError for a file that is damaged, unsafe, incomplete or something else.
+    """
+    path = Path(path)
+    tensors, metadata = _read_tensors(path)
+    found = _find_part(tensors)
+    if found is None:
+        raise InputError(f"{path.name} is {_describe_stranger(tensors)}; {PART_NAMES[part]} is needed here. ({path})")
+    if found != part:
+        raise InputError(
+            f"{path.name} is {PART_NAMES[found]}; {PART_NAMES[part]} is needed here. Choose it at the input for that part, "
+            f"and another file here. ({path})"
+        )
+    modules = {module: _take(tensors, module) for module in _MODULES[part]}
+    checkpoint = Checkpoint(part, modules, variant or _variant(tensors, metadata, undecided))
+    if part == ADAPTER:
+        _check_adapter(checkpoint, path)
+        _log.info("%s read as %s for %s", path.name, checkpoint.variant.name, checkpoint.family)
+    return checkpoint
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Writes one part as safetensors, bit for bit, under the released names and with the metadata of ``_metadata``.
+
+    The file appears whole or not at all.
+    """
+    path = Path(path)
+    tensors = {
+        _RELEASED_PREFIX[module] + key: tensor.contiguous()
+        for module, state in checkpoint.modules.items()
+        for key, tensor in state.items()
+    }
+    unfinished = path.with_name(path.name + ".part")
+    save_file(tensors, unfinished, metadata=_metadata(checkpoint))
+    os.replace(unfinished, path)
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    metadata = {"format": f"dynamicid-{checkpoint.part}", "version": FORMAT_VERSION}
+    if checkpoint.part == ADAPTER:
+        sizes = FaceEncoderSizes.of(checkpoint.modules["face_encoder"])
+        metadata |= {
+            "base_model": checkpoint.family,
+            "variant": checkpoint.variant.name,
+            "embedding_channel_order": checkpoint.variant.embedding_channel_order,
+            "sizes": json.dumps(vars(sizes)),
+        }
+    return metadata
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise InputError(f"There is no file {path}. Choose another one, or put it there and press R to refresh the lists.")
+    with path.open("rb") as file:
+        start = file.read(10)
+    # A safetensors file begins with the length of its JSON header, a torch file with a zip or pickle signature.
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    return _flatten(_read_pickle(path)), {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error):  # torch names the class or function that the pickle asks for
+            raise _damaged(path) from error
+        raise InputError(
+            f"{path.name} holds something else than tensors, which could run code on this machine, so it was not "
+            f"loaded. Get the file from its authors again, as safetensors if there is one. ({path})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> InputError:
+    size = path.stat().st_size
+    return InputError(
+        f"{path.name} ({size:,} bytes) is damaged or not a weight file: it could not be read to its end. Most often a "
+        f"download was cut off; download it again. ({path})"
+    )
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
+    """{"proj_module": {"norm.weight": …}} -> {"proj_module.norm.weight": …}; what is no tensor (a step count) is left out."""
+    flat: dict[str, Tensor] = {}
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            if isinstance(value, Tensor):
+                flat[f"{prefix}{key}"] = value
+            else:
+                flat |= _flatten(value, f"{prefix}{key}.")
+    return flat
+
+
+def _prefix(tensors: Mapping[str, Tensor], module: str) -> str | None:
+    """Under which outer name a module's tensors stand in a file; None if it is not there."""
+    telling = _TELLING_TENSOR[module]
+    for key in tensors:
+        if key == telling or key.endswith("." + telling):
+            return key.removesuffix(telling)
+    return None
+
+
+def _find_part(tensors: Mapping[str, Tensor]) -> str | None:
+    for part, modules in _MODULES.items():
+        if all(_prefix(tensors, module) is not None for module in modules):
+            return part
+    return None
+
+
+def _take(tensors: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
+    prefix = _prefix(tensors, module)
+    assert prefix is not None  # _find_part has seen it
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _variant(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], undecided: Variant) -> Variant:
+    if metadata.get("variant") in VARIANTS:
+        return VARIANTS[metadata["variant"]]
+    if any(key.startswith(_DYNAMICID_ONLY_PREFIXES) for key in tensors):
+        return DYNAMICID
+    if _find_part(tensors) == ADAPTER and _take(tensors, "face_encoder")["norm.weight"].shape[0] == 2048:
+        return FACEID_PLUS_V2  # the only adapter of this kind published for SDXL
+    return undecided
+
+
+def _describe_stranger(tensors: Mapping[str, Tensor]) -> str:
+    keys = list(tensors)
+    if _prefix(tensors, "saa") is not None or any(key.startswith(("image_proj.", "ip_adapter.")) for key in keys):
+        return "an IP-Adapter without the FaceID Plus face encoder, or only half of an adapter"
+    if any(key.startswith("lora_") or ".lora_" in key or ".lora." in key for key in keys):
+        return "a LoRA (it belongs into models/loras and is loaded by Load LoRA)"
+    if any(key.startswith("model.diffusion_model.") for key in keys):
+        return "a whole checkpoint (it belongs into models/checkpoints and is loaded by Load Checkpoint)"
+    if any("vision_model." in key for key in keys):
+        return "a CLIP vision model (it belongs into models/clip_vision and is loaded by Load CLIP Vision)"
+    return f"no file of DynamicID (its first tensors: {', '.join(keys[:3]) or 'none'})"
+
+
+def _check_adapter(checkpoint: Checkpoint, path: Path) -> None:
+    faults = _face_encoder_faults(checkpoint.modules["face_encoder"]) + _saa_faults(checkpoint.modules["saa"])
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise InputError(
+            f"{path.name} is an adapter, but not a complete one: {'; '.join(faults[:3])}{more}. Download it again, or "
+            f"convert it again from the original. ({path})"
+        )
+
+
+def _face_encoder_faults(weights: dict[str, Tensor]) -> list[str]:
+    try:
+        sizes = FaceEncoderSizes.of(weights)
+    except KeyError as error:
+        return [f"the face encoder lacks {error.args[0]}"]
+    expected = {key: tensor.shape for key, tensor in FaceEncoder(sizes, device="meta").state_dict().items()}
+    faults = [f"the face encoder lacks {key}" for key in expected.keys() - weights.keys()]
+    faults += [f"the face encoder has an unknown {key}" for key in weights.keys() - expected.keys()]
+    faults += [
+        f"the face encoder's {key} is {list(weights[key].shape)} instead of {list(expected[key])}"
+        for key in expected.keys() & weights.keys()
+        if weights[key].shape != expected[key]
+    ]
+    return sorted(faults)
+
+
+def _saa_faults(weights: dict[str, Tensor]) -> list[str]:
+    sizes = projection_sizes(weights)
+    missing = [f"{i}.to_v_ip.weight" for i in sizes if f"{i}.to_v_ip.weight" not in weights]
+    missing += [f"{i}.to_k_ip.weight" for i in range(1, 2 * len(sizes), 2) if i not in sizes]
+    for key in weights:
+        for half, other in ((".down.", ".up."), (".up.", ".down.")):
+            if half in key and key.replace(half, other) not in weights:
+                missing.append(key.replace(half, other))
+    faults = [f"the SAA part lacks {key}" for key in missing]
+    token_sizes = {token_size for _, token_size in sizes.values()}
+    if len(token_sizes) > 1:
+        faults.append(f"the SAA part has layers of {describe_family(max(token_sizes), len(sizes))} and of other models")
+    return faults

@@ -1,0 +1,43 @@
+"""The pack's folders below ComfyUI's models/, and the files in them."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ..errors import InputError
+
+MODELS, FACES, IP_ADAPTERS, FACE_ANALYSIS = "dynamicid", "dynamicid_faces", "ipadapter", "insightface"
+
+
+def register_model_folders() -> None:
+    """Adds the pack's folders below models/, keeping what extra_model_paths.yaml or other packs have set for them."""
+    models = Path(folder_paths.models_dir)
+    weights = set(folder_paths.supported_pt_extensions)
+    for name, folder, extensions in (
+        (MODELS, models / "dynamicid", weights),
+        (FACES, models / "dynamicid" / "faces", {".safetensors"}),
+        (IP_ADAPTERS, models / "ipadapter", weights),
+        (FACE_ANALYSIS, models / "insightface", {".onnx"}),
+    ):
+        folders, known = folder_paths.folder_names_and_paths.get(name, ([], set()))
+        if str(folder) not in folders:
+            folders = [*folders, str(folder)]
+        folder_paths.folder_names_and_paths[name] = (folders, set(known) | extensions)
+
+
+def list_files(name: str) -> list[str]:
+    """The files of a model folder; those in the faces folder are no adapters."""
+    return [file for file in folder_paths.get_filename_list(name) if name != MODELS or not file.startswith("faces")]
+
+
+def find_file(name: str, file: str) -> Path:
+    """The full path of a listed file. Raises InputError that names the folders searched."""
+    path = folder_paths.get_full_path(name, file)
+    if path is None:
+        searched = ", ".join(folder_paths.get_folder_paths(name))
+        raise InputError(f'There is no file "{file}". Looked in {searched}. Put it there and press R to refresh the lists.')
+    return Path(path)
+
+
+def model_folders(name: str) -> list[str]:
+    return folder_paths.get_folder_paths(name)

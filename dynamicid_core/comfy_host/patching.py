@@ -1,0 +1,111 @@
+"""Applying an adapter to a ComfyUI model and its conditioning."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import comfy.lora
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from .. import adapter, saa
+from ..errors import InputError
+from ..face import Face, Placement
+from .identity_patch import NEGATIVE, POSITIVE, IdentityPatch, RowRoles
+from .loading import DynamicID
+
+Conditioning = list[list[Any]]
+
+
+def apply_dynamicid(
+    model: ModelPatcher,
+    positive: Conditioning,
+    negative: Conditioning,
+    dynamicid: DynamicID,
+    placements: Sequence[Placement],
+    settings: saa.SaaSettings,
+    lora_strength: float = 1.0,
+) -> tuple[ModelPatcher, Conditioning, Conditioning]:
+    """The model with SAA and the low-rank updates, and the conditioning that tells it which rows are the people's.
+
+    The given model and conditioning are not changed. With weight 0, or nobody to place, they are returned as they are.
+    Raises InputError when adapter, model and faces do not fit each other.
+    """
+    placements = [placement for placement in placements if placement.weight != 0]
+    if settings.weight == 0 or not placements:
+        return model, positive, negative
+    layers = adapter.layer_map(_unet_shapes(model))
+    adapter.check_fit(adapter.projection_sizes(dynamicid.checkpoint.modules["saa"]), layers)
+    for placement in placements:
+        _check_face(placement.face, dynamicid)
+    patched = model.clone()
+    add_low_rank_updates(patched, adapter.low_rank_updates(dynamicid.checkpoint.modules["saa"], layers), lora_strength)
+    key = f"dynamicid_{uuid.uuid4().hex}"  # one application's own, so that several stack
+    patch = IdentityPatch(key, dynamicid.projections.model, layers, placements, settings)
+    patched.set_additional_models(key, [dynamicid.projections])
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, patch.around_sampling)
+    patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, patch.around_model)
+    return patched, mark_conditioning(positive, key, POSITIVE), mark_conditioning(negative, key, NEGATIVE)
+
+
+def mark_conditioning(conditioning: Conditioning, key: str, role: int) -> Conditioning:
+    """A copy of the conditioning whose rows carry ``role`` to the patch with this key, whatever guider runs them."""
+    marked = []
+    for text, options in conditioning:
+        conds = {**options.get("model_conds", {}), key: RowRoles((role,))}
+        marked.append([text, {**options, "model_conds": conds}])
+    return marked
+
+
+def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor, Tensor]], strength: float) -> None:
+    """Adds up @ down to UNet weights as the host's own weight patches: merged when loaded, restored when unloaded.
+
+    8-bit float weights would round the updates away, so there they are added to the cast weight on every use instead.
+    """
+    if strength == 0:
+        return
+    merged: dict[str, Tensor] = {}
+    targets: dict[str, str] = {}
+    for name, (up, down) in updates.items():
+        key = f"diffusion_model.{name}"
+        dtype = comfy.utils.get_attr(model.model, key).dtype
+        if dtype.is_floating_point and dtype.itemsize == 1:
+            model.add_weight_wrapper(key, UnmergedUpdate(up, down, strength))
+        else:
+            merged[f"{name}.lora_up.weight"], merged[f"{name}.lora_down.weight"] = up, down
+            targets[name] = key
+    model.add_patches(comfy.lora.load_lora(merged, targets), strength)
+
+
+class UnmergedUpdate:
+    """Adds a low-rank update to a weight that the host has just cast for use."""
+
+    def __init__(self, up: Tensor, down: Tensor, strength: float) -> None:
+        self._up, self._down, self._strength = up, down, strength
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        # With --fast the host keeps the weight in 8 bits here, in which nothing can be added.
+        wide = weight.float() if weight.dtype.itemsize == 1 else weight
+        factors = (factor.to(wide.device, wide.dtype) for factor in (self._up, self._down))
+        return (wide + self._strength * torch.mm(*factors)).to(weight.dtype)
+
+    def move_to(self, device: torch.device) -> int:
+        """Called by the host when it loads the weight; returns the bytes moved."""
+        self._up, self._down = self._up.to(device), self._down.to(device)
+        return self._up.nbytes + self._down.nbytes
+
+
+def _unet_shapes(model: ModelPatcher) -> dict[str, torch.Size]:
+    network = getattr(model.model, "diffusion_model", None)
+    return {key: tensor.shape for key, tensor in network.state_dict().items()} if network is not None else {}
+
+
+def _check_face(face: Face, dynamicid: DynamicID) -> None:
+    if face.token_size != dynamicid.token_size:
+        raise InputError(
+            f"The face was encoded for {face.base_model} (token size {face.token_size}), the adapter is for "
+            f"{dynamicid.checkpoint.family} (token size {dynamicid.token_size}). Encode the photo again with this adapter."
+        )

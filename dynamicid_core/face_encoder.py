@@ -1,0 +1,128 @@
+"""The face encoder: an ArcFace embedding, refined by CLIP features of the same face, becomes the identity tokens.
+
+The architecture is that of IP-Adapter FaceID Plus, whose weights load as they are. ``operations`` is ``torch.nn`` or a
+module of the host that provides the same layers under its memory management.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEAD_SIZE = 64
+FEED_FORWARD_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class FaceEncoderSizes:
+    """What the weights fix: token_size 768 for SD1.5, 2048 for SDXL; the released model has 512, 1280, 4 and 4."""
+
+    token_size: int
+    embedding_size: int = 512
+    clip_size: int = 1280
+    tokens: int = 4
+    depth: int = 4
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> "FaceEncoderSizes":
+        """Reads the sizes from a face encoder's state dict. Raises KeyError when a telling tensor is missing."""
+        token_size, clip_size = weights["perceiver_resampler.proj_in.weight"].shape
+        layers = {key.split(".")[2] for key in weights if key.startswith("perceiver_resampler.layers.")}
+        return cls(
+            token_size=token_size,
+            embedding_size=weights["proj.0.weight"].shape[1],
+            clip_size=clip_size,
+            tokens=weights["proj.2.weight"].shape[0] // token_size,
+            depth=len(layers),
+        )
+
+
+class FaceEncoder(nn.Module):
+    """Embedding and CLIP features of one face -> identity tokens (paper section 3.1)."""
+
+    def __init__(self, sizes: FaceEncoderSizes, *, operations: Any = nn, dtype: Any = None, device: Any = None) -> None:
+        super().__init__()
+        placed = {"dtype": dtype, "device": device}
+        hidden = 2 * sizes.embedding_size
+        self.sizes = sizes
+        self.proj = nn.Sequential(
+            operations.Linear(sizes.embedding_size, hidden, **placed),
+            nn.GELU(),
+            operations.Linear(hidden, sizes.token_size * sizes.tokens, **placed),
+        )
+        self.norm = operations.LayerNorm(sizes.token_size, **placed)
+        self.perceiver_resampler = PerceiverResampler(sizes, operations=operations, **placed)
+
+    def forward(self, embedding: Tensor, clip_features: Tensor, shortcut: bool = False, scale: float = 1.0) -> Tensor:
+        """embedding: [B, 512], length 1. clip_features: [B, 257, 1280], CLIP's penultimate layer. -> [B, 4, token size].
+
+        shortcut: add the tokens made from the embedding alone, as IP-Adapter FaceID Plus V2 does; ``scale`` then weighs
+        what CLIP adds. Tokens that stand for no face: zero embedding and the features of all-zero pixel values.
+        """
+        from_embedding = self.norm(self.proj(embedding).unflatten(-1, (self.sizes.tokens, self.sizes.token_size)))
+        refined = self.perceiver_resampler(from_embedding, clip_features)
+        return from_embedding + scale * refined if shortcut else refined
+
+
+class PerceiverResampler(nn.Module):
+    """Lets the tokens of the embedding look at the CLIP features, ``depth`` times."""
+
+    def __init__(self, sizes: FaceEncoderSizes, *, operations: Any, **placed: Any) -> None:
+        super().__init__()
+        size = sizes.token_size
+        self.proj_in = operations.Linear(sizes.clip_size, size, **placed)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    PerceiverAttention(size, operations=operations, **placed),
+                    feed_forward(size, operations=operations, **placed),
+                ]
+            )
+            for _ in range(sizes.depth)
+        )
+        self.proj_out = operations.Linear(size, size, **placed)
+        self.norm_out = operations.LayerNorm(size, **placed)
+
+    def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """tokens: [B, 4, token size]; features: [B, 257, 1280] -> [B, 4, token size]."""
+        features = self.proj_in(features)
+        for attention, mlp in self.layers:  # type: ignore[misc]  # ModuleList hides its element type
+            tokens = tokens + attention(features, tokens)
+            tokens = tokens + mlp(tokens)
+        return self.norm_out(self.proj_out(tokens))
+
+
+class PerceiverAttention(nn.Module):
+    """Attention of the tokens to the features and to themselves."""
+
+    def __init__(self, size: int, *, operations: Any, **placed: Any) -> None:
+        super().__init__()
+        self.norm1 = operations.LayerNorm(size, **placed)
+        self.norm2 = operations.LayerNorm(size, **placed)
+        self.to_q = operations.Linear(size, size, bias=False, **placed)
+        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
+        self.to_out = operations.Linear(size, size, bias=False, **placed)
+
+    def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """features: [B, F, size]; tokens: [B, T, size] -> [B, T, size], without the residual."""
+        tokens = self.norm2(tokens)
+        keys, values = self.to_kv(torch.cat((self.norm1(features), tokens), dim=1)).chunk(2, dim=-1)
+        heads = (_split_heads(part) for part in (self.to_q(tokens), keys, values))
+        return self.to_out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+def feed_forward(size: int, *, operations: Any, **placed: Any) -> nn.Sequential:
+    """LayerNorm, then a GELU perceptron four times as wide, without biases."""
+    return nn.Sequential(
+        operations.LayerNorm(size, **placed),
+        operations.Linear(size, FEED_FORWARD_FACTOR * size, bias=False, **placed),
+        nn.GELU(),
+        operations.Linear(FEED_FORWARD_FACTOR * size, size, bias=False, **placed),
+    )
+
+
+def _split_heads(joined: Tensor) -> Tensor:
+    return joined.unflatten(-1, (-1, HEAD_SIZE)).transpose(1, 2)  # [B, L, size] -> [B, heads, L, 64]

@@ -1,0 +1,97 @@
+"""Pictures on their way in: ComfyUI's tensors become photographs, photographs become what CLIP looks at."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from .errors import InputError
+
+Photo = NDArray[np.uint8]
+"""A picture as [height, width, 3] RGB, 0 to 255."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square part of a photo, in pixels."""
+
+    left: int
+    top: int
+    side: int
+
+    def cut(self, photo: Photo) -> Photo:
+        return photo[self.top : self.top + self.side, self.left : self.left + self.side]
+
+    def fractions(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Points [n, 2] (x, y) in pixels of the photo -> in fractions of the square."""
+        return (points - np.array([self.left, self.top], np.float32)) / self.side
+
+
+def photographs(image: Tensor) -> list[Photo]:
+    """A ComfyUI IMAGE [B, H, W, C] with values 0 to 1 -> photos. Grey becomes RGB, transparency becomes white.
+
+    Raises InputError for other shapes, empty pictures, and values that are not numbers.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise InputError(
+            f"An image must have the shape [batch, height, width, 1, 3 or 4 channels] and at least one pixel; "
+            f"found {list(image.shape)}."
+        )
+    finite = image.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        bad = int(finite.logical_not().nonzero()[0]) + 1
+        raise InputError(
+            f"Photo {bad} of {len(image)} holds values that are not numbers (NaN or infinity). "
+            "It was probably broken by the node before this one; use a picture from Load Image."
+        )
+    return [_photograph(picture) for picture in image.detach().float().cpu()]
+
+
+def central_square(photo: Photo) -> Square:
+    """The largest square in the middle, which is what CLIP's own preprocessing keeps."""
+    height, width = photo.shape[:2]
+    side = min(height, width)
+    return Square((width - side) // 2, (height - side) // 2, side)
+
+
+def square_around(photo: Photo, box: NDArray[np.float32], margin: float) -> Square:
+    """A square around a box (x0, y0, x1, y1), ``margin`` times its longer side, moved and shrunk to stay in the photo."""
+    height, width = photo.shape[:2]
+    x0, y0, x1, y1 = (float(edge) for edge in box)
+    side = max(1, min(round(max(x1 - x0, y1 - y0) * margin), height, width))
+    left = round((x0 + x1 - side) / 2)
+    top = round((y0 + y1 - side) / 2)
+    return Square(min(max(left, 0), width - side), min(max(top, 0), height - side), side)
+
+
+def clip_pixels(photo: Photo, size: int) -> Tensor:
+    """The photo as CLIP's reference preprocessing sees it before normalisation: float32 [size, size, 3], 0 to 1.
+
+    The shorter side becomes ``size`` with PIL's bicubic filter, the longer side is cut at the middle (both truncated to
+    whole pixels), as transformers' CLIPImageProcessor does it. The host's own resize rounds differently, which shifts the
+    picture by up to half a pixel.
+    """
+    height, width = photo.shape[:2]
+    short = min(height, width)
+    new_height, new_width = int(size * height / short), int(size * width / short)
+    resized = Image.fromarray(photo).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    left, top = (new_width - size) // 2, (new_height - size) // 2
+    cut = np.asarray(resized)[top : top + size, left : left + size]
+    return torch.from_numpy(cut.astype(np.float32) / 255.0)
+
+
+def to_image(photos: list[Photo]) -> Tensor:
+    """Photos of one size -> a ComfyUI IMAGE [B, H, W, 3]."""
+    return torch.from_numpy(np.stack(photos).astype(np.float32) / 255.0)
+
+
+def _photograph(picture: Tensor) -> Photo:
+    if picture.shape[-1] == 4:
+        alpha = picture[..., 3:]
+        picture = picture[..., :3] * alpha + (1 - alpha)
+    elif picture.shape[-1] == 1:
+        picture = picture.expand(-1, -1, 3)
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

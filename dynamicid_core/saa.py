@@ -1,0 +1,121 @@
+"""Semantic-activated attention (SAA, paper section 3.2): functions on tensors, one layer at a time.
+
+Shapes: B batch rows, N queries, C channels with the heads joined, H heads, d = C / H, T identity tokens of all people.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLAT = 1e-6
+"""Relevance maps with a smaller spread carry no information; their gate is 0 (the released code divides 0 by 0)."""
+
+
+@dataclass(frozen=True)
+class SaaSettings:
+    """How strongly, where and when the identity acts. The defaults are those of the released model.
+
+    weight: multiplies the identity's contribution. threshold: gates below it become 0 (paper 0, released model 0.3).
+    gate: False switches the gate and the regions off, as the ablation without SAA does. layout_boost: added to the gate
+    inside regions while the first ``layout_end`` of the schedule lasts. start_percent, end_percent: the part of the
+    schedule in which the identity acts at all. Fractions of the schedule are turned into sigmas by the host.
+    """
+
+    weight: float = 1.0
+    threshold: float = 0.3
+    gate: bool = True
+    layout_boost: float = 2.0
+    layout_end: float = 0.24
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+
+@dataclass(frozen=True)
+class IdentityTokens:
+    """The people's tokens as one layer sees them; constant during a sampling run.
+
+    keys, values: [B, H, T, d]. key_sum: [B, C, 1] float32, the keys summed over tokens, divided by sqrt(d).
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_sum: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The people's regions on one layer's grid.
+
+    allowed: bool [1, 1, N, T], which tokens a query may attend to. gate_scale, gate_offset: [1, N, 1] float32, the layout
+    boost as ``gate * scale + offset``; None when the boost is over.
+    """
+
+    allowed: Tensor
+    gate_scale: Tensor | None = None
+    gate_offset: Tensor | None = None
+
+
+def project_tokens(keys: Tensor, values: Tensor, heads: int, dtype: torch.dtype) -> IdentityTokens:
+    """Splits projected keys and values [B, T, C] into heads and sums the keys for the gate.
+
+    The sum is taken in float32 before the cast to ``dtype``, so that half precision does not move the gate.
+    """
+    head_size = keys.shape[-1] // heads
+    key_sum = keys.float().sum(dim=1).unsqueeze(-1) * head_size**-0.5
+    return IdentityTokens(_split_heads(keys, heads).to(dtype), _split_heads(values, heads).to(dtype), key_sum)
+
+
+def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
+    """How much each query concerns the given people (paper eq. 4): minmax(Q K^T J), [B, N, 1] float32 in [0, 1].
+
+    query: [B, N, C] after to_q. key_sum: [B, C, 1]. Summing the scores over heads and tokens is one dot product with the
+    summed keys, so the score tensor is never made. Gates below ``threshold`` become 0; a flat map gives 0 everywhere.
+    """
+    relevance = torch.bmm(query.float(), key_sum)
+    low, high = relevance.aminmax(dim=1, keepdim=True)
+    spread = F.threshold(high - low, FLAT, math.inf)  # dividing by infinity gives the 0 of a flat map
+    return F.threshold((relevance - low) / spread, _just_below(threshold), 0.0)
+
+
+def identity_attention(query: Tensor, identity: IdentityTokens, allowed: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V over the allowed tokens, [B, N, C] in the identity's dtype. allowed: as in ``Layout``."""
+    heads = identity.keys.shape[1]
+    queries = _split_heads(query, heads).to(identity.keys.dtype)
+    out = F.scaled_dot_product_attention(queries, identity.keys, identity.values, attn_mask=allowed)
+    return out.transpose(1, 2).reshape(query.shape)
+
+
+def semantic_activated_attention(
+    text: Tensor, query: Tensor, identity: IdentityTokens, settings: SaaSettings, layout: Layout | None = None
+) -> Tensor:
+    """text + gate * identity attention (paper eq. 5), [B, N, C] in text's dtype; text is left as it is.
+
+    text: the layer's own attention result, before to_out. query: [B, N, C] after to_q. The weight of the identity is
+    already in its values. With ``settings.gate`` False every query takes all of it and regions do not count, as in the
+    released code.
+    """
+    if not settings.gate:
+        return text + identity_attention(query, identity).to(text.dtype)
+    gate = relevance_gate(query, identity.key_sum, settings.threshold)
+    if layout is not None and layout.gate_scale is not None and layout.gate_offset is not None:
+        gate = torch.addcmul(layout.gate_offset, gate, layout.gate_scale)
+    attended = identity_attention(query, identity, None if layout is None else layout.allowed)
+    return torch.addcmul(text, gate.to(text.dtype), attended.to(text.dtype))
+
+
+def attention_dtype(query: Tensor) -> torch.dtype:
+    """The dtype to attend in: the query's own, float32 on MPS, where half-precision attention overflows."""
+    return torch.float32 if query.device.type == "mps" else query.dtype
+
+
+def _split_heads(joined: Tensor, heads: int) -> Tensor:
+    return joined.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, L, C] -> [B, H, L, d]
+
+
+def _just_below(threshold: float) -> float:
+    """The float32 before ``threshold``: torch's threshold keeps what is greater, ours keeps what is equal too."""
+    return float(np.nextafter(np.float32(threshold), np.float32(-math.inf)))

@@ -1,0 +1,14 @@
+"""The nodes: sockets, tooltips and clear errors around ``dynamicid_core``."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..dynamicid_core.comfy_host.folders import register_model_folders
+from .apply import ApplyDynamicID
+from .face import EncodeFace, LoadFace, SaveFace
+from .loaders import LoadDynamicID, LoadFaceAnalysis
+
+
+class DynamicIDExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        register_model_folders()
+        return [LoadDynamicID, LoadFaceAnalysis, EncodeFace, SaveFace, LoadFace, ApplyDynamicID]

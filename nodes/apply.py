@@ -1,0 +1,101 @@
+"""The node that puts faces into a model."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..dynamicid_core.comfy_host.loading import DynamicID
+from ..dynamicid_core.comfy_host.patching import Conditioning, apply_dynamicid
+from ..dynamicid_core.errors import InputError
+from ..dynamicid_core.face import Face, Placement
+from ..dynamicid_core.saa import SaaSettings
+from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType
+
+_DEFAULT = SaaSettings()
+
+
+class ApplyDynamicID(io.ComfyNode):
+    """Faces, model and prompts go in; what a sampler needs comes out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDApply",
+            display_name="Apply DynamicID",
+            category=CATEGORY,
+            description="Makes the model paint the given faces. Connect all three outputs to the sampler.",
+            inputs=[
+                io.Model.Input("model", tooltip="An SD1.5 model, or an SDXL one with an SDXL adapter."),
+                io.Conditioning.Input("positive", tooltip="What the picture shows."),
+                io.Conditioning.Input("negative", tooltip="What it does not show."),
+                DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID; the one the faces were encoded with."),
+                io.MultiType.Input(
+                    "faces",
+                    types=[FaceType, PlacementsType],
+                    tooltip="One face, which the model places by itself, or several people with their places.",
+                ),
+                _fraction("weight", _DEFAULT.weight, "How strongly the identity shows. 0 leaves the model as it was.", 3.0),
+                _fraction(
+                    "lora_strength",
+                    1.0,
+                    "Strength of the adapter's low-rank updates, which were trained together with the faces.",
+                    2.0,
+                ),
+                _fraction(
+                    "threshold",
+                    _DEFAULT.threshold,
+                    "Parts of the picture that concern the face less than this are left alone. The paper has 0, the "
+                    "released model 0.3.",
+                ),
+                _fraction(
+                    "layout_boost",
+                    _DEFAULT.layout_boost,
+                    "How much the regions of people pull their faces in. Without regions it does nothing.",
+                    10.0,
+                ),
+                _fraction("layout_end", _DEFAULT.layout_end, "The part of the steps during which the regions pull."),
+                _fraction("start_percent", _DEFAULT.start_percent, "When the faces begin to act, as part of the steps."),
+                _fraction("end_percent", _DEFAULT.end_percent, "When they stop. Less than 1 frees the last details."),
+                io.Boolean.Input(
+                    "gate",
+                    default=_DEFAULT.gate,
+                    optional=True,
+                    tooltip="Semantic activation: off, the identity acts everywhere alike and regions do not count. For "
+                    "comparison.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For the sampler."),
+                io.Conditioning.Output(display_name="positive", tooltip="For the sampler; the faces travel with it."),
+                io.Conditioning.Output(display_name="negative", tooltip="For the sampler; the faces travel with it."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        dynamicid: DynamicID,
+        faces: Face | tuple[Placement, ...],
+        weight: float,
+        lora_strength: float,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        saa = SaaSettings(weight=weight, **settings)
+        return io.NodeOutput(
+            *apply_dynamicid(model, positive, negative, dynamicid, _placements(faces), saa, lora_strength)
+        )
+
+
+def _fraction(name: str, default: float, tooltip: str, maximum: float = 1.0) -> Any:
+    return io.Float.Input(name, default=default, min=0.0, max=maximum, step=0.01, tooltip=tooltip)
+
+
+def _placements(faces: Face | tuple[Placement, ...]) -> tuple[Placement, ...]:
+    if isinstance(faces, Face):
+        return (Placement(faces),)
+    if isinstance(faces, tuple) and all(isinstance(placement, Placement) for placement in faces):
+        return faces
+    raise InputError(f"faces must be a face or placed faces; found {type(faces).__name__}. Connect Encode Face or Load Face.")

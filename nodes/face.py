@@ -1,0 +1,141 @@
+"""Nodes that make a face from photos, keep it in a file and bring it back."""
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..dynamicid_core import face_analysis, images
+from ..dynamicid_core.comfy_host import encoding, folders
+from ..dynamicid_core.comfy_host.loading import DynamicID
+from ..dynamicid_core.errors import InputError
+from ..dynamicid_core.face import SUFFIX, Face, load_face, save_face
+from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType, FaceType
+
+
+class EncodeFace(io.ComfyNode):
+    """One person, from one photo or several."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDEncodeFace",
+            display_name="Encode Face",
+            category=CATEGORY,
+            description="Makes a face from a photo: who the person is, as tokens that the model can follow.",
+            inputs=[
+                io.Image.Input(
+                    "image", tooltip="A photo of the person. A batch is several photos of one person, which are averaged."
+                ),
+                DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID."),
+                FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
+                io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-H/14 (laion2B), from Load CLIP Vision."),
+                io.Combo.Input(
+                    "order",
+                    options=list(face_analysis.ORDERS),
+                    default="largest",
+                    tooltip="How the faces of a photo are counted, for index.",
+                ),
+                io.Int.Input(
+                    "index",
+                    default=0,
+                    min=0,
+                    max=99,
+                    tooltip="Which face in that order, from 0. The preview shows the numbers.",
+                ),
+                io.Combo.Input(
+                    "crop",
+                    options=list(encoding.CROPS),
+                    default="auto",
+                    tooltip="What CLIP sees: portrait (head and some shoulder), aligned (the face alone, turned upright), or "
+                    "the whole picture's middle square. auto is what the adapter was trained with.",
+                ),
+            ],
+            outputs=[
+                FaceType.Output(display_name="face", tooltip="For Apply DynamicID or Save Face."),
+                io.Image.Output(
+                    display_name="preview", tooltip="For each photo: the faces found, and the crop that CLIP sees."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        dynamicid: DynamicID,
+        face_analysis: face_analysis.FaceAnalysis,
+        clip_vision: Any,
+        order: str,
+        index: int,
+        crop: str,
+    ) -> io.NodeOutput:
+        if not hasattr(face_analysis, "choose"):
+            raise InputError(
+                "The face analysis comes from another pack. Connect Load Face Analysis of the DynamicID category."
+            )
+        photos = images.photographs(image)
+        face, previews = encoding.encode_photos(dynamicid, face_analysis, clip_vision, photos, order, index, crop)
+        preview = images.to_image(previews)
+        return io.NodeOutput(face, preview, ui=ui.PreviewImage(preview))
+
+
+class SaveFace(io.ComfyNode):
+    """Keeps a face for other workflows and other people."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDSaveFace",
+            display_name="Save Face",
+            category=CATEGORY,
+            description="Writes a face into models/dynamicid/faces. The photo is not needed any more to use it.",
+            is_output_node=True,
+            inputs=[
+                FaceType.Input("face", tooltip="From Encode Face."),
+                io.String.Input(
+                    "name",
+                    default="face",
+                    tooltip="File name without an ending. A different face that has the name already is kept: the new one "
+                    "then gets a number.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="file", tooltip="The name to choose in Load Face.")],
+        )
+
+    @classmethod
+    def execute(cls, face: Face, name: str) -> io.NodeOutput:
+        folder = folders.model_folders(folders.FACES)[0]
+        file = save_face(face, folder, name).relative_to(folder).as_posix()
+        return io.NodeOutput(file, ui=ui.PreviewText(f"Saved as {file}"))
+
+
+class LoadFace(io.ComfyNode):
+    """A face that was saved before."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDLoadFace",
+            display_name="Load Face",
+            category=CATEGORY,
+            description="Reads a face that Save Face wrote, from models/dynamicid/faces.",
+            inputs=[
+                io.Combo.Input(
+                    "name", options=folders.list_files(folders.FACES), tooltip="The file. Press R to refresh the list."
+                )
+            ],
+            outputs=[FaceType.Output(display_name="face", tooltip="For Apply DynamicID.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> Any:
+        return folders.find_file(folders.FACES, _with_suffix(name)).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_face(folders.find_file(folders.FACES, _with_suffix(name))))
+
+
+def _with_suffix(name: str) -> str:
+    return name if name.endswith(SUFFIX) else name + SUFFIX

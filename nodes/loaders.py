@@ -1,0 +1,174 @@
+"""Nodes that open files: the adapter with its parts, and the InsightFace pack."""
+
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..dynamicid_core import checkpoint, face_analysis
+from ..dynamicid_core.comfy_host import folders, loading
+from ..dynamicid_core.errors import InputError
+from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType
+
+NONE, AUTO = "none", "auto"
+
+
+class LoadDynamicID(io.ComfyNode):
+    """The adapter and, for editing, the IMR and the keypoint encoder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        own = folders.list_files(folders.MODELS)
+        adapters = own + [file for file in folders.list_files(folders.IP_ADAPTERS) if file not in own]
+        return io.Schema(
+            node_id="DynamicIDLoader",
+            display_name="Load DynamicID",
+            category=CATEGORY,
+            description="Loads an adapter: the face encoder and the semantic-activated attention that belongs to it.",
+            inputs=[
+                io.Combo.Input(
+                    "adapter",
+                    options=adapters,
+                    tooltip="The released SAA file or an IP-Adapter FaceID Plus file, from models/dynamicid or "
+                    "models/ipadapter. The kind is read from the file itself.",
+                ),
+                io.Combo.Input(
+                    "imr",
+                    options=[NONE, *own],
+                    default=NONE,
+                    optional=True,
+                    tooltip="The identity-motion reconfigurator, for changing expression and pose. Not needed otherwise.",
+                ),
+                io.Combo.Input(
+                    "keypoint_encoder",
+                    options=[NONE, *own],
+                    default=NONE,
+                    optional=True,
+                    tooltip="The keypoint encoder that was trained with the IMR. Not needed without one.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=[AUTO, *checkpoint.VARIANTS],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="How the adapter was trained. auto reads it from the file where the file tells; files in "
+                    "models/ipadapter that do not tell count as FaceID Plus. Choose FaceID Plus V2 yourself for its SD1.5 "
+                    "file: its tensors look like those of FaceID Plus.",
+                ),
+            ],
+            outputs=[
+                DynamicIDType.Output(display_name="dynamicid", tooltip="For Encode Face and Apply DynamicID."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **files: Any) -> list[Any]:
+        """A file that was replaced under the same name is loaded again."""
+        paths = [_known_path(files.get(part)) for part in ("adapter", "imr", "keypoint_encoder")]
+        return [files.get("variant"), *((str(path), path.stat().st_mtime_ns) for path in paths if path is not None)]
+
+    @classmethod
+    def execute(
+        cls, adapter: str, imr: str = NONE, keypoint_encoder: str = NONE, variant: str = AUTO
+    ) -> io.NodeOutput:
+        if variant != AUTO and variant not in checkpoint.VARIANTS:
+            raise InputError(f'"{variant}" is no variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
+        path = _adapter_path(adapter)
+        from_ip_adapters = path.parent in [Path(folder) for folder in folders.model_folders(folders.IP_ADAPTERS)]
+        loaded = checkpoint.read_checkpoint(
+            path,
+            checkpoint.ADAPTER,
+            variant=checkpoint.VARIANTS.get(variant),
+            undecided=checkpoint.FACEID_PLUS if from_ip_adapters else checkpoint.DYNAMICID,
+        )
+        parts = {
+            checkpoint.IMR: _read_part(imr, checkpoint.IMR),
+            checkpoint.KEYPOINT_ENCODER: _read_part(keypoint_encoder, checkpoint.KEYPOINT_ENCODER),
+        }
+        return io.NodeOutput(loading.load_dynamicid(loaded, **parts))
+
+
+class LoadFaceAnalysis(io.ComfyNode):
+    """InsightFace: finds faces, recognises them, measures them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        found = list(_packs())
+        packs = found + [name for name in face_analysis.DOWNLOADABLE if name not in found]
+        return io.Schema(
+            node_id="DynamicIDFaceAnalysisLoader",
+            display_name="Load Face Analysis",
+            category=CATEGORY,
+            description="Opens an InsightFace pack, which finds and recognises faces in photos.",
+            inputs=[
+                io.Combo.Input(
+                    "pack",
+                    options=packs,
+                    default="buffalo_l" if "buffalo_l" in packs else packs[0],
+                    tooltip="A pack below models/insightface, at any depth. buffalo_l is what DynamicID was trained with. "
+                    "A pack of InsightFace's that is not there yet is downloaded (some 300 MB; its weights are for "
+                    "non-commercial research).",
+                ),
+                io.Combo.Input(
+                    "provider",
+                    options=[AUTO, *face_analysis.PROVIDERS],
+                    default=AUTO,
+                    tooltip="What runs it. auto takes CUDA where onnxruntime-gpu is installed, else the CPU, which is quick "
+                    "enough for photos.",
+                ),
+                io.Int.Input(
+                    "detection_size",
+                    default=640,
+                    min=160,
+                    max=2048,
+                    step=32,
+                    tooltip="The photo is shrunk to this many pixels to look for faces; smaller sizes are tried by "
+                    "themselves when nothing is found. Raise it for small faces in large group photos.",
+                ),
+                io.Float.Input(
+                    "detection_threshold",
+                    default=0.5,
+                    min=0.05,
+                    max=0.95,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How certain the detector must be. Lower it when a painted or covered face is not found.",
+                ),
+            ],
+            outputs=[FaceAnalysisType.Output(display_name="face_analysis", tooltip="For Encode Face.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, pack: str, provider: str, detection_size: int, detection_threshold: float = 0.5
+    ) -> io.NodeOutput:
+        folder = _packs().get(pack)
+        if folder is None and pack in face_analysis.DOWNLOADABLE:
+            folder = face_analysis.download_pack(pack, folders.model_folders(folders.FACE_ANALYSIS)[0])
+        if folder is None:
+            raise InputError(
+                f'There is no InsightFace pack "{pack}". Looked for folders with .onnx files below '
+                f"{', '.join(folders.model_folders(folders.FACE_ANALYSIS))}. Choose buffalo_l to have it downloaded."
+            )
+        return io.NodeOutput(face_analysis.open_pack(folder, provider, detection_size, detection_threshold))
+
+
+def _packs() -> dict[str, Path]:
+    return face_analysis.find_packs(folders.model_folders(folders.FACE_ANALYSIS))
+
+
+def _adapter_path(file: str) -> Path:
+    if file in folders.list_files(folders.IP_ADAPTERS) and file not in folders.list_files(folders.MODELS):
+        return folders.find_file(folders.IP_ADAPTERS, file)
+    return folders.find_file(folders.MODELS, file)
+
+
+def _known_path(file: str | None) -> Path | None:
+    try:
+        return None if file in (None, NONE) else _adapter_path(str(file))
+    except InputError:
+        return None  # execute tells the user
+
+
+def _read_part(file: str, part: str) -> checkpoint.Checkpoint | None:
+    return None if file == NONE else checkpoint.read_checkpoint(folders.find_file(folders.MODELS, file), part)
