@@ -1,0 +1,55 @@
+"""Boots a real ComfyUI in this process, on the CPU, with a base directory of its own and this pack installed in it."""
+
+import asyncio
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+COMFYUI = os.environ.get("COMFYUI_PATH")
+
+if not COMFYUI:
+    collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_report_header():
+    if not COMFYUI:
+        return "tests/host skipped: COMFYUI_PATH is not set (python scripts/test.py sets up a host and runs them)"
+    return f"ComfyUI {importlib.import_module('comfyui_version').__version__}"
+
+
+def boot() -> Path:
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    importlib.import_module("torchvision_shim").make_torchvision_importable()
+    sys.path.insert(0, str(COMFYUI))
+    base = Path(tempfile.mkdtemp(prefix="dynamicid-tests-"))
+    (base / "custom_nodes").mkdir()
+    (base / "models" / "dynamicid").mkdir(parents=True)
+    os.symlink(REPOSITORY, base / "custom_nodes" / "dynamicid", target_is_directory=True)
+    sys.argv = ["main.py", "--cpu", "--base-directory", str(base), "--disable-api-nodes"]
+    importlib.import_module("comfy.options").enable_args_parsing()  # before anything imports comfy.cli_args
+    host_nodes = importlib.import_module("nodes")
+    asyncio.run(host_nodes.init_extra_nodes(init_custom_nodes=True, init_api_nodes=False))
+    return base
+
+
+if COMFYUI:
+    BASE = boot()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_up():
+    yield
+    if COMFYUI:
+        shutil.rmtree(BASE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def models():
+    """The models folder of the running host."""
+    return BASE / "models"

@@ -1,0 +1,127 @@
+"""What host tests share: the pack's nodes and modules as the host loaded them, tiny models, one-call sampling."""
+
+import importlib
+import json
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import nodes as host_nodes
+import torch
+from comfy_api.latest import io
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = json.loads((GOLDEN / "cases.json").read_text())["unet"]
+TENSORS = load_file(GOLDEN / "tiny_unet_golden.safetensors")
+TIMESTEP = 501
+CFG = 5.0
+
+
+def node(node_id):
+    return host_nodes.NODE_CLASS_MAPPINGS[node_id]
+
+
+def core(module):
+    """A module of dynamicid_core as the host loaded it."""
+    return importlib.import_module(f"{node('DynamicIDApply').__module__.removesuffix('.nodes.apply')}.dynamicid_core.{module}")
+
+
+def run(node_id, **inputs):
+    """Runs a node with the defaults of its schema; returns its outputs."""
+    cls = node(node_id)
+    if issubclass(cls, io.ComfyNode):
+        schema = cls.define_schema()
+        values = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
+        with torch.inference_mode():
+            return cls.execute(**{**values, **inputs}).args
+    with torch.inference_mode():
+        return getattr(cls(), cls.FUNCTION)(**inputs)
+
+
+def tiny_unet(dtype=torch.float32, load_device=None, **config_changes):
+    """The golden UNet (SD1.5's topology, 32 channels wide) as the host builds models."""
+    with safe_open(GOLDEN / "tiny_unet_comfy_f16.safetensors", "pt") as file:
+        weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        config = json.loads(file.metadata()["config"])
+    config.update(config_changes)
+    for key in ("num_heads", "num_head_channels"):
+        config.pop(key)
+    model_config = comfy.supported_models.SD15(config)
+    compute = torch.float32 if dtype != torch.float32 else None
+    model_config.set_inference_dtype(dtype, compute)
+    model = model_config.get_model({}, "", device=torch.device("cpu"))
+    model.diffusion_model.load_state_dict({key: tensor.to(dtype) for key, tensor in weights.items()})
+    model.diffusion_model.eval().requires_grad_(False)
+    device = load_device or comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+def prompts():
+    """Positive and negative conditioning of the golden cases."""
+    negative, positive = TENSORS["in.text_uncond_cond"].split(1)
+    return [[positive, {}]], [[negative, {}]]
+
+
+def faces(count):
+    """The golden people."""
+    make = core("face").Face
+    return [
+        make(TENSORS["tokens_cond"][i : i + 1], TENSORS["tokens_uncond"], base_model="token size 64") for i in range(count)
+    ]
+
+
+def placements(case):
+    """The people of a golden case in its boxes."""
+    box, placement = core("regions").Box, core("face").Placement
+    boxes = [box(x0, y0, x1, y1) for y0, x0, y1, x1 in case["bbox"]]
+    return tuple(placement(face, place) for face, place in zip(faces(case["n_id"]), boxes, strict=True))
+
+
+class OneCall:
+    """A sampler that asks the model once, at the golden timestep, for the latent as the UNet shall see it."""
+
+    def __init__(self, latent):
+        self.latent = latent
+
+    def sample(self, guider, sigmas, extra_args, *_, **__):
+        sampling = guider.inner_model.model_sampling
+        sigma = sampling.sigma(torch.tensor([TIMESTEP], dtype=torch.float32))
+        self.x, self.sigma = self.latent * (sigma**2 + 1) ** 0.5, sigma
+        return guider(self.x, sigma.expand(len(self.x)), **extra_args)
+
+    def max_denoise(self, *_):
+        return True
+
+
+def eps(model, positive, negative, latent):
+    """The UNet's noise predictions through the host's whole sampling path, rows [negative, positive] as in the golden files."""
+    model = model.clone()
+    seen = {}
+
+    def keep(args):
+        seen.update(args)
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(keep, disable_cfg1_optimization=True)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(CFG)
+    sampler = OneCall(latent)
+    with torch.inference_mode():
+        guider.sample(torch.zeros_like(latent), torch.zeros_like(latent), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True)
+    return torch.cat([(sampler.x - seen[part]) / sampler.sigma for part in ("uncond_denoised", "cond_denoised")])
+
+
+def sample(model, positive, negative, latent=None, steps=2, cfg=CFG, seed=1, sampler="euler", **options):
+    """A picture's latent by the host's own KSampler code."""
+    latent = torch.zeros(1, 4, 16, 16) if latent is None else latent
+    noise = comfy.sample.prepare_noise(latent, seed)
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model, noise, steps, cfg, sampler, "normal", positive, negative, latent, seed=seed, disable_pbar=True, **options
+        )
