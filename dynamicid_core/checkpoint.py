@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import pickletools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" not in str(error):  # torch names the class or function that the pickle asks for
+        if not _asks_for_code(path, str(error)):
             raise _damaged(path) from error
         raise InputError(
             f"{path.name} holds something else than tensors, which could run code on this machine, so it was not "
@@ -172,6 +173,16 @@ def _read_pickle(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise _damaged(path) from error
+
+
+def _asks_for_code(path: Path, refusal: str) -> bool:
+    """Whether torch refused a class or function, or an instruction that fetches one (which newer pickles have)."""
+    if "GLOBAL" in refusal:
+        return True
+    try:
+        return any("GLOBAL" in operation.name for operation, _, _ in pickletools.genops(path.read_bytes()))
+    except ValueError:  # no pickle, or not to its end
+        return False
 
 
 def _damaged(path: Path) -> InputError:

@@ -79,15 +79,11 @@ def save_face(face: Face, folder: str | Path, name: str) -> Path:
 
     A different face that already has the name is kept: the new one then becomes ``name_2``, ``name_3`` and so on.
     """
-    folder = Path(folder)
-    stem = _valid_name(name)
-    tensors = {key: getattr(face, key) for key in _TENSORS if getattr(face, key) is not None}
-    tensors = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in tensors.items()}
+    path = _free_path(Path(folder) / (_valid_name(name) + SUFFIX), face)
     metadata = {"format": FILE_FORMAT, "version": FILE_VERSION, "base_model": face.base_model}
-    (folder / stem).parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{stem}.part"
-    save_file(tensors, unfinished, metadata=metadata)
-    path = _free_path(folder, stem, unfinished.read_bytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    save_file(_tensors(face), unfinished, metadata=metadata)
     os.replace(unfinished, path)
     return path
 
@@ -123,10 +119,28 @@ def _valid_name(name: str) -> str:
     return stem
 
 
-def _free_path(folder: Path, stem: str, content: bytes) -> Path:
-    """The first of name, name_2, … that is unused or already holds this very content."""
-    path, number = folder / (stem + SUFFIX), 1
-    while path.exists() and path.read_bytes() != content:
+def _tensors(face: Face) -> dict[str, Tensor]:
+    tensors = {key: getattr(face, key) for key in _TENSORS if getattr(face, key) is not None}
+    return {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in tensors.items()}
+
+
+def _free_path(wanted: Path, face: Face) -> Path:
+    """The first of name, name_2, … that is unused or already holds this very face."""
+    path, number = wanted, 1
+    while path.exists() and not _holds(path, face):
         number += 1
-        path = folder / f"{stem}_{number}{SUFFIX}"
+        path = wanted.with_stem(f"{wanted.stem}_{number}")
     return path
+
+
+def _holds(path: Path, face: Face) -> bool:
+    try:
+        there = load_face(path)
+    except InputError:
+        return False
+    mine, theirs = _tensors(face), _tensors(there)
+    return (
+        there.base_model == face.base_model
+        and mine.keys() == theirs.keys()
+        and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    )

@@ -53,3 +53,12 @@ def _clean_up():
 def models():
     """The models folder of the running host."""
     return BASE / "models"
+
+
+@pytest.fixture(scope="session")
+def dynamicid(models):
+    """The golden adapter, loaded by the node from the released file layout."""
+    from tests.host.rig import GOLDEN, run
+
+    shutil.copy(GOLDEN / "SAA_tiny.bin", models / "dynamicid")
+    return run("DynamicIDLoader", adapter="SAA_tiny.bin")[0]

@@ -125,3 +125,16 @@ def sample(model, positive, negative, latent=None, steps=2, cfg=CFG, seed=1, sam
         return comfy.sample.sample(
             model, noise, steps, cfg, sampler, "normal", positive, negative, latent, seed=seed, disable_pbar=True, **options
         )
+
+
+def apply(dynamicid, who, model=None, positive=None, negative=None, **settings):
+    """Apply DynamicID on the golden UNet and prompts, unless others are given."""
+    return run(
+        "DynamicIDApply",
+        model=model or tiny_unet(),
+        positive=positive or prompts()[0],
+        negative=negative or prompts()[1],
+        dynamicid=dynamicid,
+        faces=who,
+        **settings,
+    )

@@ -1,24 +1,11 @@
 """The whole UNet, patched through the nodes and sampled by the host, against the released code."""
 
-import shutil
-
 import pytest
 import torch
 
-from tests.host.rig import CASES, GOLDEN, TENSORS, eps, faces, placements, prompts, run, tiny_unet
+from tests.host.rig import CASES, TENSORS, apply, eps, faces, placements, prompts, tiny_unet
 
 TOLERANCE = 5e-5
-
-
-@pytest.fixture(scope="module")
-def dynamicid(models):
-    shutil.copy(GOLDEN / "SAA_tiny.bin", models / "dynamicid")
-    return run("DynamicIDLoader", adapter="SAA_tiny.bin")[0]
-
-
-def apply(dynamicid, who, **settings):
-    return run("DynamicIDApply", model=tiny_unet(), positive=prompts()[0], negative=prompts()[1], dynamicid=dynamicid,
-               faces=who, **settings)
 
 
 @pytest.mark.parametrize("shape", ["sq", "rect"])

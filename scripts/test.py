@@ -1,0 +1,197 @@
+"""python scripts/test.py [--quick] [pytest arguments]: every check there is, on a machine with nothing but Python.
+
+Lint, format, types, then pytest: once for all that needs no ComfyUI, and for tests/host once per ComfyUI version, or
+only for the one that COMFYUI_PATH names. --quick leaves out tests/host. Test files given as arguments restrict both.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import environment
+from environment import CACHE, LOGS, ROOT, SetupError, fail
+
+HOST_TESTS = ROOT / "tests" / "host"
+REPORTS = CACHE / "reports"
+NOTHING_COLLECTED = 5
+
+
+@dataclass
+class Stage:
+    """One step of the run and how it ended."""
+
+    name: str
+    ok: bool
+    seconds: float
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+def run_tool(name: str, *command: str) -> Stage:
+    """A checker that is a Python module, with its settings from pyproject.toml."""
+    print(f"--- {name}", flush=True)
+    begun = time.monotonic()
+    code = subprocess.run([str(environment.venv_python()), "-m", *command], cwd=ROOT).returncode
+    return Stage(name, code == 0, time.monotonic() - begun)
+
+
+def lint() -> list[Stage]:
+    """Style, format and types."""
+    return [
+        run_tool("ruff check", "ruff", "check", "."),
+        run_tool("ruff format", "ruff", "format", "--check", "."),
+        run_tool("mypy", "mypy"),
+    ]
+
+
+# --- pytest ----------------------------------------------------------------------------------------------------------
+
+
+def run_pytest(
+    name: str, arguments: list[str], env: dict[str, str], log: Path | None = None, optional: bool = False
+) -> Stage:
+    """One pytest process. With a log, its output goes there. optional: no test selected is no failure."""
+    report = REPORTS / f"{name.replace(' ', '-')}.xml"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    command = [str(environment.venv_python()), "-m", "pytest", f"--junitxml={report}", *arguments]
+    begun = time.monotonic()
+    with open(log, "w", encoding="utf-8") if log else nullcontext() as output:
+        code = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **env}, stdout=output, stderr=subprocess.STDOUT if output else None
+        ).returncode
+    stage = Stage(name, code == 0 or (optional and code == NOTHING_COLLECTED), time.monotonic() - begun)
+    count_tests(report, stage)
+    return stage
+
+
+def count_tests(report: Path, stage: Stage) -> None:
+    """Add a junit report's counts. A run that failed without a failed test or a report counts as one failure."""
+    if report.exists():
+        for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+            total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+            failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            stage.failed += failed
+            stage.skipped += skipped
+            stage.passed += total - failed - skipped
+    if not stage.ok and not stage.failed:
+        stage.failed = 1
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Options, test files outside tests/host, and test files inside it."""
+    options, outside, inside = [], [], []
+    for argument in arguments:
+        path = (ROOT / argument.split("::")[0]).resolve()
+        if argument.startswith("-") or not path.exists():
+            options.append(argument)
+        elif path == HOST_TESTS or HOST_TESTS in path.parents:
+            inside.append(argument)
+        else:
+            outside.append(argument)
+    return options, outside, inside
+
+
+def test_environment(**more: str) -> dict[str, str]:
+    """Environment variables the tests read."""
+    return {"DYNAMICID_INSIGHTFACE": str(environment.insightface_pack()), "PYTHONUTF8": "1", **more}
+
+
+def unit_tests(options: list[str], files: list[str]) -> Stage:
+    """All tests outside tests/host, with their output as it comes."""
+    print("--- tests without a host", flush=True)
+    arguments = [*options, *(files or [str(ROOT / "tests"), f"--ignore={HOST_TESTS}"])]
+    return run_pytest("tests without a host", arguments, test_environment(), optional=bool(options))
+
+
+def hosts() -> dict[str, Path]:
+    """ComfyUI version -> folder."""
+    own = environment.user_host()
+    if own:
+        return {environment.host_version(own): own}
+    return {version: environment.ensure_host(version) for version in environment.HOSTS}
+
+
+def host_tests(options: list[str], files: list[str]) -> list[Stage]:
+    """All hosts at the same time: most of a run is one thread's work. Output is shown host by host."""
+    found = hosts()
+    print(f"--- tests in ComfyUI {' and '.join(found)}", flush=True)
+    threads = str(max(1, (os.cpu_count() or 1) // len(found)))
+    LOGS.mkdir(parents=True, exist_ok=True)
+
+    def run(version: str) -> Stage:
+        env = test_environment(COMFYUI_PATH=str(found[version]), OMP_NUM_THREADS=threads)
+        arguments = [*options, *(files or [str(HOST_TESTS)])]
+        return run_pytest(f"tests in ComfyUI {version}", arguments, env, log=host_log(version), optional=bool(options))
+
+    stages = []
+    with ThreadPoolExecutor(len(found)) as pool:
+        for version, stage in zip(found, pool.map(run, found), strict=True):
+            print(
+                f"--- ComfyUI {version}\n{host_log(version).read_text(encoding='utf-8', errors='replace')}", flush=True
+            )
+            stages.append(stage)
+    return stages
+
+
+def host_log(version: str) -> Path:
+    """Where one host's pytest writes."""
+    return LOGS / f"pytest-{version}.log"
+
+
+# --- the whole run ---------------------------------------------------------------------------------------------------
+
+
+def all_stages(arguments: list[str]) -> list[Stage]:
+    """Every step; a failed one does not keep the next from running."""
+    quick = "--quick" in arguments
+    options, outside, inside = split_arguments([argument for argument in arguments if argument != "--quick"])
+    stages = lint()
+    if outside or not inside:
+        stages.append(unit_tests(options, outside))
+    if not quick and HOST_TESTS.exists() and (inside or not outside):
+        stages += host_tests(options, inside)
+    return stages
+
+
+def summarise(stages: list[Stage], setup_seconds: float) -> int:
+    """Print what each step took and the sum of all tests. Exit code."""
+    print(f"\n{setup_seconds:8.1f} s  set-up")
+    for stage in stages:
+        print(f"{stage.seconds:8.1f} s  {stage.name}{'' if stage.ok else ': FAILED'}")
+    passed, failed, skipped = (
+        sum(getattr(stage, kind) for stage in stages) for kind in ("passed", "failed", "skipped")
+    )
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 0 if all(stage.ok for stage in stages) else 1
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code of the whole run."""
+    begun = time.monotonic()
+    try:
+        environment.user_host()  # a wrong COMFYUI_PATH is said before anything is installed
+        environment.ensure_venv()
+        environment.insightface_pack()
+        if "--quick" not in arguments:
+            hosts()
+        setup_seconds = time.monotonic() - begun
+        code = summarise(all_stages(arguments), setup_seconds)
+    except SetupError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("stopped.")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

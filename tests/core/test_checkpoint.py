@@ -1,0 +1,216 @@
+"""Every file format in, one out; what is no adapter says so."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from dynamicid_core import checkpoint
+from dynamicid_core.checkpoint import ADAPTER, IMR, read_checkpoint, save_checkpoint
+from dynamicid_core.errors import InputError
+from dynamicid_core.face_encoder import FaceEncoder, FaceEncoderSizes
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RELEASED = GOLDEN / "SAA_tiny.bin"
+
+
+@pytest.fixture(scope="module")
+def released():
+    return torch.load(RELEASED, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def tensors(released):
+    return released["proj_module"], released["SAA_module"]
+
+
+def assert_same(found, tensors):
+    for module, expected in zip(("face_encoder", "saa"), tensors, strict=True):
+        assert found.modules[module].keys() == expected.keys()
+        assert all(torch.equal(found.modules[module][key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "saa"),
+    [("proj_module", "SAA_module"), ("proj_module", "adapter_modules"), ("image_proj", "ip_adapter")],
+)
+@pytest.mark.parametrize("form", ["pickle", "safetensors"])
+def test_adapters_load_under_either_naming_and_in_either_form(tmp_path, tensors, encoder, saa, form):
+    path = tmp_path / "some name"
+    if form == "pickle":
+        torch.save({encoder: tensors[0], saa: tensors[1], "global_step": 1000}, path)
+    else:
+        flat = {f"{encoder}.{k}": v for k, v in tensors[0].items()} | {f"{saa}.{k}": v for k, v in tensors[1].items()}
+        save_file(flat, path)
+    assert_same(read_checkpoint(path, ADAPTER), tensors)
+
+
+def test_legacy_pickles_without_zip_load(tmp_path, released, tensors):
+    torch.save(released, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert_same(read_checkpoint(tmp_path / "old.bin", ADAPTER), tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_own_format_is_read_back_bit_for_bit(tmp_path, tensors, dtype):
+    modules = {
+        name: {key: tensor.to(dtype) for key, tensor in state.items()}
+        for name, state in zip(("face_encoder", "saa"), tensors, strict=True)
+    }
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(checkpoint.Checkpoint(ADAPTER, modules, checkpoint.FACEID_PLUS_V2), path)
+    again = read_checkpoint(path, ADAPTER)
+    assert_same(again, modules.values())
+    assert {tensor.dtype for tensor in again.modules["saa"].values()} == {dtype}
+    assert again.variant == checkpoint.FACEID_PLUS_V2
+
+
+def test_the_own_format_tells_what_it_is(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    save_checkpoint(read_checkpoint(RELEASED, ADAPTER), path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "dynamicid-adapter"
+    assert metadata["version"] == "1"
+    assert metadata["embedding_channel_order"] == "rgb"
+    assert json.loads(metadata["sizes"])["token_size"] == 64
+    assert list(tmp_path.iterdir()) == [path], "no unfinished file is left behind"
+
+
+def adapter_file(path, token_size, layers, naming=("image_proj", "ip_adapter")):
+    """A FaceID Plus file in its real layout and sizes of the family, with small layers."""
+    sizes = FaceEncoderSizes(token_size, embedding_size=8, clip_size=16, depth=1)
+    encoder = FaceEncoder(sizes).half().state_dict()
+    saa = {}
+    for i in range(layers):
+        context = token_size if i % 2 else 8
+        for name, size in (("to_q", 8), ("to_k", context), ("to_v", context), ("to_out", 8)):
+            saa[f"{i}.{name}_lora.down.weight"], saa[f"{i}.{name}_lora.up.weight"] = torch.rand(2, size), torch.rand(8, 2)
+        if i % 2:
+            saa[f"{i}.to_k_ip.weight"], saa[f"{i}.to_v_ip.weight"] = torch.rand(8, token_size), torch.rand(8, token_size)
+    torch.save({naming[0]: encoder, naming[1]: saa}, path)
+    return path
+
+
+def test_ip_adapter_files_for_sd15_and_sdxl_are_told_by_their_tensors(tmp_path):
+    sd15 = read_checkpoint(adapter_file(tmp_path / "a", 768, 32), ADAPTER, undecided=checkpoint.FACEID_PLUS)
+    assert (sd15.family, sd15.variant) == ("sd15", checkpoint.FACEID_PLUS)
+    sdxl = read_checkpoint(adapter_file(tmp_path / "b", 2048, 140), ADAPTER)
+    assert (sdxl.family, sdxl.variant) == ("sdxl", checkpoint.FACEID_PLUS_V2)
+
+
+def test_a_file_under_dynamicids_own_names_is_dynamicid_wherever_it_lies():
+    assert read_checkpoint(RELEASED, ADAPTER, undecided=checkpoint.FACEID_PLUS).variant == checkpoint.DYNAMICID
+
+
+def test_the_user_can_say_what_an_adapter_is(tmp_path):
+    path = adapter_file(tmp_path / "a", 768, 32)
+    assert read_checkpoint(path, ADAPTER, variant=checkpoint.FACEID_PLUS_V2).variant.shortcut
+
+
+def test_imr_and_keypoint_encoder_are_recognised(tmp_path):
+    assert read_checkpoint(GOLDEN / "IMR_tiny.bin", IMR).part == IMR
+    keypoints = {"blocks.0.0.conv_block.0.weight": torch.rand(16, 1, 7, 7)}
+    torch.save(keypoints, tmp_path / "kpe.bin")
+    assert read_checkpoint(tmp_path / "kpe.bin", checkpoint.KEYPOINT_ENCODER).modules["keypoint_encoder"].keys() == keypoints.keys()
+
+
+class Attack:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_would_run_code_is_refused_without_running_it(tmp_path, zipped):
+    trace, path = tmp_path / "trace", tmp_path / "evil.bin"
+    if zipped:
+        torch.save({"proj_module": Attack(trace)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"proj_module": Attack(trace)}))
+    with pytest.raises(InputError, match="could run code"):
+        read_checkpoint(path, ADAPTER)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("form", ["pickle", "safetensors"])
+@pytest.mark.parametrize("kept", [0, 5, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_called_damaged(tmp_path, released, form, kept):
+    whole, path = tmp_path / "whole", tmp_path / "cut.bin"
+    if form == "pickle":
+        torch.save(released, whole)
+    else:
+        save_file({f"proj_module.{key}": tensor for key, tensor in released["proj_module"].items()}, whole)
+    content = whole.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
+    with pytest.raises(InputError, match="damaged or not a weight file"):
+        read_checkpoint(path, ADAPTER)
+
+
+@pytest.mark.parametrize("content", [b"<html>404 Not Found</html>", bytes(range(256)) * 4, b"\x80\x02rubbish"])
+def test_a_file_of_something_else_is_called_damaged(tmp_path, content):
+    (tmp_path / "page.bin").write_bytes(content)
+    with pytest.raises(InputError, match="damaged or not a weight file"):
+        read_checkpoint(tmp_path / "page.bin", ADAPTER)
+
+
+def test_a_zip_that_is_no_torch_file_is_called_damaged(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.bin", "w") as file:
+        file.writestr("hello.txt", "hello")
+    with pytest.raises(InputError, match="damaged or not a weight file"):
+        read_checkpoint(tmp_path / "a.bin", ADAPTER)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", "a LoRA"),
+        ("unet.down_blocks.0.attn1.to_q.lora_A.weight", "a LoRA"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "a whole checkpoint"),
+        ("vision_model.embeddings.class_embedding", "a CLIP vision model"),
+        ("image_proj.proj.weight", "an IP-Adapter without the FaceID Plus face encoder"),
+        ("something.weight", "no file of DynamicID"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, key, message):
+    save_file({key: torch.rand(2, 2)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "x.safetensors", ADAPTER)
+
+
+def test_an_imr_picked_as_adapter_is_sent_to_its_own_input():
+    with pytest.raises(InputError, match="is an IMR; an adapter"):
+        read_checkpoint(GOLDEN / "IMR_tiny.bin", ADAPTER)
+
+
+@pytest.mark.parametrize(
+    ("module", "key"),
+    [("proj_module", "norm_out"), ("proj_module", "perceiver_resampler.layers.0.0.to_kv"), ("SAA_module", "5.to_v_ip"),
+     ("SAA_module", "7.to_k_ip"), ("SAA_module", "30.to_out_lora.up")],
+)
+def test_an_adapter_that_lacks_tensors_is_refused_with_their_names(tmp_path, released, module, key):
+    parts = {name: dict(state) for name, state in released.items()}
+    removed = [name for name in parts[module] if key in name]
+    for name in removed:
+        del parts[module][name]
+    torch.save(parts, tmp_path / "a.bin")
+    with pytest.raises(InputError, match=removed[0].replace(".", r"\.")):
+        read_checkpoint(tmp_path / "a.bin", ADAPTER)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="There is no file"):
+        read_checkpoint(tmp_path / "none.bin", ADAPTER)
+
+
+def test_the_released_safetensors_form_of_our_own_writing_has_the_released_names(tmp_path):
+    save_checkpoint(read_checkpoint(RELEASED, ADAPTER), tmp_path / "a.safetensors")
+    keys = load_file(tmp_path / "a.safetensors").keys()
+    assert "proj_module.norm.weight" in keys
+    assert "SAA_module.31.to_v_ip.weight" in keys

@@ -1,0 +1,94 @@
+"""Faces in files."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from dynamicid_core.errors import InputError
+from dynamicid_core.face import Face, average_faces, load_face, save_face
+
+
+def make_face(seed=0, **parts):
+    g = torch.Generator().manual_seed(seed)
+    return Face(torch.rand(1, 4, 16, generator=g), torch.rand(1, 4, 16, generator=g), base_model="sd15", **parts)
+
+
+def full_face():
+    return make_face(embedding=torch.rand(512), keypoints=torch.rand(106, 2), pose=torch.tensor([1.0, -20.0, 3.0]))
+
+
+def test_a_face_is_read_back_as_it_was_saved(tmp_path):
+    face = full_face()
+    again = load_face(save_face(face, tmp_path, "anna"))
+    for name in ("tokens", "uncond_tokens", "embedding", "keypoints", "pose"):
+        assert torch.equal(getattr(again, name), getattr(face, name))
+    assert again.base_model == "sd15"
+
+
+def test_a_face_file_says_what_it_is(tmp_path):
+    with safe_open(save_face(make_face(), tmp_path, "anna"), "pt") as file:
+        assert file.metadata() == {"format": "dynamicid-face", "version": "1", "base_model": "sd15"}
+        assert set(file.keys()) == {"tokens", "uncond_tokens"}
+
+
+def test_a_different_face_of_the_same_name_is_kept(tmp_path):
+    first, second = make_face(1), make_face(2)
+    save_face(first, tmp_path, "anna")
+    path = save_face(second, tmp_path, "anna")
+    assert path.name == "anna_2.safetensors"
+    assert torch.equal(load_face(tmp_path / "anna.safetensors").tokens, first.tokens)
+    assert torch.equal(load_face(path).tokens, second.tokens)
+
+
+def test_saving_the_same_face_again_makes_no_second_file(tmp_path):
+    assert save_face(make_face(), tmp_path, "anna") == save_face(make_face(), tmp_path, "anna")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_may_lie_in_a_folder(tmp_path):
+    assert save_face(make_face(), tmp_path, "family/anna") == tmp_path / "family" / "anna.safetensors"
+
+
+@pytest.mark.parametrize("name", ["", "  ", "../anna", "/anna", "a/../b", "C:\\anna", "what?", "a//b", "\\\\server\\x"])
+def test_a_name_that_leaves_the_folder_or_no_system_allows_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be a file name"):
+        save_face(make_face(), tmp_path / "faces", name)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_files_that_are_no_faces_are_refused(tmp_path):
+    with pytest.raises(InputError, match="There is no face file"):
+        load_face(tmp_path / "none.safetensors")
+    save_file({"a": torch.rand(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="not one that Save Face wrote"):
+        load_face(tmp_path / "other.safetensors")
+    path = save_face(make_face(), tmp_path, "anna")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match="damaged"):
+        load_face(path)
+
+
+def test_a_file_of_a_later_version_asks_for_an_update(tmp_path):
+    metadata = {"format": "dynamicid-face", "version": "2", "base_model": "sd15"}
+    save_file({"tokens": torch.rand(1, 4, 8), "uncond_tokens": torch.rand(1, 4, 8)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(InputError, match="Update the pack"):
+        load_face(tmp_path / "a.safetensors")
+
+
+def test_tokens_that_do_not_belong_together_or_are_no_numbers_are_refused():
+    with pytest.raises(InputError, match="one shape"):
+        Face(torch.rand(1, 4, 16), torch.rand(1, 4, 8), base_model="sd15")
+    with pytest.raises(InputError, match="not numbers"):
+        Face(torch.full((1, 4, 16), float("nan")), torch.rand(1, 4, 16), base_model="sd15")
+
+
+def test_several_photos_are_averaged():
+    photos = [
+        make_face(i, embedding=torch.nn.functional.normalize(torch.rand(512), dim=0), pose=torch.full((3,), float(i)))
+        for i in range(3)
+    ]
+    face = average_faces(photos)
+    torch.testing.assert_close(face.tokens, sum(photo.tokens for photo in photos) / 3)
+    torch.testing.assert_close(face.embedding.norm(), torch.tensor(1.0))
+    assert torch.equal(face.pose, photos[0].pose)

@@ -1,0 +1,157 @@
+"""With other patches, other guiders and other conditioning."""
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+from tests.host.rig import TENSORS, OneCall, apply, eps, faces, prompts, run, sample, tiny_unet
+
+LATENT = TENSORS["in.latent.1id_nobox"]
+BLOCKS = [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", i) for i in range(3, 12)]
+
+
+class AdapterOfAnotherPack:
+    """Patches attention the way IPAdapter does: 2-tuple keys, own text attention, adds to the result."""
+
+    def __init__(self, amount):
+        self.amount = amount
+
+    def __call__(self, q, k, v, extra_options):
+        heads = extra_options["n_heads"]
+        split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)]
+        out = torch.nn.functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        return out + self.amount * q
+
+    def on(self, model):
+        patched = model.clone()
+        for name, number in BLOCKS:
+            patched.set_model_attn2_replace(self, name, number)
+        return patched
+
+
+def test_an_attention_patch_of_another_pack_works_before_and_after(dynamicid):
+    other = AdapterOfAnotherPack(0.3)
+    face = faces(1)[0]
+    model, positive, negative = apply(dynamicid, face, model=other.on(tiny_unet()))
+    other_first = eps(model, positive, negative, LATENT)
+    model, positive, negative = apply(dynamicid, face)
+    ours_first = eps(other.on(model), positive, negative, LATENT)
+    assert torch.equal(other_first, ours_first)
+    assert (other_first - eps(model, positive, negative, LATENT)).abs().max() > 1e-3
+    assert (other_first - eps(other.on(tiny_unet()), *prompts(), LATENT)).abs().max() > 1e-3
+
+
+def test_two_applications_of_half_weight_are_one_of_full_weight(dynamicid):
+    face = faces(1)[0]
+    once = eps(*apply(dynamicid, face, lora_strength=1.0), LATENT)
+    model, positive, negative = apply(dynamicid, face, weight=0.5, lora_strength=0.5)
+    twice = apply(dynamicid, face, model=model, positive=positive, negative=negative, weight=0.5, lora_strength=0.5)
+    torch.testing.assert_close(eps(*twice, LATENT), once, atol=5e-5, rtol=0)
+
+
+def test_two_applications_of_two_people_both_show(dynamicid):
+    first, second = faces(2)
+    model, positive, negative = apply(dynamicid, first)
+    one = eps(model, positive, negative, LATENT)
+    both = eps(*apply(dynamicid, second, model=model, positive=positive, negative=negative), LATENT)
+    assert (both - one).abs().max() > 1e-2
+
+
+def test_cfg_1_runs_the_positive_face_alone(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+    expected = eps(*patched, LATENT)[1:]
+    model, positive, _ = patched
+    guider = run("BasicGuider", model=model, conditioning=positive)[0]
+    seen = one_call(guider, LATENT)
+    torch.testing.assert_close(seen, expected, atol=5e-5, rtol=0)
+
+
+def one_call(guider, latent):
+    sampler = OneCall(latent)
+    with torch.inference_mode():
+        zeros = torch.zeros_like(latent)
+        denoised = guider.sample(zeros, zeros, sampler, torch.tensor([1.0, 0.0]), disable_pbar=True)
+    scale = guider.model_patcher.model.latent_format.scale_factor
+    return (sampler.x - denoised * scale) / sampler.sigma
+
+
+def test_positive_and_negative_in_separate_calls_give_what_one_batch_gives(dynamicid, monkeypatch):
+    patched = apply(dynamicid, faces(1)[0])
+    together = eps(*patched, LATENT)
+    # The host splits the batch when memory is short: it asks the model how much a batch would need.
+    monkeypatch.setattr(type(patched[0].model), "memory_required", lambda *_, **__: 1e20)
+    torch.testing.assert_close(eps(*patched, LATENT), together, atol=5e-5, rtol=0)
+
+
+def test_combined_conditioning_shows_the_face_where_it_is_carried(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    plain = [[prompts()[0][0][0].flip(1), {}]]
+    both = run("ConditioningCombine", conditioning_1=positive, conditioning_2=plain)[0]
+    combined = eps(model, both, negative, LATENT)[1]
+    with_face = eps(model, positive, negative, LATENT)[1]
+    without = eps(model, plain, negative, LATENT)[1]
+    torch.testing.assert_close(combined, (with_face + without) / 2, atol=5e-5, rtol=0)
+
+
+def test_a_face_in_an_area_changes_that_area_and_its_surroundings_only_through_the_blend(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    left = run("ConditioningSetArea", conditioning=positive, width=128, height=256, x=0, y=0, strength=1.0)[0]
+    out = eps(model, left, negative, LATENT)[1]
+    plain = eps(model, run("ConditioningSetArea", conditioning=[[positive[0][0], {}]], width=128, height=256, x=0, y=0,
+                           strength=1.0)[0], negative, LATENT)[1]
+    assert out.isfinite().all()
+    difference = (out - plain).abs()
+    assert difference[..., :16].max() > 1e-3
+    assert torch.equal(out[..., 17:], plain[..., 17:])
+
+
+def test_three_part_guiders_give_each_part_its_own_tokens(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    guider = Guider_DualCFG(model)
+    guider.set_conds(positive, prompts()[1], negative)
+    guider.set_cfg(2.0, 3.0)
+    assert one_call(guider, LATENT).isfinite().all()
+
+
+def test_batch_of_two_gives_what_single_pictures_give(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+    latents = torch.cat((LATENT, LATENT.flip(-1)))
+    batch = eps(*patched, latents)
+    singles = [eps(*patched, latent[None]) for latent in latents]
+    expected = torch.cat([single[:1] for single in singles] + [single[1:] for single in singles])
+    torch.testing.assert_close(batch, expected, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(25, 17), (8, 8), (33, 64), (16, 9)])
+def test_odd_latent_sizes_work(dynamicid, height, width):
+    out = sample(*apply(dynamicid, faces(1)[0]), latent=torch.zeros(1, 4, height, width))
+    assert out.shape == (1, 4, height, width)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "heun", "lcm", "ddim"])
+def test_samplers_of_all_kinds_run(dynamicid, sampler):
+    assert sample(*apply(dynamicid, faces(1)[0]), sampler=sampler).isfinite().all()
+
+
+def test_a_window_that_ends_before_the_timestep_gives_the_bits_of_the_updated_model_without_identity(dynamicid):
+    face = faces(1)[0]
+    outside = eps(*apply(dynamicid, face, end_percent=0.4), LATENT)
+    inside = eps(*apply(dynamicid, face, end_percent=0.6), LATENT)
+    always = eps(*apply(dynamicid, face), LATENT)
+    assert torch.equal(inside, always)
+    assert not torch.equal(outside, always)
+
+
+def test_a_later_model_sampling_patch_moves_the_window(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0], start_percent=0.0, end_percent=0.5)
+    shifted = run("ModelSamplingDiscrete", model=model, sampling="lcm", zsnr=False)[0]
+    assert sample(shifted, positive, negative, steps=2).isfinite().all()
+
+
+def test_a_sampler_without_the_conditioning_is_told_to_connect_it(dynamicid):
+    model, _, _ = apply(dynamicid, faces(1)[0])
+    with pytest.raises(ValueError, match="Connect the positive and negative outputs"):
+        sample(model, *prompts())

