@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     host = environment.user_host() or environment.ensure_host()
     base = environment.base_directory("demo")
-    environment.link_insightface_pack(base)
+    environment.add_insightface_pack(base)
     weights = choose_weights(host, base)
     photo = options.photo or environment.sample_photo("astronaut")
     save_photo(photo, base / "input" / PHOTO_NAME)
@@ -207,7 +207,10 @@ def contact_sheet(picture: Image.Image, previews: list[Image.Image], weights: We
 
     side, margin, title = 512, 24, 48
     result = "Result (random weights: noise)" if weights.random else "Result"
-    panels = [*zip(("Photo with the face found", "Crop for the face encoder"), previews, strict=False), (result, picture)]
+    panels = [
+        *zip(("Photo with the face found", "Crop for the face encoder"), previews, strict=False),
+        (result, picture),
+    ]
     sheet = Image.new("RGB", (margin + len(panels) * (side + margin), title + side + margin), "white")
     draw = ImageDraw.Draw(sheet)
     for index, (text, image) in enumerate(panels):

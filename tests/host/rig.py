@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import tempfile
 from pathlib import Path
 
+import comfy.clip_vision
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
@@ -138,3 +140,37 @@ def apply(dynamicid, who, model=None, positive=None, negative=None, **settings):
         faces=who,
         **settings,
     )
+
+
+def tiny_clip_vision(hidden=40, image_size=28):
+    """A CLIP vision model of the host's own class, with seeded weights: 5 tokens of the given size."""
+    config = {
+        "model_type": "clip_vision_model", "hidden_size": hidden, "intermediate_size": 2 * hidden, "hidden_act": "gelu",
+        "image_size": image_size, "patch_size": 14, "num_attention_heads": 4, "num_channels": 3, "num_hidden_layers": 3,
+        "projection_dim": 16,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(config))
+        clip_vision = comfy.clip_vision.ClipVisionModel(str(path))
+    fill(clip_vision.model)
+    return clip_vision
+
+
+def fill(network, seed=0):
+    """Seeded weights; the host's layers are made of uninitialised memory."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        values = torch.randn(parameter.shape, generator=generator)
+        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+        parameter.data = (values * scale + (parameter.ndim == 1 and name.endswith("weight"))).to(parameter.dtype)
+    return network.eval().requires_grad_(False)
+
+
+def photo_adapter(path, naming=("proj_module", "SAA_module")):
+    """Writes an adapter for the golden UNet whose face encoder takes ArcFace embeddings and the tiny CLIP's features."""
+    module = core("face_encoder")
+    encoder = fill(module.FaceEncoder(module.FaceEncoderSizes(64, embedding_size=512, clip_size=40)))
+    saa = torch.load(GOLDEN / "SAA_tiny.bin", weights_only=True)["SAA_module"]
+    torch.save({naming[0]: encoder.state_dict(), naming[1]: saa}, path)
+    return path

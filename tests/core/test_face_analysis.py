@@ -1,0 +1,183 @@
+"""Faces in real photographs, by real InsightFace models."""
+
+import os
+import shutil
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dynamicid_core import face_analysis
+from dynamicid_core.errors import InputError
+from dynamicid_core.face_analysis import align, choose_providers, find_packs, open_pack
+from tests import photos
+
+PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
+needs_pack = pytest.mark.skipif(
+    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
+)
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return open_pack(PACK, "CPU")
+
+
+@needs_pack
+def test_the_astronaut_has_one_face_with_keypoints_on_it(analysis):
+    face = analysis.choose(photos.astronaut(), "largest", 0).chosen
+    assert len(analysis.detect(photos.astronaut())) == 1
+    assert face.keypoints.shape == (106, 2)
+    x0, y0, x1, y1 = face.box
+    assert 150 < x0 < 200 < x1 < 290
+    inside = (face.keypoints > [x0 - 10, y0 - 10]) & (face.keypoints < [x1 + 10, y1 + 10])
+    assert inside.all()
+
+
+@needs_pack
+def test_embeddings_have_length_one_and_tell_people_apart(analysis):
+    astronaut, actor = photos.astronaut(), photos.actor()
+    mirrored = astronaut[:, ::-1].copy()
+    embeddings = [analysis.embed(p, analysis.choose(p, "largest", 0).chosen) for p in (astronaut, mirrored, actor)]
+    assert all(abs(np.linalg.norm(e) - 1) < 1e-5 for e in embeddings)
+    assert embeddings[0] @ embeddings[1] > 0.6
+    assert embeddings[0] @ embeddings[2] < 0.2
+
+
+@needs_pack
+def test_swapped_colour_channels_give_another_embedding(analysis):
+    photo = photos.astronaut()
+    face = analysis.choose(photo, "largest", 0).chosen
+    swapped = np.ascontiguousarray(photo[..., ::-1])
+    assert np.allclose(analysis.embed(photo, face, "rgb"), analysis.embed(swapped, face, "bgr"), atol=1e-6)
+    assert analysis.embed(photo, face, "rgb") @ analysis.embed(photo, face, "bgr") < 0.99
+
+
+@needs_pack
+@pytest.mark.parametrize(
+    ("order", "key"),
+    [
+        ("largest", lambda face: -face.area),
+        ("left to right", lambda face: face.centre[0]),
+        ("right to left", lambda face: -face.centre[0]),
+        ("top to bottom", lambda face: face.centre[1]),
+        ("most certain", lambda face: -face.score),
+    ],
+)
+def test_faces_of_a_group_come_in_the_order_asked_for(analysis, order, key):
+    group = photos.group_of_six()
+    faces = [analysis.choose(group, order, i).chosen for i in range(6)]
+    assert all(key(a) <= key(b) for a, b in pairwise(faces))
+    assert len({tuple(face.box) for face in faces}) == 6
+
+
+@needs_pack
+def test_the_face_nearest_to_the_centre_comes_first(analysis):
+    group = photos.group_of_six()
+    middle = (group.shape[1] / 2, group.shape[0] / 2)
+    distances = [np.hypot(f.centre[0] - middle[0], f.centre[1] - middle[1]) for f in analysis.detect(group)]
+    first = analysis.choose(group, "nearest to the centre", 0).chosen
+    assert np.isclose(np.hypot(first.centre[0] - middle[0], first.centre[1] - middle[1]), min(distances))
+
+
+@needs_pack
+def test_an_index_past_the_last_face_says_how_many_there_are(analysis):
+    with pytest.raises(InputError, match="no face 6 in photo 2 of 3 .* 6 found, so the index goes from 0 to 5"):
+        analysis.choose(photos.group_of_six(), "largest", 6, number=2, total=3)
+
+
+@needs_pack
+def test_a_photo_without_a_face_says_what_was_tried(analysis):
+    with pytest.raises(InputError, match=r"No face found in photo 1 of 2 \(600 x 400\)\. Tried detection at 640, 320, 160"):
+        analysis.choose(photos.coffee(), "largest", 0, number=1, total=2)
+
+
+@needs_pack
+def test_an_unknown_order_is_refused(analysis):
+    with pytest.raises(InputError, match='"smallest" is no order'):
+        analysis.choose(photos.astronaut(), "smallest", 0)
+
+
+@needs_pack
+def test_a_face_that_fills_the_photo_is_found(analysis):
+    photo = photos.astronaut()
+    x0, y0, x1, y1 = analysis.choose(photo, "largest", 0).chosen.box.astype(int)
+    close = np.asarray(Image.fromarray(photo[y0:y1, x0:x1]).resize((900, 1100)))
+    face = analysis.choose(close, "largest", 0).chosen
+    centre = np.array(face.centre) / [900, 1100]
+    assert (abs(centre - 0.5) < 0.2).all(), "found where it is, whatever border was added"
+
+
+@needs_pack
+def test_the_aligned_crop_has_the_eyes_at_one_height(analysis):
+    photo = np.asarray(Image.fromarray(photos.astronaut()).rotate(20))
+    upright = align(photo, analysis.choose(photo, "largest", 0).chosen, 224)
+    assert upright.shape == (224, 224, 3)
+    bordered = np.pad(upright, ((60, 60), (60, 60), (0, 0)))
+    left, right = analysis.choose(bordered, "largest", 0).chosen.landmarks[:2]
+    assert abs(left[1] - right[1]) < 0.1 * abs(right[0] - left[0])
+
+
+@needs_pack
+def test_packs_are_found_at_any_depth_under_any_file_names(tmp_path):
+    for nested in ("models/buffalo_l", "antelopev2/antelopev2"):
+        (tmp_path / nested).mkdir(parents=True)
+    for i, file in enumerate(sorted(Path(PACK).glob("*.onnx"))):
+        shutil.copy(file, tmp_path / "models" / "buffalo_l" / f"renamed {i}.onnx")
+    (tmp_path / "antelopev2" / "antelopev2" / "x.onnx").touch()
+    packs = find_packs([tmp_path])
+    assert packs == {
+        "buffalo_l": tmp_path / "models" / "buffalo_l",
+        "antelopev2": tmp_path / "antelopev2" / "antelopev2",
+    }
+    assert len(open_pack(packs["buffalo_l"], "auto").detect(photos.astronaut())) == 1
+
+
+@needs_pack
+@pytest.mark.parametrize(("missing", "task"), [("scrfd*", "detection"), ("w600k*", "recognition")])
+def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task):
+    for file in Path(PACK).glob("*.onnx"):
+        if not file.match(missing):
+            shutil.copy(file, tmp_path)
+    with pytest.raises(InputError, match=f"has no {task} model"):
+        open_pack(tmp_path, "CPU")
+
+
+@needs_pack
+def test_a_pack_without_keypoints_still_finds_people(tmp_path):
+    for pattern in ("scrfd*", "w600k*"):
+        shutil.copy(next(Path(PACK).glob(pattern)), tmp_path)
+    analysis = open_pack(tmp_path, "CPU")
+    face = analysis.choose(photos.astronaut(), "largest", 0).chosen
+    assert face.keypoints is None
+    assert analysis.embed(photos.astronaut(), face).shape == (512,)
+
+
+@needs_pack
+def test_a_cut_off_model_file_is_named(tmp_path):
+    for file in Path(PACK).glob("*.onnx"):
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"2d106det\.onnx could not be opened"):
+        open_pack(tmp_path, "CPU")
+
+
+def test_a_provider_that_is_not_installed_falls_back_to_the_cpu(caplog):
+    import onnxruntime
+
+    absent = next(name for name, key in face_analysis.PROVIDERS.items() if key not in onnxruntime.get_available_providers())
+    assert choose_providers(absent) == ["CPUExecutionProvider"]
+    assert "using the CPU" in caplog.text
+
+
+def test_an_unknown_provider_is_refused():
+    with pytest.raises(InputError, match='"TPU" is no execution provider'):
+        choose_providers("TPU")
+
+
+def test_a_machine_without_insightface_is_told_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "insightface.model_zoo", None)
+    with pytest.raises(InputError, match=r"needs the Python package .*insightface.* pip install"):
+        open_pack(tmp_path, "CPU")

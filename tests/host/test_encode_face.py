@@ -1,0 +1,157 @@
+"""From photographs to faces, by real InsightFace, through the nodes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import photos
+from tests.host.rig import apply, core, fill, photo_adapter, run, sample, tiny_clip_vision
+
+
+@pytest.fixture(scope="module")
+def encode(photo_dynamicid, face_analysis):
+    clip_vision = tiny_clip_vision()
+
+    def run_node(*pictures, image=None, **options):
+        given = {"dynamicid": photo_dynamicid, "clip_vision": clip_vision, "face_analysis": face_analysis, **options}
+        return run("DynamicIDEncodeFace", image=photos.image(*pictures) if image is None else image, **given)
+
+    return run_node
+
+
+def similarity(first, second):
+    return float(torch.nn.functional.cosine_similarity(first.tokens.flatten(), second.tokens.flatten(), dim=0))
+
+
+def test_a_photo_becomes_a_face_with_everything_that_was_measured(encode):
+    face, preview = encode(photos.astronaut())
+    assert face.tokens.shape == face.uncond_tokens.shape == (1, 4, 64)
+    assert face.tokens.dtype == torch.float32
+    assert face.embedding.shape == (512,)
+    assert face.keypoints.shape == (106, 2)
+    assert ((face.keypoints > 0) & (face.keypoints < 1)).all(), "fractions of the crop around the face"
+    assert preview.shape == (2, 512, 512, 3)
+
+
+def test_tokens_are_the_encoders_for_the_swapped_embedding_and_the_clip_features_of_the_crop(
+    encode, photo_dynamicid, face_analysis
+):
+    photo, clip_vision = photos.astronaut(), fill(tiny_clip_vision().model)
+    found = face_analysis.choose(photo, "largest", 0).chosen
+    images = core("images")
+    crop = images.square_around(photo, found.box, 2.0).cut(photo)
+    pixels = images.clip_pixels(crop, 28).movedim(-1, 0)[None]
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    features = clip_vision((pixels - mean) / std, intermediate_output=-2)[1]
+    embedding = torch.from_numpy(face_analysis.embed(photo, found, "rgb"))[None]
+    expected = photo_dynamicid.face_encoder.model(embedding, features)
+    torch.testing.assert_close(encode(photo)[0].tokens, expected, atol=1e-5, rtol=0)
+
+
+def test_uncond_tokens_are_those_of_zero_embedding_and_zero_pixels(encode, photo_dynamicid):
+    features = tiny_clip_vision().model(torch.zeros(1, 3, 28, 28), intermediate_output=-2)[1]
+    expected = photo_dynamicid.face_encoder.model(torch.zeros(1, 512), features)
+    torch.testing.assert_close(encode(photos.astronaut())[0].uncond_tokens, expected, atol=1e-5, rtol=0)
+
+
+def test_several_photos_are_averaged(encode):
+    astronaut = photos.astronaut()
+    mirrored = astronaut[:, ::-1].copy()
+    both, preview = encode(astronaut, mirrored)
+    singles = [encode(photo)[0] for photo in (astronaut, mirrored)]
+    torch.testing.assert_close(both.tokens, (singles[0].tokens + singles[1].tokens) / 2, atol=1e-5, rtol=0)
+    assert len(preview) == 4
+
+
+def test_order_and_index_choose_the_person(encode):
+    group = photos.group_of_six()
+    first, second = (encode(group, order="left to right", index=i)[0] for i in (0, 1))
+    assert float(first.embedding @ second.embedding) < 0.4
+
+
+@pytest.mark.parametrize("crop", ["portrait", "aligned", "whole picture"])
+def test_every_crop_gives_tokens_of_its_own(encode, crop):
+    auto = encode(photos.astronaut())[0]
+    face = encode(photos.astronaut(), crop=crop)[0]
+    same = torch.equal(face.tokens, auto.tokens)
+    assert same == (crop == "portrait")
+
+
+def test_an_unknown_crop_is_refused(encode):
+    with pytest.raises(ValueError, match='"oval" is no crop'):
+        encode(photos.astronaut(), crop="oval")
+
+
+def test_grey_and_transparent_photos_give_nearly_the_same_face(encode):
+    picture = photos.image(photos.astronaut())
+    plain = encode(photos.astronaut())[0]
+    opaque = encode(image=torch.cat((picture, torch.ones_like(picture[..., :1])), dim=-1))[0]
+    assert torch.equal(opaque.tokens, plain.tokens)
+    grey = encode(image=picture.mean(dim=-1, keepdim=True))[0]
+    assert float(grey.embedding @ plain.embedding) > 0.7
+
+
+def test_a_photo_without_a_face_is_named_by_its_number(encode):
+    cup = np.asarray(Image.fromarray(photos.coffee()).resize((512, 512)))
+    with pytest.raises(ValueError, match=r"No face found in photo 2 of 2 \(512 x 512\)"):
+        encode(photos.astronaut(), cup)
+
+
+def test_a_broken_photo_is_refused(encode):
+    with pytest.raises(ValueError, match="Photo 1 of 1 holds values that are not numbers"):
+        encode(image=torch.full((1, 64, 64, 3), float("nan")))
+
+
+def test_a_clip_vision_model_of_another_size_is_refused_with_both_sizes(encode):
+    with pytest.raises(ValueError, match="hidden size 32; the face encoder needs 40"):
+        encode(photos.astronaut(), clip_vision=tiny_clip_vision(hidden=32))
+
+
+def test_a_face_analysis_of_another_pack_is_refused(encode):
+    with pytest.raises(ValueError, match="comes from another pack"):
+        encode(photos.astronaut(), face_analysis=object())
+
+
+def test_faceid_plus_from_the_ipadapter_folder_sees_aligned_faces_in_arcface_order(encode, models):
+    (models / "ipadapter").mkdir(exist_ok=True)
+    photo_adapter(models / "ipadapter" / "faceid.bin", naming=("image_proj", "ip_adapter"))
+    faceid = run("DynamicIDLoader", adapter="faceid.bin")[0]
+    assert faceid.checkpoint.variant.name == "IP-Adapter FaceID Plus"
+    face = encode(photos.astronaut(), dynamicid=faceid)[0]
+    assert similarity(face, encode(photos.astronaut(), crop="aligned")[0]) < 0.9999
+    v2 = run("DynamicIDLoader", adapter="faceid.bin", variant="IP-Adapter FaceID Plus V2")[0]
+    assert similarity(encode(photos.astronaut(), dynamicid=v2)[0], face) < 0.99
+
+
+def test_an_encoded_photo_changes_the_picture_and_another_person_changes_it_otherwise(encode, photo_dynamicid):
+    results = [sample(*apply(photo_dynamicid, encode(p)[0])) for p in (photos.astronaut(), photos.actor())]
+    assert all(result.isfinite().all() for result in results)
+    assert not torch.equal(*results)
+
+
+def test_a_face_saved_and_loaded_gives_the_same_picture(encode, photo_dynamicid):
+    face = encode(photos.astronaut())[0]
+    file = run("DynamicIDSaveFace", face=face, name="astronaut")[0]
+    loaded = run("DynamicIDLoadFace", name=file)[0]
+    assert torch.equal(sample(*apply(photo_dynamicid, loaded)), sample(*apply(photo_dynamicid, face)))
+
+
+def test_a_missing_face_file_says_where_was_looked():
+    with pytest.raises(ValueError, match=r'There is no file "nobody\.safetensors"\. Looked in .*faces'):
+        run("DynamicIDLoadFace", name="nobody.safetensors")
+
+
+def test_a_face_for_another_model_is_refused(dynamicid):
+    make = core("face").Face
+    face = make(torch.rand(1, 4, 2048), torch.rand(1, 4, 2048), base_model="sdxl")
+    with pytest.raises(ValueError, match=r"encoded for sdxl \(token size 2048\), the adapter is for"):
+        apply(dynamicid, face)
+
+
+def test_something_else_than_faces_is_refused(dynamicid):
+    with pytest.raises(ValueError, match="faces must be a face or placed faces; found str"):
+        apply(dynamicid, "anna")
+
+
