@@ -6,6 +6,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> Any:
+    """Called by ComfyUI, once, for the list of nodes."""
     from .nodes import DynamicIDExtension
 
     return DynamicIDExtension()

@@ -38,6 +38,7 @@ class AttentionLayer:
 
     @property
     def is_cross(self) -> bool:
+        """Whether it attends to the text."""
         return self.index % 2 == 1
 
 
@@ -66,7 +67,7 @@ def describe_family(context: int, cross_layers: int) -> str:
 
 
 class IdentityProjections(nn.Module):
-    """to_k and to_v of the identity tokens for every cross-attention layer; state-dict names as in the released files."""
+    """to_k and to_v of the identity tokens for every cross-attention layer, under the released names."""
 
     def __init__(self, sizes: Mapping[int, tuple[int, int]], *, operations: Any = nn, **placed: Any) -> None:
         """sizes: layer index -> (channels, token size)."""
@@ -104,9 +105,7 @@ def projection_weights(saa: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"layers.{key}": tensor for key, tensor in saa.items() if key.split(".")[1] in ("to_k_ip", "to_v_ip")}
 
 
-def low_rank_updates(
-    saa: Mapping[str, Tensor], layers: Iterable[AttentionLayer]
-) -> dict[str, tuple[Tensor, Tensor]]:
+def low_rank_updates(saa: Mapping[str, Tensor], layers: Iterable[AttentionLayer]) -> dict[str, tuple[Tensor, Tensor]]:
     """UNet weight name -> (up [out, rank], down [rank, in]); the update of the weight is up @ down, without a scale.
 
     Layers for which the file holds no update are left out.

@@ -1,8 +1,8 @@
 """Every weight file format in, one out.
 
 Read: the released DynamicID files (torch pickles, through torch's restricted loader only) under either naming of their
-outer keys, their safetensors form, and IP-Adapter FaceID Plus and Plus V2, which have the same layers. What a file is, is
-decided from its tensors, never from its name. Written: one safetensors file per part, with its sizes as metadata.
+outer keys, their safetensors form, and IP-Adapter FaceID Plus and Plus V2, which have the same layers. What a file is,
+is decided from its tensors, never from its name. Written: one safetensors file per part, with its sizes as metadata.
 """
 
 import json
@@ -45,8 +45,8 @@ _DYNAMICID_ONLY_PREFIXES = ("proj_module.", "SAA_module.", "adapter_modules.")
 class Variant:
     """How an adapter's face encoder was trained, which its tensors do not tell.
 
-    shortcut: the tokens made from the embedding alone are added to the result. embedding_channel_order: the order of the
-    colour channels in which ArcFace saw the photos. crop: what CLIP saw of them.
+    shortcut: the tokens made from the embedding alone are added to the result. embedding_channel_order: the order of
+    the colour channels in which ArcFace saw the photos. crop: what CLIP saw of them.
     """
 
     name: str
@@ -91,9 +91,9 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Reads the file at ``path``, which must be of the given part.
 
-    variant: what the user says the adapter is; by default the file decides. Files under IP-Adapter's own key names can be
-    DynamicID or FaceID Plus (their tensors are the same); ``undecided`` says which then.
-    Raises InputError for a file that is damaged, unsafe, incomplete or something else.
+    variant: what the user says the adapter is; by default the file decides. Files under IP-Adapter's own key names can
+    be DynamicID or FaceID Plus (their tensors are the same); ``undecided`` says which then. Raises InputError for a
+    file that is damaged, unsafe, incomplete or something else.
     """
     path = Path(path)
     tensors, metadata = _read_tensors(path)
@@ -102,8 +102,8 @@ def read_checkpoint(
         raise InputError(f"{path.name} is {_describe_stranger(tensors)}; {PART_NAMES[part]} is needed here. ({path})")
     if found != part:
         raise InputError(
-            f"{path.name} is {PART_NAMES[found]}; {PART_NAMES[part]} is needed here. Choose it at the input for that part, "
-            f"and another file here. ({path})"
+            f"{path.name} is {PART_NAMES[found]}; {PART_NAMES[part]} is needed here. Choose it at the input for that "
+            f"part, and another file here. ({path})"
         )
     modules = {module: _take(tensors, module) for module in _MODULES[part]}
     checkpoint = Checkpoint(part, modules, variant or _variant(tensors, metadata, undecided))
@@ -144,7 +144,9 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise InputError(f"There is no file {path}. Choose another one, or put it there and press R to refresh the lists.")
+        raise InputError(
+            f"There is no file {path}. Choose another one, or put it there and press R to refresh the lists."
+        )
     with path.open("rb") as file:
         start = file.read(10)
     # A safetensors file begins with the length of its JSON header, a torch file with a zip or pickle signature.
@@ -194,7 +196,9 @@ def _damaged(path: Path) -> InputError:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
-    """{"proj_module": {"norm.weight": …}} -> {"proj_module.norm.weight": …}; what is no tensor (a step count) is left out."""
+    """{"proj_module": {"norm.weight": …}} -> {"proj_module.norm.weight": …}; what is no tensor (a step count) is left
+    out.
+    """
     flat: dict[str, Tensor] = {}
     if isinstance(tree, Mapping):
         for key, value in tree.items():

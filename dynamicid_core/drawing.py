@@ -13,7 +13,7 @@ _CHOSEN, _OTHER, _POINT = (64, 220, 90), (240, 170, 60), (255, 255, 255)
 
 
 def draw_faces(photo: Photo, faces: Sequence[DetectedFace], chosen: DetectedFace) -> Photo:
-    """The photo in a square of PREVIEW_SIZE, each face boxed with its number, the chosen one green with its keypoints."""
+    """The photo in a square of PREVIEW_SIZE, each face boxed with its number, the chosen one with its keypoints."""
     scale = PREVIEW_SIZE / max(photo.shape[:2])
     size = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
     picture = Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)

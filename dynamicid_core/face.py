@@ -24,8 +24,8 @@ class Face:
     """One person.
 
     tokens, uncond_tokens: [1, T, D] float32, what the face encoder made of the photo and of nothing. embedding: [512],
-    length 1, ArcFace in its own channel order, for comparing faces. keypoints: [106, 2] (x, y) in fractions of the square
-    crop. pose: [3] pitch, yaw, roll in degrees. base_model: whose token size this is ("sd15", "sdxl").
+    length 1, ArcFace in its own channel order, for comparing faces. keypoints: [106, 2] (x, y) in fractions of the
+    square crop. pose: [3] pitch, yaw, roll in degrees. base_model: whose token size this is ("sd15", "sdxl").
     """
 
     tokens: Tensor
@@ -46,6 +46,7 @@ class Face:
 
     @property
     def token_size(self) -> int:
+        """D: 768 for SD1.5, 2048 for SDXL."""
         return self.tokens.shape[-1]
 
 
@@ -59,7 +60,9 @@ class Placement:
 
 
 def average_faces(faces: Sequence[Face]) -> Face:
-    """One face from several photos of a person: tokens and embedding averaged; keypoints and pose are the first photo's."""
+    """One face from several photos of a person: tokens and embedding averaged; keypoints and pose are the first
+    photo's.
+    """
     first = faces[0]
     if len(faces) == 1:
         return first
@@ -114,7 +117,8 @@ def _valid_name(name: str) -> str:
     parts = stem.split("/")
     if not stem or any(part in ("", ".", "..") or re.search(r'[<>:"|?*\x00-\x1f]', part) for part in parts):
         raise InputError(
-            f'"{name}" cannot be a file name. Use letters, digits, spaces, - and _, and / for a folder inside the faces folder.'
+            f'"{name}" cannot be a file name. Use letters, digits, spaces, - and _, and / for a folder inside the '
+            "faces folder."
         )
     return stem
 

@@ -1,10 +1,12 @@
 """Faces in photographs, by InsightFace: where they are, whose they are, their 106 keypoints and their head pose.
 
-InsightFace, OpenCV and onnxruntime are imported when a pack is opened, so that a machine without them still has every node.
+InsightFace, OpenCV and onnxruntime are imported when a pack is opened, so that a machine without them still has every
+node.
 """
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +50,13 @@ class DetectedFace:
     pose: NDArray[np.float32] | None = None
 
     @property
-    def width(self) -> float:
-        return float(self.box[2] - self.box[0])
-
-    @property
     def area(self) -> float:
-        return self.width * float(self.box[3] - self.box[1])
+        """Of the box, in square pixels."""
+        return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
     @property
     def centre(self) -> tuple[float, float]:
+        """Of the box, (x, y)."""
         return float(self.box[0] + self.box[2]) / 2, float(self.box[1] + self.box[3]) / 2
 
 
@@ -94,14 +94,6 @@ class FaceAnalysis:
         """models: InsightFace models by task; detection and recognition are needed (``open_pack`` checks)."""
         self._models = models
         self._detection_size = detection_size
-
-    @property
-    def finds_keypoints(self) -> bool:
-        return KEYPOINTS in self._models
-
-    @property
-    def finds_pose(self) -> bool:
-        return POSE in self._models
 
     def detect(self, photo: Photo) -> list[DetectedFace]:
         """All faces of a photo; tries smaller detection sizes, then a border around the picture, before giving up."""
@@ -157,9 +149,7 @@ class FaceAnalysis:
         bordered = np.pad(bgr, ((margin, margin), (margin, margin), (0, 0)))
         boxes, landmarks = self._models[DETECTION].detect(bordered, input_size=(self._detection_size,) * 2)
         shift = np.array([margin, margin, margin, margin, 0], np.float32)
-        return [
-            self._measure(bgr, box - shift, points - margin) for box, points in zip(boxes, landmarks, strict=True)
-        ]
+        return [self._measure(bgr, box - shift, points - margin) for box, points in zip(boxes, landmarks, strict=True)]
 
     def _measure(self, bgr: Photo, box: NDArray[np.float32], landmarks: NDArray[np.float32]) -> DetectedFace:
         from insightface.app.common import Face as InsightFace
@@ -183,7 +173,8 @@ def find_packs(folders: Iterable[str | Path]) -> dict[str, Path]:
     """
     packs: dict[str, Path] = {}
     for root in map(Path, folders):
-        for folder in sorted({file.parent for file in root.rglob("*.onnx")}):
+        walk = os.walk(root, followlinks=True)  # model folders are often links to another disk
+        for folder in sorted(Path(place) for place, _, files in walk if any(name.endswith(".onnx") for name in files)):
             name = folder.name if folder.name not in packs else folder.relative_to(root).as_posix()
             packs.setdefault(name, folder)
     return packs
@@ -221,7 +212,9 @@ def open_pack(folder: str | Path, provider: str, detection_size: int = 640, thre
 
 
 def download_pack(name: str, root: str | Path) -> Path:
-    """Fetches a pack with InsightFace's own downloader into ``root``/models/``name`` and returns the folder with its models."""
+    """Fetches a pack with InsightFace's own downloader into ``root``/models/``name`` and returns the folder with its
+    models.
+    """
     _import_insightface()
     from insightface.utils.storage import ensure_available
 

@@ -6,7 +6,7 @@ module of the host that provides the same layers under its memory management.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class FaceEncoder(nn.Module):
         self.perceiver_resampler = PerceiverResampler(sizes, operations=operations, **placed)
 
     def forward(self, embedding: Tensor, clip_features: Tensor, shortcut: bool = False, scale: float = 1.0) -> Tensor:
-        """embedding: [B, 512], length 1. clip_features: [B, 257, 1280], CLIP's penultimate layer. -> [B, 4, token size].
+        """embedding: [B, 512], length 1; clip_features: [B, 257, 1280], CLIP's next to last layer -> [B, 4, token size].
 
         shortcut: add the tokens made from the embedding alone, as IP-Adapter FaceID Plus V2 does; ``scale`` then weighs
         what CLIP adds. Tokens that stand for no face: zero embedding and the features of all-zero pixel values.
@@ -89,7 +89,8 @@ class PerceiverResampler(nn.Module):
     def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
         """tokens: [B, 4, token size]; features: [B, 257, 1280] -> [B, 4, token size]."""
         features = self.proj_in(features)
-        for attention, mlp in self.layers:  # type: ignore[misc]  # ModuleList hides its element type
+        for layer in self.layers:
+            attention, mlp = cast(nn.ModuleList, layer)
             tokens = tokens + attention(features, tokens)
             tokens = tokens + mlp(tokens)
         return self.norm_out(self.proj_out(tokens))
@@ -110,8 +111,8 @@ class PerceiverAttention(nn.Module):
         """features: [B, F, size]; tokens: [B, T, size] -> [B, T, size], without the residual."""
         tokens = self.norm2(tokens)
         keys, values = self.to_kv(torch.cat((self.norm1(features), tokens), dim=1)).chunk(2, dim=-1)
-        heads = (_split_heads(part) for part in (self.to_q(tokens), keys, values))
-        return self.to_out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        queries, keys, values = (_split_heads(part) for part in (self.to_q(tokens), keys, values))
+        return self.to_out(F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))
 
 
 def feed_forward(size: int, *, operations: Any, **placed: Any) -> nn.Sequential:

@@ -23,11 +23,12 @@ class Square:
     side: int
 
     def cut(self, photo: Photo) -> Photo:
+        """That part of the photo, [side, side, 3]."""
         return photo[self.top : self.top + self.side, self.left : self.left + self.side]
 
     def fractions(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Points [n, 2] (x, y) in pixels of the photo -> in fractions of the square."""
-        return (points - np.array([self.left, self.top], np.float32)) / self.side
+        return ((points - np.array([self.left, self.top])) / self.side).astype(np.float32)
 
 
 def photographs(image: Tensor) -> list[Photo]:
@@ -58,7 +59,7 @@ def central_square(photo: Photo) -> Square:
 
 
 def square_around(photo: Photo, box: NDArray[np.float32], margin: float) -> Square:
-    """A square around a box (x0, y0, x1, y1), ``margin`` times its longer side, moved and shrunk to stay in the photo."""
+    """A square around a box (x0, y0, x1, y1), ``margin`` times its longer side, moved and shrunk into the photo."""
     height, width = photo.shape[:2]
     x0, y0, x1, y1 = (float(edge) for edge in box)
     side = max(1, min(round(max(x1 - x0, y1 - y0) * margin), height, width))
@@ -71,8 +72,8 @@ def clip_pixels(photo: Photo, size: int) -> Tensor:
     """The photo as CLIP's reference preprocessing sees it before normalisation: float32 [size, size, 3], 0 to 1.
 
     The shorter side becomes ``size`` with PIL's bicubic filter, the longer side is cut at the middle (both truncated to
-    whole pixels), as transformers' CLIPImageProcessor does it. The host's own resize rounds differently, which shifts the
-    picture by up to half a pixel.
+    whole pixels), as transformers' CLIPImageProcessor does it. The host's own resize rounds differently, which shifts
+    the picture by up to half a pixel.
     """
     height, width = photo.shape[:2]
     short = min(height, width)

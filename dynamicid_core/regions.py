@@ -58,7 +58,9 @@ def layout_on_grid(
     if all(box is None for box in boxes):
         return None
     nobody = torch.zeros(height, width, dtype=torch.bool)
-    inside = torch.stack([nobody if box is None else box.cells(height, width) for box in boxes]).flatten(1)  # [people, N]
+    inside = torch.stack([nobody if box is None else box.cells(height, width) for box in boxes]).flatten(
+        1
+    )  # [people, N]
     anywhere = inside.any(dim=0)
     unplaced = torch.tensor([box is None for box in boxes])[:, None]
     people_allowed = inside | unplaced | ~anywhere

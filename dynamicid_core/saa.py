@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import InputError
+
 FLAT = 1e-6
 """Relevance maps with a smaller spread carry no information; their gate is 0 (the released code divides 0 by 0)."""
 
@@ -33,6 +35,13 @@ class SaaSettings:
     start_percent: float = 0.0
     end_percent: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.start_percent > self.end_percent:
+            raise InputError(
+                f"The faces would end before they start: start_percent is {self.start_percent:g}, end_percent "
+                f"{self.end_percent:g}. Make end_percent the larger one."
+            )
+
 
 @dataclass(frozen=True)
 class IdentityTokens:
@@ -50,8 +59,8 @@ class IdentityTokens:
 class Layout:
     """The people's regions on one layer's grid.
 
-    allowed: bool [1, 1, N, T], which tokens a query may attend to. gate_scale, gate_offset: [1, N, 1] float32, the layout
-    boost as ``gate * scale + offset``; None when the boost is over.
+    allowed: bool [1, 1, N, T], which tokens a query may attend to. gate_scale, gate_offset: [1, N, 1] float32, the
+    layout boost as ``gate * scale + offset``; None when the boost is over.
     """
 
     allowed: Tensor
@@ -72,8 +81,9 @@ def project_tokens(keys: Tensor, values: Tensor, heads: int, dtype: torch.dtype)
 def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
     """How much each query concerns the given people (paper eq. 4): minmax(Q K^T J), [B, N, 1] float32 in [0, 1].
 
-    query: [B, N, C] after to_q. key_sum: [B, C, 1]. Summing the scores over heads and tokens is one dot product with the
-    summed keys, so the score tensor is never made. Gates below ``threshold`` become 0; a flat map gives 0 everywhere.
+    query: [B, N, C] after to_q. key_sum: [B, C, 1]. Summing the scores over heads and tokens is one dot product with
+    the summed keys, so the score tensor is never made. Gates below ``threshold`` become 0; a flat map gives 0
+    everywhere.
     """
     relevance = torch.bmm(query.float(), key_sum)
     low, high = relevance.aminmax(dim=1, keepdim=True)
@@ -82,7 +92,7 @@ def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
 
 
 def identity_attention(query: Tensor, identity: IdentityTokens, allowed: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V over the allowed tokens, [B, N, C] in the identity's dtype. allowed: as in ``Layout``."""
+    """softmax(Q K^T / sqrt(d)) V over the allowed tokens (see ``Layout``), [B, N, C] in the identity's dtype."""
     heads = identity.keys.shape[1]
     queries = _split_heads(query, heads).to(identity.keys.dtype)
     out = F.scaled_dot_product_attention(queries, identity.keys, identity.values, attn_mask=allowed)

@@ -9,6 +9,8 @@ from .loaders import LoadDynamicID, LoadFaceAnalysis
 
 
 class DynamicIDExtension(ComfyExtension):
+    """What ComfyUI asks for the pack's nodes."""
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_model_folders()
         return [LoadDynamicID, LoadFaceAnalysis, EncodeFace, SaveFace, LoadFace, ApplyDynamicID]

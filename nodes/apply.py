@@ -34,7 +34,9 @@ class ApplyDynamicID(io.ComfyNode):
                     types=[FaceType, PlacementsType],
                     tooltip="One face, which the model places by itself, or several people with their places.",
                 ),
-                _fraction("weight", _DEFAULT.weight, "How strongly the identity shows. 0 leaves the model as it was.", 3.0),
+                _fraction(
+                    "weight", _DEFAULT.weight, "How strongly the identity shows. 0 leaves the model as it was.", 3.0
+                ),
                 _fraction(
                     "lora_strength",
                     1.0,
@@ -54,14 +56,16 @@ class ApplyDynamicID(io.ComfyNode):
                     10.0,
                 ),
                 _fraction("layout_end", _DEFAULT.layout_end, "The part of the steps during which the regions pull."),
-                _fraction("start_percent", _DEFAULT.start_percent, "When the faces begin to act, as part of the steps."),
+                _fraction(
+                    "start_percent", _DEFAULT.start_percent, "When the faces begin to act, as part of the steps."
+                ),
                 _fraction("end_percent", _DEFAULT.end_percent, "When they stop. Less than 1 frees the last details."),
                 io.Boolean.Input(
                     "gate",
                     default=_DEFAULT.gate,
                     optional=True,
-                    tooltip="Semantic activation: off, the identity acts everywhere alike and regions do not count. For "
-                    "comparison.",
+                    tooltip="Semantic activation: off, the identity acts everywhere alike and regions do not count. "
+                    "For comparison.",
                 ),
             ],
             outputs=[
@@ -98,4 +102,6 @@ def _placements(faces: Face | tuple[Placement, ...]) -> tuple[Placement, ...]:
         return (Placement(faces),)
     if isinstance(faces, tuple) and all(isinstance(placement, Placement) for placement in faces):
         return faces
-    raise InputError(f"faces must be a face or placed faces; found {type(faces).__name__}. Connect Encode Face or Load Face.")
+    raise InputError(
+        f"faces must be a face or placed faces; found {type(faces).__name__}. Connect Encode Face or Load Face."
+    )

@@ -25,7 +25,8 @@ class EncodeFace(io.ComfyNode):
             description="Makes a face from a photo: who the person is, as tokens that the model can follow.",
             inputs=[
                 io.Image.Input(
-                    "image", tooltip="A photo of the person. A batch is several photos of one person, which are averaged."
+                    "image",
+                    tooltip="A photo of the person. A batch is several photos of one person, which are averaged.",
                 ),
                 DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID."),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
@@ -47,8 +48,8 @@ class EncodeFace(io.ComfyNode):
                     "crop",
                     options=list(encoding.CROPS),
                     default="auto",
-                    tooltip="What CLIP sees: portrait (head and some shoulder), aligned (the face alone, turned upright), or "
-                    "the whole picture's middle square. auto is what the adapter was trained with.",
+                    tooltip="What CLIP sees: portrait (head and some shoulder), aligned (the face alone, turned "
+                    "upright), or the whole picture's middle square. auto is what the adapter was trained with.",
                 ),
             ],
             outputs=[
@@ -96,8 +97,8 @@ class SaveFace(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="face",
-                    tooltip="File name without an ending. A different face that has the name already is kept: the new one "
-                    "then gets a number.",
+                    tooltip="File name without an ending. A different face that has the name already is kept: the new "
+                    "one then gets a number.",
                 ),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="The name to choose in Load Face.")],

@@ -37,7 +37,7 @@ class LoadDynamicID(io.ComfyNode):
                     options=[NONE, *own],
                     default=NONE,
                     optional=True,
-                    tooltip="The identity-motion reconfigurator, for changing expression and pose. Not needed otherwise.",
+                    tooltip="The identity-motion reconfigurator, for changing expression and pose; else not needed.",
                 ),
                 io.Combo.Input(
                     "keypoint_encoder",
@@ -52,8 +52,8 @@ class LoadDynamicID(io.ComfyNode):
                     default=AUTO,
                     optional=True,
                     tooltip="How the adapter was trained. auto reads it from the file where the file tells; files in "
-                    "models/ipadapter that do not tell count as FaceID Plus. Choose FaceID Plus V2 yourself for its SD1.5 "
-                    "file: its tensors look like those of FaceID Plus.",
+                    "models/ipadapter that do not tell count as FaceID Plus. Choose FaceID Plus V2 yourself for its "
+                    "SD1.5 file: its tensors look like those of FaceID Plus.",
                 ),
             ],
             outputs=[
@@ -68,9 +68,7 @@ class LoadDynamicID(io.ComfyNode):
         return [files.get("variant"), *((str(path), path.stat().st_mtime_ns) for path in paths if path is not None)]
 
     @classmethod
-    def execute(
-        cls, adapter: str, imr: str = NONE, keypoint_encoder: str = NONE, variant: str = AUTO
-    ) -> io.NodeOutput:
+    def execute(cls, adapter: str, imr: str = NONE, keypoint_encoder: str = NONE, variant: str = AUTO) -> io.NodeOutput:
         if variant != AUTO and variant not in checkpoint.VARIANTS:
             raise InputError(f'"{variant}" is no variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
         path = _adapter_path(adapter)
@@ -105,16 +103,16 @@ class LoadFaceAnalysis(io.ComfyNode):
                     "pack",
                     options=packs,
                     default="buffalo_l" if "buffalo_l" in packs else packs[0],
-                    tooltip="A pack below models/insightface, at any depth. buffalo_l is what DynamicID was trained with. "
-                    "A pack of InsightFace's that is not there yet is downloaded (some 300 MB; its weights are for "
-                    "non-commercial research).",
+                    tooltip="A pack below models/insightface, at any depth. buffalo_l is what DynamicID was trained "
+                    "with. A pack of InsightFace's that is not there yet is downloaded (some 300 MB; its weights are "
+                    "for non-commercial research).",
                 ),
                 io.Combo.Input(
                     "provider",
                     options=[AUTO, *face_analysis.PROVIDERS],
                     default=AUTO,
-                    tooltip="What runs it. auto takes CUDA where onnxruntime-gpu is installed, else the CPU, which is quick "
-                    "enough for photos.",
+                    tooltip="What runs it. auto takes CUDA where onnxruntime-gpu is installed, else the CPU, which is "
+                    "quick enough for photos.",
                 ),
                 io.Int.Input(
                     "detection_size",
@@ -139,9 +137,7 @@ class LoadFaceAnalysis(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, pack: str, provider: str, detection_size: int, detection_threshold: float = 0.5
-    ) -> io.NodeOutput:
+    def execute(cls, pack: str, provider: str, detection_size: int, detection_threshold: float = 0.5) -> io.NodeOutput:
         folder = _packs().get(pack)
         if folder is None and pack in face_analysis.DOWNLOADABLE:
             folder = face_analysis.download_pack(pack, folders.model_folders(folders.FACE_ANALYSIS)[0])

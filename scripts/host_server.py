@@ -169,14 +169,17 @@ class HostServer:
         import aiohttp
 
         client = uuid.uuid4().hex
-        async with (
-            aiohttp.ClientSession() as session,
-            session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket_,
-        ):
-            run.prompt_id = await asyncio.to_thread(self._submit, run.prompt, client)
-            async for message in socket_:
-                if message.type == aiohttp.WSMsgType.TEXT and run.take(json.loads(message.data)):
-                    return
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket_,
+            ):
+                run.prompt_id = await asyncio.to_thread(self._submit, run.prompt, client)
+                async for message in socket_:
+                    if message.type == aiohttp.WSMsgType.TEXT and run.take(json.loads(message.data)):
+                        return
+        except (aiohttp.ClientError, OSError):
+            pass
         raise HostError(f"ComfyUI went away while running the workflow.\n{self.log_tail()}")
 
     def _submit(self, prompt: Prompt, client: str) -> str:

@@ -20,7 +20,8 @@ def end_with_parent() -> None:
     """End this process when its standard input closes, so that no server outlives a killed command."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(1):
+        # Not through sys.stdin: its lock, held here, would upset the interpreter's own end.
+        while os.read(0, 1):
             pass
         os._exit(1)
 

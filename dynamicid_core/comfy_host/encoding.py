@@ -20,7 +20,7 @@ from .loading import DynamicID
 
 CROPS = ("auto", "portrait", "aligned", "whole picture")
 PORTRAIT_MARGIN = 2.0
-"""Side of the portrait in lengths of the face box: the head with hair and some shoulder, as in the released examples."""
+"""Side of the portrait in lengths of the face box: hair and some shoulder too, as in the released examples."""
 _ALIGNED_SIZE = 224
 
 
@@ -35,8 +35,8 @@ def encode_photos(
 ) -> tuple[Face, list[Photo]]:
     """One face from photos of one person, and two preview pictures a photo: what was found, and what CLIP sees of it.
 
-    order, index: which face of each photo, see ``FaceAnalysis.choose``. crop: one of CROPS; auto is what the adapter was
-    trained with. Raises InputError for a photo without such a face and for a CLIP model that does not fit.
+    order, index: which face of each photo, see ``FaceAnalysis.choose``. crop: one of CROPS; auto is what the adapter
+    was trained with. Raises InputError for a photo without such a face and for a CLIP model that does not fit.
     """
     if crop not in CROPS:
         raise InputError(f'"{crop}" is no crop. Choose one of: {", ".join(CROPS)}.')
@@ -51,7 +51,9 @@ def encode_photos(
         cuts.append(_cut(photo, found.chosen, crop))
         previews += [draw_faces(photo, found.faces, found.chosen), fit_square(_square_preview(cuts[-1]))]
         progress.update(1)
-    seen = [analysis.embed(photo, face, variant.embedding_channel_order) for photo, face in zip(photos, chosen, strict=True)]
+    seen = [
+        analysis.embed(photo, face, variant.embedding_channel_order) for photo, face in zip(photos, chosen, strict=True)
+    ]
     features, no_features = clip_features(clip_vision, cuts, dynamicid.face_encoder.model.sizes.clip_size)
     tokens, uncond_tokens = encode_tokens(dynamicid, torch.from_numpy(np.stack(seen)), features, no_features)
     progress.update(1)
@@ -83,8 +85,10 @@ def clip_features(clip_vision: Any, photos: Sequence[Photo], needed_size: int) -
     return features[:-1], features[-1:]
 
 
-def encode_tokens(dynamicid: DynamicID, embeddings: Tensor, features: Tensor, no_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [B, T, D] of embeddings [B, 512] with their CLIP features, and tokens [1, T, D] of no face; float32, CPU."""
+def encode_tokens(
+    dynamicid: DynamicID, embeddings: Tensor, features: Tensor, no_features: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B, T, D] of embeddings [B, 512] and their CLIP features, and tokens [1, T, D] of no face; float32."""
     patcher = dynamicid.face_encoder
     embedding_size = patcher.model.sizes.embedding_size
     if embeddings.shape[-1] != embedding_size:

@@ -27,7 +27,11 @@ def register_model_folders() -> None:
 
 def list_files(name: str) -> list[str]:
     """The files of a model folder; those in the faces folder are no adapters."""
-    return [file for file in folder_paths.get_filename_list(name) if name != MODELS or not file.startswith("faces")]
+    try:
+        files = folder_paths.get_filename_list(name)
+    except FileNotFoundError:  # the host's cache remembers a folder that has been removed since
+        files = folder_paths.get_filename_list_(name)[0]
+    return [file for file in files if name != MODELS or not file.startswith("faces")]
 
 
 def find_file(name: str, file: str) -> Path:
@@ -35,9 +39,12 @@ def find_file(name: str, file: str) -> Path:
     path = folder_paths.get_full_path(name, file)
     if path is None:
         searched = ", ".join(folder_paths.get_folder_paths(name))
-        raise InputError(f'There is no file "{file}". Looked in {searched}. Put it there and press R to refresh the lists.')
+        raise InputError(
+            f'There is no file "{file}". Looked in {searched}. Put it there and press R to refresh the lists.'
+        )
     return Path(path)
 
 
 def model_folders(name: str) -> list[str]:
+    """Where the host looks for these files; the first is where new ones are written."""
     return folder_paths.get_folder_paths(name)

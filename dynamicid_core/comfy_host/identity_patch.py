@@ -18,7 +18,8 @@ POSITIVE, NEGATIVE = 0, 1
 
 # Hosts before 0.3.60 do not take transformer_options here; later ones need them for attention overrides.
 _TAKES_OPTIONS = any(
-    name in inspect.signature(inspect.unwrap(optimized_attention)).parameters for name in ("transformer_options", "kwargs")
+    name in inspect.signature(inspect.unwrap(optimized_attention)).parameters
+    for name in ("transformer_options", "kwargs")
 )
 
 
@@ -26,23 +27,27 @@ class RowRoles(comfy.conds.CONDRegular):
     """The role of each row of a batch. Plain numbers instead of a tensor: reading them needs no wait for the device."""
 
     def process_cond(self, batch_size: int, **_: Any) -> "RowRoles":
+        """The roles of a whole batch of one conditioning."""
         return RowRoles(self.cond * batch_size)
 
     def can_concat(self, other: Any) -> bool:
+        """Whether rows of another conditioning may run in the same forward."""
         return isinstance(other, RowRoles)
 
     def concat(self, others: Sequence["RowRoles"]) -> tuple[int, ...]:
+        """The roles of all rows of a forward, as they reach the model."""
         return sum((other.cond for other in others), self.cond)
 
     def size(self) -> list[int]:
+        """For the host's memory estimate."""
         return [len(self.cond)]
 
 
 class IdentityPatch:
     """SAA in every cross-attention layer of a UNet, for the duration of a forward.
 
-    It never edits ``patches_replace`` at graph time: around each forward it wraps whatever other packs have put there by
-    then, so that the order of nodes does not matter and several applications stack. What does not change during a
+    It never edits ``patches_replace`` at graph time: around each forward it wraps whatever other packs have put there
+    by then, so that the order of nodes does not matter and several applications stack. What does not change during a
     sampling run (projected tokens, grids) is kept until the run ends, however it ends.
     """
 
@@ -70,12 +75,12 @@ class IdentityPatch:
         self._kept: dict[Any, Any] = {}
 
     def around_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """OUTER_SAMPLE wrapper: refuses a sampler whose conditioning did not pass the node, forgets the run at its end."""
+        """OUTER_SAMPLE wrapper: refuses conditioning that did not pass the node, and forgets the run at its end."""
         conds = getattr(executor.class_obj, "conds", {})
         if not any(self._key in cond.get("model_conds", {}) for part in conds.values() for cond in part):
             raise InputError(
-                "The sampler has the model of Apply DynamicID, but not its conditioning: the faces travel with it. Connect "
-                "the positive and negative outputs of Apply DynamicID to the sampler as well."
+                "The sampler has the model of Apply DynamicID, but not its conditioning: the faces travel with it. "
+                "Connect the positive and negative outputs of Apply DynamicID to the sampler as well."
             )
         try:
             return executor(*args, **kwargs)
@@ -124,7 +129,11 @@ class IdentityPatch:
         return wrapped
 
     def _attention(
-        self, layer: adapter.AttentionLayer, previous: Callable[..., Tensor] | None, roles: tuple[int, ...], boost: float
+        self,
+        layer: adapter.AttentionLayer,
+        previous: Callable[..., Tensor] | None,
+        roles: tuple[int, ...],
+        boost: float,
     ) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
             text = (previous or _text_attention)(q, k, v, extra_options)
@@ -162,7 +171,9 @@ class IdentityPatch:
 
 def _text_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
     options = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
-    return optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], **options)
+    return optimized_attention(
+        q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], **options
+    )
 
 
 def _rows(roles: tuple[int, ...], batch: int) -> tuple[int, ...]:

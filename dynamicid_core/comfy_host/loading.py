@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.model_management
 import comfy.ops
@@ -26,6 +25,7 @@ class DynamicID:
 
     @property
     def token_size(self) -> int:
+        """Of the tokens its face encoder makes."""
         return self.face_encoder.model.sizes.token_size
 
 
@@ -38,7 +38,9 @@ def load_dynamicid(
     return DynamicID(
         checkpoint,
         _patcher(lambda **placed: FaceEncoder(FaceEncoderSizes.of(encoder), **placed), encoder),
-        _patcher(lambda **placed: adapter.IdentityProjections(adapter.projection_sizes(tensors), **placed), projections),
+        _patcher(
+            lambda **placed: adapter.IdentityProjections(adapter.projection_sizes(tensors), **placed), projections
+        ),
         imr,
         keypoint_encoder,
     )

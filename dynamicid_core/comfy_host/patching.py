@@ -87,6 +87,7 @@ class UnmergedUpdate:
         self._up, self._down, self._strength = up, down, strength
 
     def __call__(self, weight: Tensor) -> Tensor:
+        """The updated weight, in the dtype given."""
         # With --fast the host keeps the weight in 8 bits here, in which nothing can be added.
         wide = weight.float() if weight.dtype.itemsize == 1 else weight
         factors = (factor.to(wide.device, wide.dtype) for factor in (self._up, self._down))
@@ -107,5 +108,6 @@ def _check_face(face: Face, dynamicid: DynamicID) -> None:
     if face.token_size != dynamicid.token_size:
         raise InputError(
             f"The face was encoded for {face.base_model} (token size {face.token_size}), the adapter is for "
-            f"{dynamicid.checkpoint.family} (token size {dynamicid.token_size}). Encode the photo again with this adapter."
+            f"{dynamicid.checkpoint.family} (token size {dynamicid.token_size}). Encode the photo again with this "
+            "adapter."
         )

@@ -34,7 +34,9 @@ def test_sd15_has_16_self_and_16_cross_attention_layers_middle_block_last(layers
 def sdxl_shapes():
     depths = {"input_blocks": {4: 2, 5: 2, 7: 10, 8: 10}, "output_blocks": {0: 10, 1: 10, 2: 10, 3: 2, 4: 2, 5: 2}}
     shapes = {}
-    places = [(f"{section}.{number}.1", depth) for section, blocks in depths.items() for number, depth in blocks.items()]
+    places = [
+        (f"{section}.{number}.1", depth) for section, blocks in depths.items() for number, depth in blocks.items()
+    ]
     for place, depth in [*places, ("middle_block.1", 10)]:
         for i in range(depth):
             for kind, context in (("attn1", 640), ("attn2", 2048)):
@@ -49,11 +51,17 @@ def test_sdxl_has_140_layers_in_the_order_down_up_middle():
     by_index = {layer.index: layer.block for layer in layers}
     # host facts: processors 8..27 are input 7, 48..67 output 0, 120..139 the middle block
     assert (by_index[9], by_index[27], by_index[48], by_index[120]) == (
-        ("input", 7, 0), ("input", 7, 9), ("output", 0, 0), ("middle", 0, 0))
+        ("input", 7, 0),
+        ("input", 7, 9),
+        ("output", 0, 0),
+        ("middle", 0, 0),
+    )
 
 
 def test_an_sdxl_adapter_on_an_sd15_model_is_refused_in_both_directions(layers):
-    sdxl = {layer.index: (layer.channels, layer.context) for layer in adapter.layer_map(sdxl_shapes()) if layer.is_cross}
+    sdxl = {
+        layer.index: (layer.channels, layer.context) for layer in adapter.layer_map(sdxl_shapes()) if layer.is_cross
+    }
     sd15_layers = [adapter.AttentionLayer(i, f"l{i}", ("input", i, 0), 320, 768) for i in range(32)]
     sd15 = {layer.index: (320, 768) for layer in sd15_layers if layer.is_cross}
     with pytest.raises(InputError, match=r"adapter was made for SDXL .* the model is SD1\.5"):

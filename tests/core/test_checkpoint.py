@@ -89,9 +89,15 @@ def adapter_file(path, token_size, layers, naming=("image_proj", "ip_adapter")):
     for i in range(layers):
         context = token_size if i % 2 else 8
         for name, size in (("to_q", 8), ("to_k", context), ("to_v", context), ("to_out", 8)):
-            saa[f"{i}.{name}_lora.down.weight"], saa[f"{i}.{name}_lora.up.weight"] = torch.rand(2, size), torch.rand(8, 2)
+            saa[f"{i}.{name}_lora.down.weight"], saa[f"{i}.{name}_lora.up.weight"] = (
+                torch.rand(2, size),
+                torch.rand(8, 2),
+            )
         if i % 2:
-            saa[f"{i}.to_k_ip.weight"], saa[f"{i}.to_v_ip.weight"] = torch.rand(8, token_size), torch.rand(8, token_size)
+            saa[f"{i}.to_k_ip.weight"], saa[f"{i}.to_v_ip.weight"] = (
+                torch.rand(8, token_size),
+                torch.rand(8, token_size),
+            )
     torch.save({naming[0]: encoder, naming[1]: saa}, path)
     return path
 
@@ -116,7 +122,10 @@ def test_imr_and_keypoint_encoder_are_recognised(tmp_path):
     assert read_checkpoint(GOLDEN / "IMR_tiny.bin", IMR).part == IMR
     keypoints = {"blocks.0.0.conv_block.0.weight": torch.rand(16, 1, 7, 7)}
     torch.save(keypoints, tmp_path / "kpe.bin")
-    assert read_checkpoint(tmp_path / "kpe.bin", checkpoint.KEYPOINT_ENCODER).modules["keypoint_encoder"].keys() == keypoints.keys()
+    assert (
+        read_checkpoint(tmp_path / "kpe.bin", checkpoint.KEYPOINT_ENCODER).modules["keypoint_encoder"].keys()
+        == keypoints.keys()
+    )
 
 
 class Attack:
@@ -191,8 +200,13 @@ def test_an_imr_picked_as_adapter_is_sent_to_its_own_input():
 
 @pytest.mark.parametrize(
     ("module", "key"),
-    [("proj_module", "norm_out"), ("proj_module", "perceiver_resampler.layers.0.0.to_kv"), ("SAA_module", "5.to_v_ip"),
-     ("SAA_module", "7.to_k_ip"), ("SAA_module", "30.to_out_lora.up")],
+    [
+        ("proj_module", "norm_out"),
+        ("proj_module", "perceiver_resampler.layers.0.0.to_kv"),
+        ("SAA_module", "5.to_v_ip"),
+        ("SAA_module", "7.to_k_ip"),
+        ("SAA_module", "30.to_out_lora.up"),
+    ],
 )
 def test_an_adapter_that_lacks_tensors_is_refused_with_their_names(tmp_path, released, module, key):
     parts = {name: dict(state) for name, state in released.items()}

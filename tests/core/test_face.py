@@ -71,7 +71,9 @@ def test_files_that_are_no_faces_are_refused(tmp_path):
 
 def test_a_file_of_a_later_version_asks_for_an_update(tmp_path):
     metadata = {"format": "dynamicid-face", "version": "2", "base_model": "sd15"}
-    save_file({"tokens": torch.rand(1, 4, 8), "uncond_tokens": torch.rand(1, 4, 8)}, tmp_path / "a.safetensors", metadata)
+    save_file(
+        {"tokens": torch.rand(1, 4, 8), "uncond_tokens": torch.rand(1, 4, 8)}, tmp_path / "a.safetensors", metadata
+    )
     with pytest.raises(InputError, match="Update the pack"):
         load_face(tmp_path / "a.safetensors")
 

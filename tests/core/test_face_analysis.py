@@ -85,13 +85,15 @@ def test_the_face_nearest_to_the_centre_comes_first(analysis):
 
 @needs_pack
 def test_an_index_past_the_last_face_says_how_many_there_are(analysis):
-    with pytest.raises(InputError, match="no face 6 in photo 2 of 3 .* 6 found, so the index goes from 0 to 5"):
+    with pytest.raises(InputError, match=r"no face 6 in photo 2 of 3 .* 6 found, so the index goes from 0 to 5"):
         analysis.choose(photos.group_of_six(), "largest", 6, number=2, total=3)
 
 
 @needs_pack
 def test_a_photo_without_a_face_says_what_was_tried(analysis):
-    with pytest.raises(InputError, match=r"No face found in photo 1 of 2 \(600 x 400\)\. Tried detection at 640, 320, 160"):
+    with pytest.raises(
+        InputError, match=r"No face found in photo 1 of 2 \(600 x 400\)\. Tried detection at 640, 320, 160"
+    ):
         analysis.choose(photos.coffee(), "largest", 0, number=1, total=2)
 
 
@@ -167,7 +169,9 @@ def test_a_cut_off_model_file_is_named(tmp_path):
 def test_a_provider_that_is_not_installed_falls_back_to_the_cpu(caplog):
     import onnxruntime
 
-    absent = next(name for name, key in face_analysis.PROVIDERS.items() if key not in onnxruntime.get_available_providers())
+    absent = next(
+        name for name, key in face_analysis.PROVIDERS.items() if key not in onnxruntime.get_available_providers()
+    )
     assert choose_providers(absent) == ["CPUExecutionProvider"]
     assert "using the CPU" in caplog.text
 

@@ -47,8 +47,10 @@ def attention_parts(golden, case):
     context = golden[f"in.context_{case['n_id']}id"]
     text, tokens = context[:, :TEXT_TOKENS], context[:, TEXT_TOKENS:]
     query = F.linear(hidden, weight(golden, "to_q"))
-    split = [part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (
-        query, F.linear(text, weight(golden, "to_k")), F.linear(text, weight(golden, "to_v")))]
+    split = [
+        part.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        for part in (query, F.linear(text, weight(golden, "to_k")), F.linear(text, weight(golden, "to_v")))
+    ]
     text_out = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
     keys = F.linear(tokens, golden["proc.to_k_ip.weight"])
     values = F.linear(tokens, golden["proc.to_v_ip.weight"]) * case["id_scale"]
@@ -84,8 +86,10 @@ def test_nearly_all_cases_of_the_layer_are_matched():
 def test_self_attention_layer_with_its_low_rank_update_matches():
     golden = load_file(GOLDEN / "sa_small64.safetensors")
     hidden = golden["in.hidden"]
-    parts = [F.linear(hidden, weight(golden, name)).unflatten(-1, (HEADS, -1)).transpose(1, 2)
-             for name in ("to_q", "to_k", "to_v")]
+    parts = [
+        F.linear(hidden, weight(golden, name)).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        for name in ("to_q", "to_k", "to_v")
+    ]
     out = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
     out = F.linear(out, weight(golden, "to_out"), golden["attn.to_out.0.bias"])
     torch.testing.assert_close(out, golden["out"], atol=TOLERANCE, rtol=0)
@@ -122,7 +126,10 @@ def test_half_precision_gates_stay_close_to_single_precision():
     half = saa.project_tokens(keys, keys, 4, torch.float16)
     assert half.key_sum.dtype == torch.float32
     torch.testing.assert_close(
-        saa.relevance_gate(query.half(), half.key_sum, 0.0), saa.relevance_gate(query, single.key_sum, 0.0), atol=2e-3, rtol=0
+        saa.relevance_gate(query.half(), half.key_sum, 0.0),
+        saa.relevance_gate(query, single.key_sum, 0.0),
+        atol=2e-3,
+        rtol=0,
     )
 
 

@@ -30,7 +30,9 @@ def node(node_id):
 
 def core(module):
     """A module of dynamicid_core as the host loaded it."""
-    return importlib.import_module(f"{node('DynamicIDApply').__module__.removesuffix('.nodes.apply')}.dynamicid_core.{module}")
+    return importlib.import_module(
+        f"{node('DynamicIDApply').__module__.removesuffix('.nodes.apply')}.dynamicid_core.{module}"
+    )
 
 
 def run(node_id, **inputs):
@@ -73,7 +75,8 @@ def faces(count):
     """The golden people."""
     make = core("face").Face
     return [
-        make(TENSORS["tokens_cond"][i : i + 1], TENSORS["tokens_uncond"], base_model="token size 64") for i in range(count)
+        make(TENSORS["tokens_cond"][i : i + 1], TENSORS["tokens_uncond"], base_model="token size 64")
+        for i in range(count)
     ]
 
 
@@ -101,7 +104,9 @@ class OneCall:
 
 
 def eps(model, positive, negative, latent):
-    """The UNet's noise predictions through the host's whole sampling path, rows [negative, positive] as in the golden files."""
+    """The UNet's noise predictions through the host's whole sampling path, rows [negative, positive] as in the golden
+    files.
+    """
     model = model.clone()
     seen = {}
 
@@ -115,7 +120,9 @@ def eps(model, positive, negative, latent):
     guider.set_cfg(CFG)
     sampler = OneCall(latent)
     with torch.inference_mode():
-        guider.sample(torch.zeros_like(latent), torch.zeros_like(latent), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True)
+        guider.sample(
+            torch.zeros_like(latent), torch.zeros_like(latent), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True
+        )
     return torch.cat([(sampler.x - seen[part]) / sampler.sigma for part in ("uncond_denoised", "cond_denoised")])
 
 
@@ -125,7 +132,18 @@ def sample(model, positive, negative, latent=None, steps=2, cfg=CFG, seed=1, sam
     noise = comfy.sample.prepare_noise(latent, seed)
     with torch.inference_mode():
         return comfy.sample.sample(
-            model, noise, steps, cfg, sampler, "normal", positive, negative, latent, seed=seed, disable_pbar=True, **options
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            "normal",
+            positive,
+            negative,
+            latent,
+            seed=seed,
+            disable_pbar=True,
+            **options,
         )
 
 
@@ -168,7 +186,7 @@ def fill(network, seed=0):
 
 
 def photo_adapter(path, naming=("proj_module", "SAA_module")):
-    """Writes an adapter for the golden UNet whose face encoder takes ArcFace embeddings and the tiny CLIP's features."""
+    """Writes an adapter for the golden UNet that takes ArcFace embeddings and the tiny CLIP's features."""
     module = core("face_encoder")
     encoder = fill(module.FaceEncoder(module.FaceEncoderSizes(64, embedding_size=512, clip_size=40)))
     saa = torch.load(GOLDEN / "SAA_tiny.bin", weights_only=True)["SAA_module"]

@@ -1,7 +1,5 @@
 """With other patches, other guiders and other conditioning."""
 
-import comfy.model_management
-import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
@@ -99,8 +97,14 @@ def test_a_face_in_an_area_changes_that_area_and_its_surroundings_only_through_t
     model, positive, negative = apply(dynamicid, faces(1)[0])
     left = run("ConditioningSetArea", conditioning=positive, width=128, height=256, x=0, y=0, strength=1.0)[0]
     out = eps(model, left, negative, LATENT)[1]
-    plain = eps(model, run("ConditioningSetArea", conditioning=[[positive[0][0], {}]], width=128, height=256, x=0, y=0,
-                           strength=1.0)[0], negative, LATENT)[1]
+    plain = eps(
+        model,
+        run("ConditioningSetArea", conditioning=[[positive[0][0], {}]], width=128, height=256, x=0, y=0, strength=1.0)[
+            0
+        ],
+        negative,
+        LATENT,
+    )[1]
     assert out.isfinite().all()
     difference = (out - plain).abs()
     assert difference[..., :16].max() > 1e-3

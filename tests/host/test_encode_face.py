@@ -153,5 +153,3 @@ def test_a_face_for_another_model_is_refused(dynamicid):
 def test_something_else_than_faces_is_refused(dynamicid):
     with pytest.raises(ValueError, match="faces must be a face or placed faces; found str"):
         apply(dynamicid, "anna")
-
-

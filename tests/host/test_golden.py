@@ -18,8 +18,14 @@ def test_bare_unet_matches_the_reference(shape):
 def test_unet_with_faces_in_boxes_matches_the_released_pipeline(dynamicid, name):
     case = CASES[name]
     boost_until = 0.6 if case["infer_end"] else 0.0  # timestep 501 is at 0.498 of the schedule
-    patched = apply(dynamicid, placements(case), weight=case["id_scale"], gate=case["activate_query"],
-                    layout_boost=float(case["infer_scale"]), layout_end=boost_until)
+    patched = apply(
+        dynamicid,
+        placements(case),
+        weight=case["id_scale"],
+        gate=case["activate_query"],
+        layout_boost=float(case["infer_scale"]),
+        layout_end=boost_until,
+    )
     out = eps(*patched, TENSORS[f"in.latent.{name}"])
     torch.testing.assert_close(out, TENSORS[f"out.{name}"], atol=TOLERANCE, rtol=0)
 

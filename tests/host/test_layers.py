@@ -8,9 +8,7 @@ import torch
 
 from tests.host.rig import TENSORS, apply, core, eps, faces, tiny_unet
 
-CROSS_BLOCKS = (
-    [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", i) for i in range(3, 12)]
-)
+CROSS_BLOCKS = [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", i) for i in range(3, 12)]
 
 
 def test_identity_enters_all_sixteen_cross_attention_layers_once_per_unet_call(dynamicid, monkeypatch):
@@ -24,9 +22,13 @@ def test_identity_enters_all_sixteen_cross_attention_layers_once_per_unet_call(d
 
     def text_attention(q, k, v, extra_options):
         blocks[extra_options["block"]] += 1
-        return torch.nn.functional.scaled_dot_product_attention(
-            *(part.unflatten(-1, (extra_options["n_heads"], -1)).transpose(1, 2) for part in (q, k, v))
-        ).transpose(1, 2).flatten(2)
+        return (
+            torch.nn.functional.scaled_dot_product_attention(
+                *(part.unflatten(-1, (extra_options["n_heads"], -1)).transpose(1, 2) for part in (q, k, v))
+            )
+            .transpose(1, 2)
+            .flatten(2)
+        )
 
     model = tiny_unet()
     for name, number in CROSS_BLOCKS:

@@ -79,6 +79,7 @@ def test_no_float64_is_used(dynamicid):
             assert not (isinstance(out, torch.Tensor) and out.dtype == torch.float64), f"{function} gives float64"
             return out
 
+    model = tiny_unet()
     with NoDouble():
-        patched = apply(dynamicid, placements(CASES["1id_box_s2"]))
+        patched = apply(dynamicid, placements(CASES["1id_box_s2"]), model=model)
         eps(*patched, TENSORS["in.latent.1id_box_s2"])
