@@ -57,10 +57,11 @@ class FaceEncoder(nn.Module):
         self.perceiver_resampler = PerceiverResampler(sizes, operations=operations, **placed)
 
     def forward(self, embedding: Tensor, clip_features: Tensor, shortcut: bool = False, scale: float = 1.0) -> Tensor:
-        """embedding: [B, 512], length 1; clip_features: [B, 257, 1280], CLIP's next to last layer -> [B, 4, token size].
+        """Tokens [B, 4, token size].
 
-        shortcut: add the tokens made from the embedding alone, as IP-Adapter FaceID Plus V2 does; ``scale`` then weighs
-        what CLIP adds. Tokens that stand for no face: zero embedding and the features of all-zero pixel values.
+        embedding: [B, 512], of length 1. clip_features: [B, 257, 1280], CLIP's penultimate hidden states. shortcut:
+        add the tokens made from the embedding alone, as IP-Adapter FaceID Plus V2 does; ``scale`` then weighs what CLIP
+        adds. Tokens that stand for no face: zero embedding and the features of all-zero pixel values.
         """
         from_embedding = self.norm(self.proj(embedding).unflatten(-1, (self.sizes.tokens, self.sizes.token_size)))
         refined = self.perceiver_resampler(from_embedding, clip_features)

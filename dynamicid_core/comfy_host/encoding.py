@@ -1,13 +1,12 @@
 """From photos to a face: InsightFace, CLIP and the face encoder, on the devices ComfyUI has chosen."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import numpy as np
 import torch
-from comfy.clip_vision import clip_preprocess
 from torch import Tensor
 
 from ..checkpoint import base_model_name
@@ -43,23 +42,26 @@ def encode_photos(
     variant = dynamicid.checkpoint.variant
     crop = variant.crop if crop == "auto" else crop
     progress = comfy.utils.ProgressBar(len(photos) + 1)
-    chosen, cuts, previews = [], [], []
+    subjects: list[_Subject] = []
+    previews: list[Photo] = []
     for number, photo in enumerate(photos, start=1):
         comfy.model_management.throw_exception_if_processing_interrupted()
         found = analysis.choose(photo, order, index, number, len(photos))
-        chosen.append(found.chosen)
-        cuts.append(_cut(photo, found.chosen, crop))
-        previews += [draw_faces(photo, found.faces, found.chosen), fit_square(_square_preview(cuts[-1]))]
+        subject = _subject(photo, found.chosen, crop, analysis, variant.embedding_channel_order)
+        subjects.append(subject)
+        previews += [
+            draw_faces(photo, found.faces, found.chosen),
+            fit_square(central_square(subject.cut).cut(subject.cut)),
+        ]
         progress.update(1)
-    seen = [
-        analysis.embed(photo, face, variant.embedding_channel_order) for photo, face in zip(photos, chosen, strict=True)
-    ]
-    features, no_features = clip_features(clip_vision, cuts, dynamicid.face_encoder.model.sizes.clip_size)
-    tokens, uncond_tokens = encode_tokens(dynamicid, torch.from_numpy(np.stack(seen)), features, no_features)
+    sizes = dynamicid.face_encoder.model.sizes
+    features, no_features = clip_features(clip_vision, [subject.cut for subject in subjects], sizes.clip_size)
+    seen = torch.stack([subject.seen_embedding for subject in subjects])
+    tokens, uncond_tokens = encode_tokens(dynamicid, seen, features, no_features)
     progress.update(1)
     faces = [
-        _face(photo, face, analysis.embed(photo, face), crop, tokens[i : i + 1], uncond_tokens)
-        for i, (photo, face) in enumerate(zip(photos, chosen, strict=True))
+        Face(own, uncond_tokens, base_model_name(sizes.token_size), subject.embedding, subject.keypoints, subject.pose)
+        for own, subject in zip(tokens.split(1), subjects, strict=True)
     ]
     return average_faces(faces), previews
 
@@ -70,12 +72,10 @@ def clip_features(clip_vision: Any, photos: Sequence[Photo], needed_size: int) -
     Zero pixel values, after normalisation, are what the released model trained "no photo" on; no picture gives them.
     Raises InputError when the vision model's hidden size is not the one the face encoder was trained with.
     """
-    pixels = torch.stack([clip_pixels(photo, clip_vision.image_size) for photo in photos]).to(clip_vision.load_device)
-    mean, std = getattr(clip_vision, "image_mean", None), getattr(clip_vision, "image_std", None)
-    normalised = {"mean": mean, "std": std} if mean is not None else {}
-    pixels = clip_preprocess(pixels, size=clip_vision.image_size, **normalised).float()
-    pixels = torch.cat((pixels, torch.zeros_like(pixels[:1])))
-    comfy.model_management.load_model_gpu(clip_vision.patcher)
+    pixels = torch.stack([clip_pixels(photo, clip_vision.image_size) for photo in photos]).movedim(-1, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (clip_vision.image_mean, clip_vision.image_std))
+    pixels = torch.cat(((pixels - mean) / std, torch.zeros_like(pixels[:1]))).to(clip_vision.load_device)
+    comfy.model_management.load_models_gpu([clip_vision.patcher])
     features = clip_vision.model(pixel_values=pixels, intermediate_output=-2)[1].float()
     if features.shape[-1] != needed_size:
         raise InputError(
@@ -106,30 +106,32 @@ def encode_tokens(
     return tokens[:-1], tokens[-1:]
 
 
-def _cut(photo: Photo, face: DetectedFace, crop: str) -> Photo:
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """The person in one photo: what CLIP sees, what ArcFace saw as the adapter wants it, and what was measured."""
+
+    cut: Photo
+    seen_embedding: Tensor
+    embedding: Tensor
+    keypoints: Tensor | None
+    pose: Tensor | None
+
+
+def _subject(photo: Photo, face: DetectedFace, crop: str, analysis: FaceAnalysis, channel_order: str) -> _Subject:
+    square = central_square(photo) if crop == "whole picture" else square_around(photo, face.box, PORTRAIT_MARGIN)
+    embedding = analysis.embed(photo, face)
+    seen = embedding if channel_order == "bgr" else analysis.embed(photo, face, channel_order)
+    return _Subject(
+        cut=_cut(photo, face, square, crop),
+        seen_embedding=torch.from_numpy(seen),
+        embedding=torch.from_numpy(embedding),
+        keypoints=None if face.keypoints is None else torch.from_numpy(square.fractions(face.keypoints)),
+        pose=None if face.pose is None else torch.from_numpy(face.pose),
+    )
+
+
+def _cut(photo: Photo, face: DetectedFace, square: Square, crop: str) -> Photo:
     if crop == "aligned":
         return align(photo, face, _ALIGNED_SIZE)
-    return photo if crop == "whole picture" else _square(photo, face, crop).cut(photo)
-
-
-def _square(photo: Photo, face: DetectedFace, crop: str) -> Square:
-    """The square in whose fractions the face's keypoints are given."""
-    return central_square(photo) if crop == "whole picture" else square_around(photo, face.box, PORTRAIT_MARGIN)
-
-
-def _square_preview(cut: Photo) -> Photo:
-    return central_square(cut).cut(cut)
-
-
-def _face(
-    photo: Photo, found: DetectedFace, embedding: np.ndarray, crop: str, tokens: Tensor, uncond_tokens: Tensor
-) -> Face:
-    keypoints = None if found.keypoints is None else _square(photo, found, crop).fractions(found.keypoints)
-    return Face(
-        tokens=tokens,
-        uncond_tokens=uncond_tokens,
-        base_model=base_model_name(tokens.shape[-1]),
-        embedding=torch.from_numpy(embedding),
-        keypoints=None if keypoints is None else torch.from_numpy(keypoints),
-        pose=None if found.pose is None else torch.from_numpy(found.pose),
-    )
+    # CLIP's preprocessing takes the middle of the whole picture itself, after resizing it.
+    return photo if crop == "whole picture" else square.cut(photo)

@@ -47,9 +47,12 @@ def load_dynamicid(
 
 
 def _patcher(build: Callable[..., nn.Module], weights: Mapping[str, Tensor]) -> ModelPatcher:
-    offload = comfy.model_management.unet_offload_device()
-    dtype = next(iter(weights.values())).dtype
-    network = build(operations=comfy.ops.manual_cast, dtype=dtype, device=offload)
-    network.load_state_dict(dict(weights), strict=True)
+    """A network on the file's own tensors, neither copied nor cast: the host's layers cast them when they are used."""
+    network = build(operations=comfy.ops.manual_cast, device="meta")
+    network.load_state_dict(dict(weights), strict=True, assign=True)
     network.eval().requires_grad_(False)
-    return ModelPatcher(network, load_device=comfy.model_management.get_torch_device(), offload_device=offload)
+    return ModelPatcher(
+        network,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
