@@ -37,8 +37,11 @@ def _draw_box(
     draw: ImageDraw.ImageDraw, face: DetectedFace, scale: float, label: str, colour: tuple[int, int, int]
 ) -> None:
     x0, y0, x1, y1 = (float(edge) * scale for edge in face.box)
+    font = ImageFont.load_default(14)
+    corner = (x0, max(0.0, y0 - 18))
     draw.rectangle((x0, y0, x1, y1), outline=colour, width=2)
-    draw.text((x0 + 3, max(0.0, y0 - 16)), label, fill=colour, font=ImageFont.load_default(13))
+    draw.rectangle(draw.textbbox(corner, label, font=font), fill=colour)
+    draw.text(corner, label, fill=(0, 0, 0), font=font)
 
 
 def _same(face: DetectedFace, other: DetectedFace) -> bool:

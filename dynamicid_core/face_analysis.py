@@ -119,7 +119,7 @@ class FaceAnalysis:
         if not 0 <= index < len(faces):
             raise InputError(
                 f"There is no face {index} in {which} ({width} x {height}): {len(faces)} found, so the index goes from "
-                f"0 to {len(faces) - 1} ({order}). The preview shows their numbers."
+                f"0 to {len(faces) - 1} ({order}). Index 0 shows their numbers in the preview."
             )
         if len(faces) > 1:
             _log.info("%s shows %d faces; took number %d, %s", which.capitalize(), len(faces), index, order)

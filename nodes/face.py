@@ -42,7 +42,7 @@ class EncodeFace(io.ComfyNode):
                     default=0,
                     min=0,
                     max=99,
-                    tooltip="Which face in that order, from 0. The preview shows the numbers.",
+                    tooltip="Which face in that order, from 0. The preview of index 0 shows the numbers.",
                 ),
                 io.Combo.Input(
                     "crop",
@@ -55,7 +55,8 @@ class EncodeFace(io.ComfyNode):
             outputs=[
                 FaceType.Output(display_name="face", tooltip="For Apply DynamicID or Save Face."),
                 io.Image.Output(
-                    display_name="preview", tooltip="For each photo: the faces found, and the crop that CLIP sees."
+                    display_name="preview",
+                    tooltip="For each photo: the faces found, what CLIP sees, and what ArcFace sees.",
                 ),
             ],
         )

@@ -72,7 +72,7 @@ class LoadDynamicID(io.ComfyNode):
         if variant != AUTO and variant not in checkpoint.VARIANTS:
             raise InputError(f'"{variant}" is no variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
         path = _adapter_path(adapter)
-        from_ip_adapters = path.parent in [Path(folder) for folder in folders.model_folders(folders.IP_ADAPTERS)]
+        from_ip_adapters = any(path.is_relative_to(folder) for folder in folders.model_folders(folders.IP_ADAPTERS))
         loaded = checkpoint.read_checkpoint(
             path,
             checkpoint.ADAPTER,

@@ -179,7 +179,7 @@ def fill_in(prompt: Prompt, weights: Weights, options: argparse.Namespace) -> No
 
 
 def fetch_results(server: HostServer, prompt: Prompt, history: dict[str, Any]) -> tuple[Image.Image, list[Image.Image]]:
-    """The picture, and what Encode Face shows of the photo: with its drawings, and the crop."""
+    """The picture, and what Encode Face shows of the photo: with drawings, cropped, and aligned."""
     picture = fetch_images(server, history, the_node(prompt, "SaveImage"))
     encoder = the_node(prompt, "DynamicIDEncodeFace")
     for node in nodes_of(prompt, "PreviewImage"):
@@ -202,13 +202,15 @@ def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list
 
 
 def contact_sheet(picture: Image.Image, previews: list[Image.Image], weights: Weights) -> Image.Image:
-    """Photo, crop and result side by side, each with a title."""
+    """Photo, crops and result side by side, each with a title."""
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     side, margin, title = 512, 24, 48
     result = "Result (random weights: noise)" if weights.random else "Result"
     panels = [
-        *zip(("Photo with the face found", "Crop for the face encoder"), previews, strict=False),
+        *zip(
+            ("Photo with the face found", "Crop that CLIP sees", "Aligned, as ArcFace sees it"), previews, strict=False
+        ),
         (result, picture),
     ]
     sheet = Image.new("RGB", (margin + len(panels) * (side + margin), title + side + margin), "white")
@@ -227,7 +229,7 @@ def describe(weights: Weights, photo: Path, prompt: Prompt) -> None:
     print()
     print(f"Photo:    {photo}")
     print(f"Picture:  {PICTURE.relative_to(ROOT)}, {latent['width']} x {latent['height']}, {sampler['steps']} steps")
-    print(f"Sheet:    {SHEET.relative_to(ROOT)}: photo with the face found, crop for the face encoder, picture")
+    print(f"Sheet:    {SHEET.relative_to(ROOT)}: photo with the face found, crop, aligned face, picture")
     print(f"Weights:  {weights.checkpoint}, {weights.clip_vision}, {weights.adapter}")
     if weights.random:
         print(RANDOM_NOTE)

@@ -13,14 +13,14 @@ from ..checkpoint import base_model_name
 from ..drawing import draw_faces, fit_square
 from ..errors import InputError
 from ..face import Face, average_faces
-from ..face_analysis import DetectedFace, FaceAnalysis, align
+from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align
 from ..images import Photo, Square, central_square, clip_pixels, square_around
 from .loading import DynamicID
 
 CROPS = ("auto", "portrait", "aligned", "whole picture")
 PORTRAIT_MARGIN = 2.0
 """Side of the portrait in lengths of the face box: hair and some shoulder too, as in the released examples."""
-_ALIGNED_SIZE = 224
+_CLIP_ALIGNED_SIZE = 224
 
 
 def encode_photos(
@@ -32,7 +32,7 @@ def encode_photos(
     index: int = 0,
     crop: str = "auto",
 ) -> tuple[Face, list[Photo]]:
-    """One face from photos of one person, and two preview pictures a photo: what was found, and what CLIP sees of it.
+    """One face from photos of one person, and three previews a photo: what was found, what CLIP and what ArcFace see.
 
     order, index: which face of each photo, see ``FaceAnalysis.choose``. crop: one of CROPS; auto is what the adapter
     was trained with. Raises InputError for a photo without such a face and for a CLIP model that does not fit.
@@ -49,10 +49,7 @@ def encode_photos(
         found = analysis.choose(photo, order, index, number, len(photos))
         subject = _subject(photo, found.chosen, crop, analysis, variant.embedding_channel_order)
         subjects.append(subject)
-        previews += [
-            draw_faces(photo, found.faces, found.chosen),
-            fit_square(central_square(subject.cut).cut(subject.cut)),
-        ]
+        previews += _previews(photo, found, subject.cut)
         progress.update(1)
     sizes = dynamicid.face_encoder.model.sizes
     features, no_features = clip_features(clip_vision, [subject.cut for subject in subjects], sizes.clip_size)
@@ -130,8 +127,17 @@ def _subject(photo: Photo, face: DetectedFace, crop: str, analysis: FaceAnalysis
     )
 
 
+def _previews(photo: Photo, found: ChosenFace, cut: Photo) -> list[Photo]:
+    marked = draw_faces(photo, found.faces, found.chosen)
+    return [
+        marked,
+        fit_square(central_square(cut).cut(cut)),
+        fit_square(align(photo, found.chosen, ALIGNED_SIZE)),
+    ]
+
+
 def _cut(photo: Photo, face: DetectedFace, square: Square, crop: str) -> Photo:
     if crop == "aligned":
-        return align(photo, face, _ALIGNED_SIZE)
+        return align(photo, face, _CLIP_ALIGNED_SIZE)
     # CLIP's preprocessing takes the middle of the whole picture itself, after resizing it.
     return photo if crop == "whole picture" else square.cut(photo)

@@ -31,7 +31,7 @@ def list_files(name: str) -> list[str]:
         files = folder_paths.get_filename_list(name)
     except FileNotFoundError:  # the host's cache remembers a folder that has been removed since
         files = folder_paths.get_filename_list_(name)[0]
-    return [file for file in files if name != MODELS or not file.startswith("faces")]
+    return [file for file in files if name != MODELS or Path(file).parts[0] != "faces"]
 
 
 def find_file(name: str, file: str) -> Path:

@@ -31,7 +31,7 @@ def test_a_photo_becomes_a_face_with_everything_that_was_measured(encode):
     assert face.embedding.shape == (512,)
     assert face.keypoints.shape == (106, 2)
     assert ((face.keypoints > 0) & (face.keypoints < 1)).all(), "fractions of the crop around the face"
-    assert preview.shape == (2, 512, 512, 3)
+    assert preview.shape == (3, 512, 512, 3)
 
 
 def test_tokens_are_the_encoders_for_the_swapped_embedding_and_the_clip_features_of_the_crop(
@@ -62,7 +62,7 @@ def test_several_photos_are_averaged(encode):
     both, preview = encode(astronaut, mirrored)
     singles = [encode(photo)[0] for photo in (astronaut, mirrored)]
     torch.testing.assert_close(both.tokens, (singles[0].tokens + singles[1].tokens) / 2, atol=1e-5, rtol=0)
-    assert len(preview) == 4
+    assert len(preview) == 6
 
 
 def test_order_and_index_choose_the_person(encode):
