@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InputError
-from .regions import Box
+from .regions import Region
 
 FILE_FORMAT, FILE_VERSION = "dynamicid-face", "1"
 SUFFIX = ".safetensors"
-_TENSORS = ("tokens", "uncond_tokens", "embedding", "keypoints", "pose")
+_TENSORS = ("tokens", "uncond_tokens", "embedding", "keypoints", "pose", "key_scale")
+MIX_METHODS = ("tokens", "attention")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Face:
     tokens, uncond_tokens: [1, T, D] float32, what the face encoder made of the photo and of nothing. embedding: [512],
     length 1, ArcFace in its own channel order, for comparing faces. keypoints: [106, 2] (x, y) in fractions of the
     square crop. pose: [3] pitch, yaw, roll in degrees. base_model: whose token size this is ("sd15", "sdxl").
+    key_scale: [T], for a mix of people, how strongly each token is attended to.
     """
 
     tokens: Tensor
@@ -34,6 +36,7 @@ class Face:
     embedding: Tensor | None = None
     keypoints: Tensor | None = None
     pose: Tensor | None = None
+    key_scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.tokens.shape[0] != 1 or self.tokens.shape != self.uncond_tokens.shape:
@@ -52,29 +55,42 @@ class Face:
 
 @dataclass(frozen=True)
 class Placement:
-    """A person in the picture. box: where, None for anywhere. weight: how strongly, 0 leaves the person out."""
+    """A person in the picture. region: where, None for anywhere. weight: how strongly, 0 leaves the person out."""
 
     face: Face
-    box: Box | None = None
+    region: Region | None = None
     weight: float = 1.0
 
 
-def average_faces(faces: Sequence[Face]) -> Face:
-    """One face from several photos of a person: tokens and embedding averaged; keypoints and pose are the first
-    photo's.
+def mix_faces(faces: Sequence[Face], weights: Sequence[float], method: str = "tokens") -> Face:
+    """One face from several: photos of one person, or several people.
+
+    method "tokens": the weighted mean of the tokens. "attention": the tokens side by side, their attention logits
+    scaled by the weights, which is the released model's identity mix. The embedding is the weighted mean of theirs;
+    keypoints and pose are those of the face with the largest weight. Raises InputError for weights that leave nobody
+    and for faces of different models.
     """
-    first = faces[0]
-    if len(faces) == 1:
-        return first
-    embeddings = [face.embedding for face in faces if face.embedding is not None]
+    if method not in MIX_METHODS:
+        raise InputError(f'"{method}" is no way to mix faces. Choose one of: {", ".join(MIX_METHODS)}.')
+    mixed = [(face, weight) for face, weight in zip(faces, weights, strict=True) if weight > 0]
+    if not mixed:
+        raise InputError("The weights leave nobody: at least one must be more than 0.")
+    sizes = sorted({face.token_size for face, _ in mixed})
+    if len(sizes) > 1:
+        raise InputError(
+            f"The faces were encoded for different models (token sizes {', '.join(map(str, sizes))}). Encode them with "
+            "one adapter."
+        )
+    main = max(mixed, key=lambda pair: pair[1])[0]
+    tokens, uncond_tokens, key_scale = _mean_tokens(mixed) if method == "tokens" else _tokens_side_by_side(mixed)
     return Face(
-        tokens=torch.cat([face.tokens for face in faces]).mean(dim=0, keepdim=True),
-        uncond_tokens=first.uncond_tokens,
-        base_model=first.base_model,
-        embedding=torch.nn.functional.normalize(torch.stack(embeddings).mean(dim=0), dim=0) if embeddings else None,
-        keypoints=first.keypoints,
-        pose=first.pose,
+        tokens, uncond_tokens, main.base_model, _mean_embedding(mixed), main.keypoints, main.pose, key_scale=key_scale
     )
+
+
+def average_faces(faces: Sequence[Face]) -> Face:
+    """One face from several photos of a person, all alike."""
+    return faces[0] if len(faces) == 1 else mix_faces(faces, [1.0] * len(faces))
 
 
 def save_face(face: Face, folder: str | Path, name: str) -> Path:
@@ -110,6 +126,35 @@ def load_face(path: str | Path) -> Face:
             f"{FILE_VERSION}. Update the pack. ({path})"
         )
     return Face(base_model=metadata.get("base_model", "sd15"), **tensors)
+
+
+def _mean_tokens(mixed: Sequence[tuple[Face, float]]) -> tuple[Tensor, Tensor, None]:
+    if len({face.tokens.shape for face, _ in mixed}) > 1 or any(face.key_scale is not None for face, _ in mixed):
+        raise InputError(
+            'A face that was mixed by "attention" cannot be mixed by "tokens" again. Mix all faces in one node.'
+        )
+    total = sum(weight for _, weight in mixed)
+    means = (
+        sum(getattr(face, name) * (weight / total) for face, weight in mixed) for name in ("tokens", "uncond_tokens")
+    )
+    return *means, None
+
+
+def _tokens_side_by_side(mixed: Sequence[tuple[Face, float]]) -> tuple[Tensor, Tensor, Tensor]:
+    scales = [
+        weight * (torch.ones(face.tokens.shape[1]) if face.key_scale is None else face.key_scale)
+        for face, weight in mixed
+    ]
+    return (
+        torch.cat([face.tokens for face, _ in mixed], dim=1),
+        torch.cat([face.uncond_tokens for face, _ in mixed], dim=1),
+        torch.cat(scales),
+    )
+
+
+def _mean_embedding(mixed: Sequence[tuple[Face, float]]) -> Tensor | None:
+    known = [face.embedding * weight for face, weight in mixed if face.embedding is not None]
+    return torch.nn.functional.normalize(torch.stack(known).sum(dim=0), dim=0) if known else None
 
 
 def _valid_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where people are: boxes in fractions of the picture, turned into the grid of each layer."""
+"""Where people are: boxes and drawn masks, turned into the grid of each layer."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
 from .saa import Layout
+
+INSIDE = 0.5
+"""A mask's value from which on a cell counts as inside the region."""
+_DIGITS = 9  # x + width is rounded to this many, so that 0.6 + 0.3 is 0.9 as the user wrote it
 
 
 @dataclass(frozen=True)
@@ -23,52 +28,180 @@ class Box:
 
     def __post_init__(self) -> None:
         edges = (self.x0, self.y0, self.x1, self.y1)
-        if not all(math.isfinite(edge) and 0.0 <= edge <= 1.0 for edge in edges):
-            raise InputError(
-                f"The box x {self.x0:g} to {self.x1:g}, y {self.y0:g} to {self.y1:g} leaves the picture. "
-                "All edges are fractions of the picture between 0 and 1."
-            )
+        spelled = f"The box x {self.x0:g} to {self.x1:g}, y {self.y0:g} to {self.y1:g}"
+        if not all(math.isfinite(edge) for edge in edges):
+            raise InputError(f"{spelled} has edges that are not numbers.")
         if self.x0 >= self.x1 or self.y0 >= self.y1:
+            raise InputError(f"{spelled} is empty or reversed. Its width and height must be more than 0.")
+        if not all(0.0 <= edge <= 1.0 for edge in edges):
             raise InputError(
-                f"The box x {self.x0:g} to {self.x1:g}, y {self.y0:g} to {self.y1:g} is empty or reversed. "
-                "Its right edge must lie right of its left edge, and its bottom edge below its top edge."
+                f"{spelled} leaves the picture. x + width and y + height may be 1 at most: all of them are fractions "
+                "of the picture."
             )
 
-    def cells(self, height: int, width: int) -> Tensor:
-        """Which cells of a grid the box covers, bool [height, width].
+    @classmethod
+    def at(cls, x: float, y: float, width: float, height: float) -> "Box":
+        """The box whose top left corner is (x, y); all in fractions of the picture."""
+        return cls(x, y, round(x + width, _DIGITS), round(y + height, _DIGITS))
 
-        Edges are truncated to cells as in the released code. A box smaller than a cell covers the cell of its centre.
+    @property
+    def inside_from(self) -> float:
+        """The coverage from which on a cell is inside."""
+        return INSIDE
+
+    def coverage(self, height: int, width: int, view: "Box | None" = None) -> Tensor:
+        """How much each cell of a grid belongs to the region, float32 [height, width], here 0 or 1.
+
+        view: the part of the picture that the grid shows, by default all of it. Edges are truncated to cells as in the
+        released code. A box smaller than a cell covers the cell of its centre.
         """
-        rows = _cell_range(self.y0, self.y1, height)
-        columns = _cell_range(self.x0, self.x1, width)
-        covered = torch.zeros(height, width, dtype=torch.bool)
-        covered[rows, columns] = True
+        covered = torch.zeros(height, width)
+        seen = self if view is None else self._within(view)
+        if seen is not None:
+            covered[_cell_range(seen.y0, seen.y1, height), _cell_range(seen.x0, seen.x1, width)] = 1.0
         return covered
+
+    def _within(self, view: "Box") -> "Box | None":
+        """The visible part of the box in fractions of the view; None if there is none."""
+        x0, x1 = (min(max((x - view.x0) / (view.x1 - view.x0), 0.0), 1.0) for x in (self.x0, self.x1))
+        y0, y1 = (min(max((y - view.y0) / (view.y1 - view.y0), 0.0), 1.0) for y in (self.y0, self.y1))
+        return Box(x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+@dataclass(frozen=True)
+class PixelBox:
+    """A rectangle in pixels of the picture that will be made, whose size is known when it is sampled."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def on(self, picture_height: int, picture_width: int) -> Box:
+        """The same in fractions of a picture of this size. What lies outside it is cut off."""
+        x0, y0 = max(self.x, 0) / picture_width, max(self.y, 0) / picture_height
+        x1 = min((self.x + self.width) / picture_width, 1.0)
+        y1 = min((self.y + self.height) / picture_height, 1.0)
+        if x0 >= 1 or y0 >= 1 or x1 <= x0 or y1 <= y0:
+            raise InputError(
+                f"The bounding box at {self.x:g}, {self.y:g}, {self.width:g} x {self.height:g} pixels is empty or lies "
+                f"outside the picture ({picture_width} x {picture_height})."
+            )
+        return Box(x0, y0, x1, y1)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskRegion:
+    """A drawn region: mask [H, W] of any size, 0 to 1, stretched over the picture. Make it with ``from_mask``."""
+
+    mask: Tensor
+
+    @property
+    def inside_from(self) -> float:
+        """The coverage from which on a cell is inside: ``INSIDE``, or the largest value of a mask that stays below."""
+        return min(INSIDE, float(self.mask.max()))
+
+    def coverage(self, height: int, width: int, view: Box | None = None) -> Tensor:
+        """As ``Box.coverage``, with the mask's mean over each cell.
+
+        When a spot is too small to fill half a cell, the cell that holds most of it takes the spot's value.
+        """
+        mask = self.mask if view is None else _crop(self.mask, view)
+        cells = F.adaptive_avg_pool2d(mask[None, None], (height, width))[0, 0]
+        if cells.max() < self.inside_from <= mask.max():
+            cells.view(-1)[cells.argmax()] = mask.max()
+        return cells
+
+
+Region = Box | PixelBox | MaskRegion
+
+
+def from_mask(mask: Tensor) -> MaskRegion:
+    """A ComfyUI MASK [H, W] or [1, H, W] -> region. Raises InputError for batches and for empty or broken masks."""
+    if mask.ndim == 3 and len(mask) != 1:
+        raise InputError(
+            f"The mask is a batch of {len(mask)}; a face takes one. Choose one of them with Mask from Batch."
+        )
+    if mask.ndim not in (2, 3) or mask.numel() == 0:
+        raise InputError(
+            f"A mask must have the shape [height, width] and at least one pixel; found {list(mask.shape)}."
+        )
+    mask = mask.detach().float().cpu().reshape(mask.shape[-2:])
+    if not mask.isfinite().all():
+        raise InputError("The mask holds values that are not numbers (NaN or infinity).")
+    mask = mask.clamp(0, 1)
+    if not mask.any():
+        raise InputError("The mask is empty: it is 0 everywhere. Paint where the face shall be, or disconnect it.")
+    return MaskRegion(mask)
+
+
+def from_bounding_box(boxes: Any) -> PixelBox:
+    """A BOUNDING_BOX, {x, y, width, height} in pixels or a list with one of them -> region."""
+    box = boxes[0] if isinstance(boxes, (list, tuple)) and len(boxes) == 1 else boxes
+    if not isinstance(box, dict) or not {"x", "y", "width", "height"} <= box.keys():
+        found = f"a list of {len(box)}" if isinstance(box, (list, tuple)) else type(box).__name__
+        raise InputError(f"A face takes one bounding box with x, y, width and height in pixels; found {found}.")
+    if box["width"] <= 0 or box["height"] <= 0:
+        raise InputError(f"The bounding box is empty: {box['width']:g} x {box['height']:g} pixels.")
+    return PixelBox(box["x"], box["y"], box["width"], box["height"])
 
 
 def layout_on_grid(
-    boxes: Sequence[Box | None], tokens: Sequence[int], height: int, width: int, boost: float, device: Any = None
+    regions: Sequence[Box | MaskRegion | None],
+    tokens: Sequence[int],
+    height: int,
+    width: int,
+    boost: float,
+    views: Sequence[Box | None] = (None,),
+    device: Any = None,
 ) -> Layout | None:
-    """Which tokens each query of a layer may see, and the layout boost, for one box (or None) and token count a person.
+    """Which tokens each query of a layer may see, and the layout boost, for a region (or None) and a token count each.
 
-    Inside the boxes of some people only their tokens are allowed (the union where boxes overlap), outside all boxes
-    everybody's; a person without a box is allowed everywhere. The gate becomes ``w + boost`` inside any box and
-    ``w / (1 + boost)`` outside. Without any box there is no layout: None.
+    Inside the regions of some people only their tokens are allowed (the union where regions overlap), outside all
+    regions everybody's; a person without a region is allowed everywhere. The gate becomes ``w + boost`` inside any
+    region and ``w / (1 + boost)`` outside. views: for each row of the batch, or for all of them, which part of the
+    picture it shows. Without any region there is no layout: None.
     """
-    if all(box is None for box in boxes):
+    if all(region is None for region in regions):
         return None
-    nobody = torch.zeros(height, width, dtype=torch.bool)
-    inside = torch.stack([nobody if box is None else box.cells(height, width) for box in boxes]).flatten(
-        1
-    )  # [people, N]
-    anywhere = inside.any(dim=0)
-    unplaced = torch.tensor([box is None for box in boxes])[:, None]
-    people_allowed = inside | unplaced | ~anywhere
-    allowed = people_allowed.repeat_interleave(torch.tensor(tokens), dim=0).T[None, None].to(device)  # [1, 1, N, T]
+    everywhere = torch.zeros(height, width)
+    covered = torch.stack(
+        [
+            torch.stack([everywhere if region is None else region.coverage(height, width, view) for region in regions])
+            for view in views
+        ]
+    ).flatten(2)  # [views, people, N]
+    thresholds = torch.tensor([INSIDE if region is None else region.inside_from for region in regions])
+    inside = covered >= thresholds[:, None]
+    anywhere = inside.any(dim=1, keepdim=True)
+    unplaced = torch.tensor([region is None for region in regions])[:, None]
+    allowed = (inside | unplaced | ~anywhere).repeat_interleave(torch.tensor(tokens), dim=1)  # [views, T, N]
+    scale, offset = _boost(anywhere.float().mT, boost)
+    return Layout(
+        allowed.mT[:, None].to(device),
+        None if scale is None else scale.to(device),
+        None if offset is None else offset.to(device),
+        _shares(covered, tokens, device),
+    )
+
+
+def _boost(anywhere: Tensor, boost: float) -> tuple[Tensor | None, Tensor | None]:
     if boost == 0:
-        return Layout(allowed)
-    inside_any = anywhere.float()[None, :, None].to(device)
-    return Layout(allowed, inside_any + (1 - inside_any) / (1 + boost), inside_any * boost)
+        return None, None
+    return anywhere + (1 - anywhere) / (1 + boost), anywhere * boost
+
+
+def _shares(covered: Tensor, tokens: Sequence[int], device: Any) -> tuple[tuple[slice, Tensor], ...] | None:
+    """For soft masks: each person's tokens and how much of their contribution a query takes; None if all take all."""
+    soft = (covered > 0) & (covered < 1)
+    if not soft.any():
+        return None
+    shares = torch.where(soft, covered, 1.0).to(device)  # where a mask is 0, people are as outside a box
+    ends = torch.tensor(tokens).cumsum(0).tolist()
+    return tuple(
+        (slice(end - count, end), shares[:, i, :, None])
+        for i, (end, count) in enumerate(zip(ends, tokens, strict=True))
+    )
 
 
 def _cell_range(start: float, end: float, cells: int) -> slice:
@@ -77,3 +210,9 @@ def _cell_range(start: float, end: float, cells: int) -> slice:
         return slice(first, last)
     centre = min(int((start + end) / 2 * cells), cells - 1)
     return slice(centre, centre + 1)
+
+
+def _crop(mask: Tensor, view: Box) -> Tensor:
+    height, width = mask.shape
+    top, left = min(int(view.y0 * height), height - 1), min(int(view.x0 * width), width - 1)
+    return mask[top : max(math.ceil(view.y1 * height), top + 1), left : max(math.ceil(view.x1 * width), left + 1)]

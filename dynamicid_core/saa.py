@@ -57,24 +57,31 @@ class IdentityTokens:
 
 @dataclass(frozen=True)
 class Layout:
-    """The people's regions on one layer's grid.
+    """The people's regions on one layer's grid; V is 1, or B when the rows of a batch show different parts.
 
-    allowed: bool [1, 1, N, T], which tokens a query may attend to. gate_scale, gate_offset: [1, N, 1] float32, the
-    layout boost as ``gate * scale + offset``; None when the boost is over.
+    allowed: bool [V, 1, N, T], which tokens a query may attend to. gate_scale, gate_offset: [V, N, 1] float32, the
+    layout boost as ``gate * scale + offset``; None when the boost is over. shares: for soft masks, each person's tokens
+    and the part [V, N, 1] of their contribution that each query takes; None when all is taken.
     """
 
     allowed: Tensor
     gate_scale: Tensor | None = None
     gate_offset: Tensor | None = None
+    shares: tuple[tuple[slice, Tensor], ...] | None = None
 
 
-def project_tokens(keys: Tensor, values: Tensor, heads: int, dtype: torch.dtype) -> IdentityTokens:
+def project_tokens(
+    keys: Tensor, values: Tensor, heads: int, dtype: torch.dtype, key_scale: Tensor | None = None
+) -> IdentityTokens:
     """Splits projected keys and values [B, T, C] into heads and sums the keys for the gate.
 
-    The sum is taken in float32 before the cast to ``dtype``, so that half precision does not move the gate.
+    key_scale: [T], multiplies the attention logits of each token but not the gate (the released identity mix). The sum
+    is taken in float32 before the cast to ``dtype``, so that half precision does not move the gate.
     """
     head_size = keys.shape[-1] // heads
     key_sum = keys.float().sum(dim=1).unsqueeze(-1) * head_size**-0.5
+    if key_scale is not None:
+        keys = keys * key_scale[:, None]
     return IdentityTokens(_split_heads(keys, heads).to(dtype), _split_heads(values, heads).to(dtype), key_sum)
 
 
@@ -113,8 +120,19 @@ def semantic_activated_attention(
     gate = relevance_gate(query, identity.key_sum, settings.threshold)
     if layout is not None and layout.gate_scale is not None and layout.gate_offset is not None:
         gate = torch.addcmul(layout.gate_offset, gate, layout.gate_scale)
-    attended = identity_attention(query, identity, None if layout is None else layout.allowed)
-    return torch.addcmul(text, gate.to(text.dtype), attended.to(text.dtype))
+    return torch.addcmul(text, gate.to(text.dtype), _attend_in_layout(query, identity, layout).to(text.dtype))
+
+
+def _attend_in_layout(query: Tensor, identity: IdentityTokens, layout: Layout | None) -> Tensor:
+    if layout is None or layout.shares is None:
+        return identity_attention(query, identity, None if layout is None else layout.allowed)
+    total = torch.zeros_like(query, dtype=identity.values.dtype)
+    for tokens, share in layout.shares:
+        values = torch.zeros_like(identity.values)
+        values[:, :, tokens] = identity.values[:, :, tokens]
+        alone = IdentityTokens(identity.keys, values, identity.key_sum)
+        total = torch.addcmul(total, share.to(total.dtype), identity_attention(query, alone, layout.allowed))
+    return total
 
 
 def attention_dtype(query: Tensor) -> torch.dtype:

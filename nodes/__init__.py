@@ -6,6 +6,7 @@ from ..dynamicid_core.comfy_host.folders import register_model_folders
 from .apply import ApplyDynamicID
 from .face import EncodeFace, LoadFace, SaveFace
 from .loaders import LoadDynamicID, LoadFaceAnalysis
+from .regions import AutoLayout, PlaceFace
 
 
 class DynamicIDExtension(ComfyExtension):
@@ -13,4 +14,13 @@ class DynamicIDExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_model_folders()
-        return [LoadDynamicID, LoadFaceAnalysis, EncodeFace, SaveFace, LoadFace, ApplyDynamicID]
+        return [
+            LoadDynamicID,
+            LoadFaceAnalysis,
+            EncodeFace,
+            SaveFace,
+            LoadFace,
+            PlaceFace,
+            AutoLayout,
+            ApplyDynamicID,
+        ]

@@ -1,6 +1,11 @@
-"""The pack's own socket types."""
+"""The pack's own socket types, and what several nodes do with faces."""
+
+from typing import Any
 
 from comfy_api.latest import io
+
+from ..dynamicid_core.errors import InputError
+from ..dynamicid_core.face import Face
 
 CATEGORY = "DynamicID"
 
@@ -8,3 +13,18 @@ DynamicIDType = io.Custom("DYNAMICID")
 FaceAnalysisType = io.Custom("FACE_ANALYSIS")
 FaceType = io.Custom("DYNAMICID_FACE")
 PlacementsType = io.Custom("DYNAMICID_PLACEMENTS")
+BoundingBoxType = io.Custom("BOUNDING_BOX")  # ComfyUI's own on later hosts
+
+
+def face_inputs(count: int, tooltip: str) -> list[Any]:
+    """Sockets face_1 .. face_N, the first of which must be connected."""
+    return [FaceType.Input(f"face_{i}", optional=i > 1, tooltip=tooltip) for i in range(1, count + 1)]
+
+
+def connected_faces(faces: dict[str, Face | None]) -> list[Face]:
+    """The faces of such sockets in their order, whichever are connected."""
+    found = [faces[name] for name in sorted(faces) if faces[name] is not None]
+    for face in found:
+        if not isinstance(face, Face):
+            raise InputError(f"A face is needed; found {type(face).__name__}. Connect Encode Face or Load Face.")
+    return [face for face in found if face is not None]

@@ -1,10 +1,11 @@
 """SAA inside ComfyUI's UNet, for the duration of a sampling run."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import comfy.conds
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
@@ -12,9 +13,8 @@ from torch import Tensor, nn
 from .. import adapter, regions, saa
 from ..errors import InputError
 from ..face import Placement
-
-POSITIVE, NEGATIVE = 0, 1
-"""Which of a person's tokens a row of the batch carries: those of the face, or those of no face."""
+from .people import People
+from .rows import POSITIVE, Forward
 
 # Hosts before 0.3.60 do not take transformer_options here; later ones need them for attention overrides.
 _TAKES_OPTIONS = any(
@@ -23,24 +23,18 @@ _TAKES_OPTIONS = any(
 )
 
 
-class RowRoles(comfy.conds.CONDRegular):
-    """The role of each row of a batch. Plain numbers instead of a tensor: reading them needs no wait for the device."""
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What the model was last asked while the identity acted; enough to ask it again."""
 
-    def process_cond(self, batch_size: int, **_: Any) -> "RowRoles":
-        """The roles of a whole batch of one conditioning."""
-        return RowRoles(self.cond * batch_size)
+    x: Tensor
+    sigma: Tensor
+    c_concat: Tensor | None
+    c_crossattn: Tensor | None
+    conds: dict[str, Any]
 
-    def can_concat(self, other: Any) -> bool:
-        """Whether rows of another conditioning may run in the same forward."""
-        return isinstance(other, RowRoles)
 
-    def concat(self, others: Sequence["RowRoles"]) -> tuple[int, ...]:
-        """The roles of all rows of a forward, as they reach the model."""
-        return sum((other.cond for other in others), self.cond)
-
-    def size(self) -> list[int]:
-        """For the host's memory estimate."""
-        return [len(self.cond)]
+Observer = Callable[[adapter.AttentionLayer, Tensor, saa.IdentityTokens, saa.Layout | None, tuple[int, int]], None]
 
 
 class IdentityPatch:
@@ -59,32 +53,42 @@ class IdentityPatch:
         placements: Sequence[Placement],
         settings: saa.SaaSettings,
     ) -> None:
-        self._key, self._projections, self._settings = key, projections, settings
+        self.key, self.settings = key, settings
+        self.last: Moment | None = None
+        self._projections = projections
         self._layers = [layer for layer in layers if layer.is_cross]
-        self._boxes = [placement.box for placement in placements]
-        self._counts = [placement.face.tokens.shape[1] for placement in placements]
-        # [2, tokens of all people, size]; the first row is POSITIVE, the second NEGATIVE.
-        self._tokens = torch.cat(
-            (
-                torch.cat([placement.face.tokens for placement in placements], dim=1),
-                torch.cat([placement.face.uncond_tokens for placement in placements], dim=1),
-            )
-        ).float()
-        weights = [settings.weight * placement.weight for placement in placements]
-        self._token_weights = torch.tensor(weights).repeat_interleave(torch.tensor(self._counts))[None, :, None]
+        self._people = People.of(placements, settings.weight)
+        self._latent: tuple[int, int] | None = None
         self._kept: dict[Any, Any] = {}
+        self._observer: Observer | None = None
 
-    def around_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many tokens each person has."""
+        return self._people.counts
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Tells the observer what each layer computes with, as long as the context lasts."""
+        self._observer = observer
+        try:
+            yield
+        finally:
+            self._observer = None
+
+    def around_sampling(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: refuses conditioning that did not pass the node, and forgets the run at its end."""
         conds = getattr(executor.class_obj, "conds", {})
-        if not any(self._key in cond.get("model_conds", {}) for part in conds.values() for cond in part):
+        if not any(self.key in cond.get("model_conds", {}) for part in conds.values() for cond in part):
             raise InputError(
                 "The sampler has the model of Apply DynamicID, but not its conditioning: the faces travel with it. "
                 "Connect the positive and negative outputs of Apply DynamicID to the sampler as well."
             )
         try:
-            return executor(*args, **kwargs)
+            self._latent = (noise.shape[-2], noise.shape[-1])
+            return executor(noise, *args, **kwargs)
         finally:
+            self._latent = None
             self._kept.clear()
 
     def around_model(
@@ -99,69 +103,73 @@ class IdentityPatch:
         **conds: Any,
     ) -> Tensor:
         """APPLY_MODEL wrapper: one forward of the UNet with the identity attention in place."""
-        roles = conds.pop(self._key, None)
+        rows = conds.get(self.key)
         options = dict(transformer_options or {})
-        if roles is not None and self._acts(executor.class_obj.model_sampling, sigma):
+        if rows is not None and self._acts(executor.class_obj.model_sampling, sigma):
+            if any(row.role == POSITIVE for row in rows):
+                self.last = Moment(x, sigma, c_concat, c_crossattn, conds)
             boost = self._boost(executor.class_obj.model_sampling, sigma)
-            replace = {**options.get("patches_replace", {})}
-            replace["attn2"] = self._wrap(replace.get("attn2", {}), roles, boost)
-            options["patches_replace"] = replace
-        return executor(x, sigma, c_concat, c_crossattn, control, options, **conds)
+            forward = Forward(rows, boost, self._latent or (x.shape[-2], x.shape[-1]))
+            replaced = {**options.get("patches_replace", {})}
+            replaced["attn2"] = self._wrap(replaced.get("attn2", {}), forward)
+            options["patches_replace"] = replaced
+        others = {name: value for name, value in conds.items() if name != self.key}
+        return executor(x, sigma, c_concat, c_crossattn, control, options, **others)
 
     def _acts(self, sampling: Any, sigma: Tensor) -> bool:
-        start, end = self._settings.start_percent, self._settings.end_percent
+        start, end = self.settings.start_percent, self.settings.end_percent
         if start <= 0 and end >= 1:
             return True  # without asking the device for sigma
         return sampling.percent_to_sigma(start) >= float(sigma.max()) >= sampling.percent_to_sigma(end)
 
     def _boost(self, sampling: Any, sigma: Tensor) -> float:
-        settings = self._settings
-        if settings.layout_boost == 0 or settings.layout_end <= 0 or all(box is None for box in self._boxes):
+        settings = self.settings
+        if settings.layout_boost == 0 or settings.layout_end <= 0 or not self._people.are_placed:
             return 0.0
         early = float(sigma.max()) >= sampling.percent_to_sigma(settings.layout_end)
         return settings.layout_boost if early else 0.0
 
-    def _wrap(self, replace: Mapping[Any, Any], roles: tuple[int, ...], boost: float) -> dict[Any, Any]:
-        wrapped = dict(replace)
+    def _wrap(self, replaced: Mapping[Any, Any], forward: Forward) -> dict[Any, Any]:
+        wrapped = dict(replaced)
         for layer in self._layers:
-            previous = replace.get(layer.block, replace.get(layer.block[:2]))
-            wrapped[layer.block] = self._attention(layer, previous, roles, boost)
+            previous = replaced.get(layer.block, replaced.get(layer.block[:2]))
+            wrapped[layer.block] = self._attention(layer, previous or _text_attention, forward)
         return wrapped
 
     def _attention(
-        self,
-        layer: adapter.AttentionLayer,
-        previous: Callable[..., Tensor] | None,
-        roles: tuple[int, ...],
-        boost: float,
+        self, layer: adapter.AttentionLayer, text_attention: Callable[..., Tensor], forward: Forward
     ) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-            text = (previous or _text_attention)(q, k, v, extra_options)
-            identity = self._identity(layer, q, roles, extra_options["n_heads"])
-            layout = self._layout(extra_options["activations_shape"][-2:], q.device, boost)
-            return saa.semantic_activated_attention(text, q, identity, self._settings, layout)
+            text = text_attention(q, k, v, extra_options)
+            here = forward.of(len(q))
+            grid = tuple(extra_options["activations_shape"][-2:])
+            identity = self._identity(layer, q, here, extra_options["n_heads"])
+            layout = self._layout(grid, here, q.device)
+            if self._observer is not None:
+                self._observer(layer, q, identity, layout, grid)
+            return saa.semantic_activated_attention(text, q, identity, self.settings, layout)
 
         return attend
 
-    def _identity(
-        self, layer: adapter.AttentionLayer, q: Tensor, roles: tuple[int, ...], heads: int
-    ) -> saa.IdentityTokens:
-        rows = _rows(roles, len(q))
-        return self._keep((layer.index, rows, q.device, q.dtype), lambda: self._project(layer.index, rows, q, heads))
+    def _identity(self, layer: adapter.AttentionLayer, q: Tensor, forward: Forward, heads: int) -> saa.IdentityTokens:
+        roles = [row.role for row in forward.rows]
 
-    def _project(self, index: int, rows: list[int] | tuple[int, ...], q: Tensor, heads: int) -> saa.IdentityTokens:
-        keys, values = self._projections(index, self._tokens.to(q.device))
-        values = values * self._token_weights.to(q.device)
-        rows = list(rows)
-        return saa.project_tokens(keys[rows], values[rows], heads, saa.attention_dtype(q))
+        def build() -> saa.IdentityTokens:
+            keys, values = self._projections(layer.index, self._people.tokens.to(q.device))
+            values = values * self._people.token_weights.to(q.device)
+            key_scale = self._people.key_scale.to(q.device)
+            return saa.project_tokens(keys[roles], values[roles], heads, saa.attention_dtype(q), key_scale)
 
-    def _layout(self, grid: Sequence[int], device: torch.device, boost: float) -> saa.Layout | None:
-        height, width = grid
+        return self._keep((layer.index, *roles, q.device, q.dtype), build)
+
+    def _layout(self, grid: tuple[int, int], forward: Forward, device: torch.device) -> saa.Layout | None:
+        views = forward.views()
 
         def build() -> saa.Layout | None:
-            return regions.layout_on_grid(self._boxes, self._counts, height, width, boost, device)
+            placed = self._people.regions_on(forward.latent)
+            return regions.layout_on_grid(placed, self.counts, *grid, forward.boost, views, device)
 
-        return self._keep((height, width, boost, device), build)
+        return self._keep((grid, forward.boost, views, device), build)
 
     def _keep(self, key: Any, build: Callable[[], Any]) -> Any:
         if key not in self._kept:
@@ -174,10 +182,3 @@ def _text_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, An
     return optimized_attention(
         q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], **options
     )
-
-
-def _rows(roles: tuple[int, ...], batch: int) -> tuple[int, ...]:
-    """The role of every row; packs that tile the picture run several tiles of the whole batch at once."""
-    if batch % len(roles) != 0:
-        raise RuntimeError(f"{batch} rows reached a layer, but the conditioning speaks of {len(roles)}")
-    return roles * (batch // len(roles))

@@ -14,8 +14,9 @@ from torch import Tensor
 from .. import adapter, saa
 from ..errors import InputError
 from ..face import Face, Placement
-from .identity_patch import NEGATIVE, POSITIVE, IdentityPatch, RowRoles
+from .identity_patch import IdentityPatch
 from .loading import DynamicID
+from .rows import NEGATIVE, POSITIVE, Row, RowRoles
 
 Conditioning = list[list[Any]]
 
@@ -55,7 +56,7 @@ def mark_conditioning(conditioning: Conditioning, key: str, role: int) -> Condit
     """A copy of the conditioning whose rows carry ``role`` to the patch with this key, whatever guider runs them."""
     marked = []
     for text, options in conditioning:
-        conds = {**options.get("model_conds", {}), key: RowRoles((role,))}
+        conds = {**options.get("model_conds", {}), key: RowRoles((Row(role),))}
         marked.append([text, {**options, "model_conds": conds}])
     return marked
 

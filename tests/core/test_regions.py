@@ -8,7 +8,7 @@ from dynamicid_core.regions import Box, layout_on_grid
 
 
 def covered(box, height, width):
-    return {tuple(cell) for cell in box.cells(height, width).nonzero().tolist()}
+    return {tuple(cell) for cell in box.coverage(height, width).nonzero().tolist()}
 
 
 def test_edges_are_truncated_to_cells():
@@ -26,7 +26,12 @@ def test_an_empty_or_reversed_box_is_refused(edges):
         Box(*edges)
 
 
-@pytest.mark.parametrize("edges", [(-0.1, 0, 1, 1), (0, 0, 1.2, 1), (0, float("nan"), 1, 1)])
+def test_a_box_with_an_edge_that_is_no_number_is_refused():
+    with pytest.raises(InputError, match="not numbers"):
+        Box(0, float("nan"), 1, 1)
+
+
+@pytest.mark.parametrize("edges", [(-0.1, 0, 1, 1), (0, 0, 1.2, 1)])
 def test_a_box_outside_the_picture_is_refused(edges):
     with pytest.raises(InputError, match="leaves the picture"):
         Box(*edges)

@@ -1,0 +1,149 @@
+"""Nodes that say where people are."""
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..dynamicid_core import drawing, face_analysis, images, layouts, regions
+from ..dynamicid_core.errors import InputError
+from ..dynamicid_core.face import Face, Placement
+from .sockets import CATEGORY, BoundingBoxType, FaceAnalysisType, FaceType, PlacementsType, connected_faces, face_inputs
+
+
+class PlaceFace(io.ComfyNode):
+    """Where one person goes. Chains: each node adds a person to the earlier ones."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDPlaceFace",
+            display_name="Place Face",
+            category=CATEGORY,
+            description="Puts a face into a region of the picture: a box drawn here, or a mask.",
+            inputs=[
+                FaceType.Input("face", tooltip="Who. From Encode Face or Load Face."),
+                _fraction("x", 0.25, "Left edge of the box, as a fraction of the picture's width."),
+                _fraction("y", 0.1, "Top edge of the box, as a fraction of the picture's height."),
+                _fraction("width", 0.5, "Width of the box, as a fraction of the picture's."),
+                _fraction("height", 0.8, "Height of the box, as a fraction of the picture's."),
+                io.Float.Input(
+                    "weight",
+                    default=1.0,
+                    min=0.0,
+                    max=3.0,
+                    step=0.01,
+                    tooltip="How strongly this person shows, beside the weight in Apply DynamicID. 0 leaves them out.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="A drawn region instead of the box, of any size. Values between 0 and 1 weaken the person; "
+                    "from 0.5 on a place counts as inside.",
+                ),
+                BoundingBoxType.Input(
+                    "bounding_box",
+                    optional=True,
+                    tooltip="A box in pixels of the picture to be made, instead of the one drawn here.",
+                ),
+                PlacementsType.Input(
+                    "placements", optional=True, tooltip="People placed before. This node adds one more."
+                ),
+            ],
+            outputs=[
+                PlacementsType.Output(
+                    display_name="placements", tooltip="For Apply DynamicID, or the next Place Face."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        face: Face,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        weight: float,
+        mask: Tensor | None = None,
+        bounding_box: Any = None,
+        placements: tuple[Placement, ...] = (),
+    ) -> io.NodeOutput:
+        if mask is not None and bounding_box is not None:
+            raise InputError("Place Face has a mask and a bounding box. Disconnect one: a person has one region.")
+        region: regions.Region
+        if mask is not None:
+            region = regions.from_mask(mask)
+        elif bounding_box is not None:
+            region = regions.from_bounding_box(bounding_box)
+        else:
+            region = regions.Box.at(x, y, width, height)
+        return io.NodeOutput((*placements, Placement(face, region, weight)))
+
+
+class AutoLayout(io.ComfyNode):
+    """Places for up to eight people without drawing."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDAutoLayout",
+            display_name="Auto Layout",
+            category=CATEGORY,
+            description="Places several people by itself, from left to right in the order of the inputs.",
+            inputs=[
+                *face_inputs(layouts.MOST_PEOPLE, "The next person, from left to right."),
+                io.Combo.Input(
+                    "layout",
+                    options=list(layouts.LAYOUTS),
+                    default=layouts.COLUMNS,
+                    tooltip="Equal columns; rows as in a group photograph (from four people on two rows, the back row "
+                    "first); or where the faces of the reference image are.",
+                ),
+                io.Image.Input("reference_image", optional=True, tooltip="A picture with people where yours shall be."),
+                FaceAnalysisType.Input(
+                    "face_analysis", optional=True, tooltip="Finds the faces of the reference image."
+                ),
+            ],
+            outputs=[
+                PlacementsType.Output(display_name="placements", tooltip="For Apply DynamicID or Place Face."),
+                io.Image.Output(display_name="preview", tooltip="Who is where."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        layout: str,
+        reference_image: Tensor | None = None,
+        face_analysis: face_analysis.FaceAnalysis | None = None,
+        **faces: Face,
+    ) -> io.NodeOutput:
+        people = connected_faces(faces)
+        picture = None
+        if layout == layouts.REFERENCE:
+            picture, boxes = _as_in(reference_image, face_analysis, len(people))
+        elif layout == layouts.ROWS:
+            boxes = layouts.head_and_shoulder_rows(len(people))
+        elif layout == layouts.COLUMNS:
+            boxes = layouts.equal_columns(len(people))
+        else:
+            raise InputError(f'"{layout}" is no layout. Choose one of: {", ".join(layouts.LAYOUTS)}.')
+        preview = images.to_image([drawing.draw_layout(boxes, picture)])
+        placements = tuple(Placement(face, box) for face, box in zip(people, boxes, strict=True))
+        return io.NodeOutput(placements, preview, ui=ui.PreviewImage(preview))
+
+
+def _as_in(
+    reference_image: Tensor | None, analysis: face_analysis.FaceAnalysis | None, people: int
+) -> tuple[images.Photo, list[regions.Box]]:
+    if reference_image is None or analysis is None:
+        raise InputError(f'The layout "{layouts.REFERENCE}" needs a reference image and Load Face Analysis connected.')
+    picture = images.photographs(reference_image)[0]
+    height, width = picture.shape[:2]
+    return picture, layouts.from_faces([face.box for face in analysis.detect(picture)], height, width, people)
+
+
+def _fraction(name: str, default: float, tooltip: str) -> Any:
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, round=0.001, tooltip=tooltip)
