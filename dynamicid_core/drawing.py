@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .comparison import Comparison
 from .face_analysis import DetectedFace
 from .images import Photo
 from .regions import Box
@@ -20,6 +22,10 @@ _PEOPLE = (
     (204, 121, 167),
     (187, 187, 187),
 )
+_STRANGER = (150, 150, 150)
+# Cividis at five stops: even in brightness, readable with colour blindness.
+_HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_HEAT_COLOURS = ((0, 59, 124, 188, 254), (34, 73, 123, 175, 232), (78, 107, 120, 111, 56))
 _CHOSEN, _OTHER, _POINT = (64, 220, 90), (240, 170, 60), (255, 255, 255)
 
 
@@ -52,6 +58,43 @@ def draw_layout(boxes: Sequence[Box], picture: Photo | None = None) -> Photo:
         draw.rectangle(edges, outline=colour, width=max(2, width // 200))
         _draw_label(draw, (edges[0] + 4, edges[1] + 4), f"Face {number + 1}", colour, max(14, width // 32))
     return np.asarray(canvas)
+
+
+def draw_comparison(photo: Photo, comparison: Comparison) -> Photo:
+    """The picture with every face boxed: who it is and how similar, in the person's colour; grey for a stranger."""
+    picture = Image.fromarray(photo)
+    draw = ImageDraw.Draw(picture)
+    size = max(14, photo.shape[1] // 40)
+    who = {face: person for person, face in comparison.matches.items()}
+    for number, face in enumerate(comparison.found):
+        person = who.get(number)
+        label, colour = f"{number + 1}: nobody given", _STRANGER
+        if person is not None:
+            label = f"{number + 1}: face {person + 1}  {comparison.similarities[number, person]:.2f}"
+            colour = person_colour(person)
+        edges = tuple(float(edge) for edge in face.box)
+        draw.rectangle(edges, outline=colour, width=max(2, size // 6))
+        _draw_label(draw, (edges[0], max(0.0, edges[1] - size - 6)), label, colour, size)
+    return np.asarray(picture)
+
+
+def draw_heat(photo: Photo, heat: NDArray[np.float32], title: str) -> Photo:
+    """A map [H, W], 0 to 1, as colour over the grey picture, with a title: blue is none, yellow is much."""
+    height, width = photo.shape[:2]
+    grey = np.asarray(Image.fromarray(photo).convert("L").convert("RGB"), np.float32)
+    stretched = Image.fromarray((heat.clip(0, 1) * 255).astype(np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    amount = np.asarray(stretched, np.float32)[..., None] / 255
+    colours = np.concatenate([np.interp(amount, _HEAT_STOPS, channel) for channel in _HEAT_COLOURS], axis=-1)
+    picture = Image.fromarray((0.45 * grey + 0.55 * colours).clip(0, 255).astype(np.uint8))
+    _draw_label(ImageDraw.Draw(picture), (4, 4), title, (255, 255, 255), max(12, width // 24))
+    return np.asarray(picture)
+
+
+def sheet(rows: Sequence[Sequence[Photo]]) -> Photo:
+    """Pictures of one size, side by side and below each other."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
 def person_colour(number: int) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ Shapes: B batch rows, N queries, C channels with the heads joined, H heads, d = 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,23 @@ def identity_attention(query: Tensor, identity: IdentityTokens, allowed: Tensor 
     queries = _split_heads(query, heads).to(identity.keys.dtype)
     out = F.scaled_dot_product_attention(queries, identity.keys, identity.values, attn_mask=allowed)
     return out.transpose(1, 2).reshape(query.shape)
+
+
+def person_gates(
+    query: Tensor, identity: IdentityTokens, settings: SaaSettings, layout: Layout | None, counts: Sequence[int]
+) -> Tensor:
+    """How much each query takes of each person, [B, people, N] float32 in [0, 1]: for looking at, not for sampling.
+
+    The gate, without the layout boost, times the person's part of the attention, averaged over heads. counts: the
+    tokens of each person.
+    """
+    gate = relevance_gate(query, identity.key_sum, settings.threshold).mT
+    queries = _split_heads(query, identity.keys.shape[1]).float()
+    scores = queries @ identity.keys.float().mT * queries.shape[-1] ** -0.5
+    if layout is not None:
+        scores = scores.masked_fill(~layout.allowed, -math.inf)
+    parts = scores.softmax(dim=-1).mean(dim=1).split(list(counts), dim=-1)  # [B, N, tokens of a person] each
+    return gate * torch.stack([part.sum(dim=-1) for part in parts], dim=1)
 
 
 def semantic_activated_attention(

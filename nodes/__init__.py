@@ -4,7 +4,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..dynamicid_core.comfy_host.folders import register_model_folders
 from .apply import ApplyDynamicID
-from .face import EncodeFace, LoadFace, SaveFace
+from .face import EncodeFace, LoadFace, MixFaces, SaveFace
+from .inspection import ActivationMap, CompareFaces
 from .loaders import LoadDynamicID, LoadFaceAnalysis
 from .regions import AutoLayout, PlaceFace
 
@@ -18,9 +19,12 @@ class DynamicIDExtension(ComfyExtension):
             LoadDynamicID,
             LoadFaceAnalysis,
             EncodeFace,
+            MixFaces,
             SaveFace,
             LoadFace,
             PlaceFace,
             AutoLayout,
             ApplyDynamicID,
+            ActivationMap,
+            CompareFaces,
         ]

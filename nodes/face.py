@@ -9,8 +9,10 @@ from ..dynamicid_core import face_analysis, images
 from ..dynamicid_core.comfy_host import encoding, folders
 from ..dynamicid_core.comfy_host.loading import DynamicID
 from ..dynamicid_core.errors import InputError
-from ..dynamicid_core.face import SUFFIX, Face, load_face, save_face
-from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType, FaceType
+from ..dynamicid_core.face import MIX_METHODS, SUFFIX, Face, load_face, mix_faces, save_face
+from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType, FaceType, connected_faces, face_inputs
+
+MOST_MIXED = 4
 
 
 class EncodeFace(io.ComfyNode):
@@ -80,6 +82,48 @@ class EncodeFace(io.ComfyNode):
         face, previews = encoding.encode_photos(dynamicid, face_analysis, clip_vision, photos, order, index, crop)
         preview = images.to_image(previews)
         return io.NodeOutput(face, preview, ui=ui.PreviewImage(preview))
+
+
+class MixFaces(io.ComfyNode):
+    """A person between several."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        weights = [
+            io.Float.Input(
+                f"weight_{i}",
+                default=1.0,
+                min=0.0,
+                max=3.0,
+                step=0.01,
+                tooltip=f"How much of face {i}. 0 leaves it out; unconnected faces do not count.",
+            )
+            for i in range(1, MOST_MIXED + 1)
+        ]
+        return io.Schema(
+            node_id="DynamicIDAverageFaces",
+            display_name="Mix Faces",
+            category=CATEGORY,
+            description="Makes one face from two to four: the average of several people, or of photos of one.",
+            inputs=[
+                *face_inputs(MOST_MIXED, "A face to mix."),
+                *weights,
+                io.Combo.Input(
+                    "method",
+                    options=list(MIX_METHODS),
+                    default=MIX_METHODS[0],
+                    tooltip="tokens: the weighted mean. attention: all tokens side by side, their attention scaled by "
+                    "the weights as they are, which is the released model's identity mix (0.5 and 0.5 there).",
+                ),
+            ],
+            outputs=[FaceType.Output(display_name="face", tooltip="For Apply DynamicID, Place Face or Save Face.")],
+        )
+
+    @classmethod
+    def execute(cls, method: str, **inputs: Any) -> io.NodeOutput:
+        faces = {name: face for name, face in inputs.items() if name.startswith("face_") and face is not None}
+        weights = [inputs[name.replace("face_", "weight_")] for name in sorted(faces)]
+        return io.NodeOutput(mix_faces(connected_faces(faces), weights, method))
 
 
 class SaveFace(io.ComfyNode):

@@ -25,8 +25,12 @@ _TAKES_OPTIONS = any(
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """What the model was last asked while the identity acted; enough to ask it again."""
+    """What the model was last asked while the identity acted; enough to ask it again.
 
+    latent: height and width of the whole latent, of which x may be an area.
+    """
+
+    latent: tuple[int, int]
     x: Tensor
     sigma: Tensor
     c_concat: Tensor | None
@@ -69,12 +73,14 @@ class IdentityPatch:
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:
-        """Tells the observer what each layer computes with, as long as the context lasts."""
+        """Tells the observer what each layer computes with when the last moment is asked for again."""
         self._observer = observer
+        self._latent = None if self.last is None else self.last.latent
         try:
             yield
         finally:
-            self._observer = None
+            self._observer = self._latent = None
+            self._kept.clear()
 
     def around_sampling(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: refuses conditioning that did not pass the node, and forgets the run at its end."""
@@ -106,10 +112,11 @@ class IdentityPatch:
         rows = conds.get(self.key)
         options = dict(transformer_options or {})
         if rows is not None and self._acts(executor.class_obj.model_sampling, sigma):
+            latent = self._latent or (x.shape[-2], x.shape[-1])
             if any(row.role == POSITIVE for row in rows):
-                self.last = Moment(x, sigma, c_concat, c_crossattn, conds)
+                self.last = Moment(latent, x, sigma, c_concat, c_crossattn, conds)
             boost = self._boost(executor.class_obj.model_sampling, sigma)
-            forward = Forward(rows, boost, self._latent or (x.shape[-2], x.shape[-1]))
+            forward = Forward(rows, boost, latent)
             replaced = {**options.get("patches_replace", {})}
             replaced["attn2"] = self._wrap(replaced.get("attn2", {}), forward)
             options["patches_replace"] = replaced

@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.face import Face, average_faces, load_face, save_face
+from dynamicid_core.face import Face, average_faces, load_face, mix_faces, save_face
 
 
 def make_face(seed=0, **parts):
@@ -94,3 +94,43 @@ def test_several_photos_are_averaged():
     torch.testing.assert_close(face.tokens, sum(photo.tokens for photo in photos) / 3)
     torch.testing.assert_close(face.embedding.norm(), torch.tensor(1.0))
     assert torch.equal(face.pose, photos[0].pose)
+
+
+def test_mixing_by_tokens_is_the_weighted_mean():
+    first, second = make_face(1), make_face(2)
+    mixed = mix_faces([first, second], [3.0, 1.0], "tokens")
+    torch.testing.assert_close(mixed.tokens, 0.75 * first.tokens + 0.25 * second.tokens)
+    assert mixed.key_scale is None
+
+
+def test_mixing_by_attention_puts_the_tokens_side_by_side_with_the_weights_as_they_are(tmp_path):
+    mixed = mix_faces([make_face(1), make_face(2)], [0.3, 0.7], "attention")
+    assert mixed.tokens.shape == mixed.uncond_tokens.shape == (1, 8, 16)
+    torch.testing.assert_close(mixed.key_scale, torch.tensor([0.3] * 4 + [0.7] * 4))
+    assert torch.equal(load_face(save_face(mixed, tmp_path, "both")).key_scale, mixed.key_scale)
+
+
+def test_a_face_of_weight_0_is_left_out():
+    mixed = mix_faces([make_face(1), make_face(2)], [0.0, 0.5], "attention")
+    assert torch.equal(mixed.tokens, make_face(2).tokens)
+
+
+@pytest.mark.parametrize(
+    ("faces", "weights", "method", "message"),
+    [
+        ((1, 2), (0, 0), "tokens", "leave nobody"),
+        ((1, 2), (1, 1), "averages", "no way to mix"),
+    ],
+)
+def test_mixes_of_nobody_and_of_no_kind_are_refused(faces, weights, method, message):
+    with pytest.raises(InputError, match=message):
+        mix_faces([make_face(i) for i in faces], weights, method)
+
+
+def test_faces_of_different_models_or_mixes_do_not_mix():
+    other = Face(torch.rand(1, 4, 32), torch.rand(1, 4, 32), base_model="sdxl")
+    with pytest.raises(InputError, match="different models"):
+        mix_faces([make_face(), other], [1, 1], "attention")
+    both = mix_faces([make_face(1), make_face(2)], [0.5, 0.5], "attention")
+    with pytest.raises(InputError, match="cannot be mixed"):
+        mix_faces([both, make_face()], [1, 1], "tokens")

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from dynamicid_core import saa
 from dynamicid_core.errors import InputError
-from dynamicid_core.regions import Box, layout_on_grid
+from dynamicid_core.regions import Box, PixelBox, from_bounding_box, from_mask, layout_on_grid
 
 
 def covered(box, height, width):
@@ -67,3 +68,109 @@ def test_the_boost_adds_inside_and_divides_outside_once_even_where_boxes_overlap
     layout = layout_on_grid([Box(0, 0, 0.5, 1), Box(0, 0, 0.5, 0.5)], [4, 4], 2, 2, boost=2)
     gate = torch.full((1, 4, 1), 0.6) * layout.gate_scale + layout.gate_offset
     torch.testing.assert_close(gate.view(2, 2), torch.tensor([[2.6, 0.2], [2.6, 0.2]]))
+
+
+def test_a_corner_and_a_size_give_the_edges_as_they_were_written():
+    assert Box.at(0.6, 0.1, 0.3, 0.2) == Box(0.6, 0.1, 0.9, 0.3)
+
+
+def test_a_box_in_pixels_becomes_fractions_of_the_picture():
+    assert PixelBox(64, 32, 128, 64).on(256, 512) == Box(0.125, 0.125, 0.375, 0.375)
+    assert PixelBox(-10, 0, 266, 512).on(256, 256) == Box(0.0, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("box", [PixelBox(600, 0, 10, 10), PixelBox(0, -20, 10, 10)])
+def test_a_box_in_pixels_outside_the_picture_is_refused(box):
+    with pytest.raises(InputError, match="outside the picture"):
+        box.on(512, 512)
+
+
+def test_a_bounding_box_may_come_alone_or_in_a_list():
+    box = {"x": 1, "y": 2, "width": 3, "height": 4}
+    assert from_bounding_box(box) == from_bounding_box([box]) == PixelBox(1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [([], "a list of 0"), ([{}, {}], "a list of 2"), ("box", "found str"), ({"x": 1}, "found dict"),
+     ({"x": 1, "y": 2, "width": 0, "height": 4}, "is empty")],
+)  # fmt: skip
+def test_other_bounding_boxes_are_refused(boxes, message):
+    with pytest.raises(InputError, match=message):
+        from_bounding_box(boxes)
+
+
+def box_mask(box, height, width):
+    return box.coverage(height, width)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (8, 8), (100, 60)])
+def test_a_mask_of_any_size_gives_the_grid_of_its_box(size):
+    box = Box(0.25, 0.0, 0.75, 0.5)
+    by_mask = layout_on_grid([from_mask(box_mask(box, *size)), None], [4, 4], 4, 4, boost=2)
+    by_box = layout_on_grid([box, None], [4, 4], 4, 4, boost=2)
+    assert torch.equal(by_mask.allowed, by_box.allowed)
+    assert torch.equal(by_mask.gate_offset, by_box.gate_offset)
+    assert by_mask.shares is None
+
+
+def test_soft_mask_values_weaken_the_person_and_half_counts_as_inside():
+    mask = torch.tensor([[1.0, 0.5, 0.25, 0.0]])
+    layout = layout_on_grid([from_mask(mask), None], [1, 1], 1, 4, boost=2)
+    assert layout.gate_offset.flatten().tolist() == [2, 2, 0, 0]
+    (first, share), (second, other) = layout.shares
+    assert share.flatten().tolist() == [1.0, 0.5, 0.25, 1.0]
+    assert other.flatten().tolist() == [1.0] * 4
+    assert (first, second) == (slice(0, 1), slice(1, 2))
+
+
+def test_a_soft_mask_scales_the_contribution_of_its_person():
+    query, keys, values, text = (torch.randn(1, n, 16) for n in (4, 2, 2, 4))
+    identity = saa.project_tokens(keys, values, 2, torch.float32)
+    settings = saa.SaaSettings(threshold=0.0)
+
+    def added(mask):
+        layout = layout_on_grid([from_mask(mask)], [2], 2, 2, boost=0)
+        return saa.semantic_activated_attention(text, query, identity, settings, layout) - text
+
+    whole, half = added(torch.ones(2, 2)), added(torch.full((2, 2), 0.5))
+    torch.testing.assert_close(half, whole / 2, atol=1e-6, rtol=0)
+    assert whole.abs().max() > 0
+
+
+def test_a_spot_smaller_than_a_cell_keeps_the_cell_that_holds_most_of_it():
+    mask = torch.zeros(64, 64)
+    mask[40, 20] = 1.0
+    covered = from_mask(mask).coverage(4, 4)
+    assert covered.nonzero().tolist() == [[2, 1]]
+    assert covered[2, 1] == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(8, 8), "0 everywhere"),
+        (torch.zeros(0, 8), "at least one pixel"),
+        (torch.ones(3, 8, 8), "a batch of 3"),
+        (torch.ones(8), "shape"),
+        (torch.full((8, 8), float("nan")), "not numbers"),
+    ],
+)
+def test_masks_that_place_nobody_are_refused(mask, message):
+    with pytest.raises(InputError, match=message):
+        from_mask(mask)
+
+
+def test_a_grid_that_shows_a_part_of_the_picture_has_that_part_of_the_region():
+    box, left_half, right_half = Box(0.5, 0.0, 1.0, 0.5), Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
+    for region in (box, from_mask(box_mask(box, 64, 64))):
+        assert not region.coverage(4, 4, left_half).any()
+        assert region.coverage(4, 4, right_half).tolist() == [[1] * 4, [1] * 4, [0] * 4, [0] * 4]
+
+
+def test_rows_that_show_different_parts_have_layouts_of_their_own():
+    left_half, right_half = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
+    layout = layout_on_grid([Box(0.5, 0, 1, 1), None], [1, 1], 2, 2, boost=2, views=(left_half, right_half))
+    assert layout.gate_offset[0].eq(0).all()
+    assert layout.gate_offset[1].eq(2).all()
+    assert layout.allowed.shape == (2, 1, 4, 2)

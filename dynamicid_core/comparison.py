@@ -1,0 +1,88 @@
+"""Who is who in a picture: ArcFace similarity of its faces to given ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .face_analysis import DetectedFace
+
+SAME_PERSON = 0.35
+"""Cosine from which on two faces count as one person; ArcFace puts unrelated photos near 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Faces of a picture against given people.
+
+    found: the faces, from left to right. similarities: [found, people] cosines. matches: person -> index of the face
+    that is taken for them, the assignment with the largest sum; people without a face are missing. warnings: what looks
+    wrong, in words.
+    """
+
+    found: list[DetectedFace]
+    similarities: NDArray[np.float32]
+    matches: dict[int, int]
+    warnings: list[str]
+
+    @property
+    def mean_similarity(self) -> float:
+        """Over all people; a person without a face counts 0."""
+        people = self.similarities.shape[1]
+        return float(sum(self.similarities[face, person] for person, face in self.matches.items()) / max(people, 1))
+
+    def table(self) -> str:
+        """Rows of found faces, columns of people, the match of each person marked, warnings below."""
+        people = range(self.similarities.shape[1])
+        lines = ["found      " + "".join(f"{'face ' + str(person + 1):>10}" for person in people)]
+        for face, row in enumerate(self.similarities):
+            marks = (
+                f"{value:.3f}{'*' if self.matches.get(person) == face else ' '}" for person, value in enumerate(row)
+            )
+            lines.append(f"number {face + 1:<4}" + "".join(f"{mark:>10}" for mark in marks))
+        return "\n".join([*lines, *self.warnings])
+
+
+def compare(
+    found: Sequence[DetectedFace], embeddings: Sequence[NDArray[np.float32]], people: Sequence[NDArray[np.float32]]
+) -> Comparison:
+    """found: faces of a picture, with an embedding [512] each. people: an embedding each, in the order left to right in
+    which they are meant to stand.
+    """
+    order = sorted(range(len(found)), key=lambda i: found[i].centre[0])
+    faces = [found[i] for i in order]
+    if not faces:
+        return Comparison([], np.zeros((0, len(people)), np.float32), {}, ["No face was found in the picture."])
+    similarities = np.stack([embeddings[i] for i in order]) @ np.stack(people).T
+    matches = _assign(similarities)
+    return Comparison(faces, similarities, matches, _warnings(similarities, matches))
+
+
+def _assign(similarities: NDArray[np.float32]) -> dict[int, int]:
+    from scipy.optimize import linear_sum_assignment
+
+    faces, people = linear_sum_assignment(-similarities)
+    return {int(person): int(face) for face, person in zip(faces, people, strict=True)}
+
+
+def _warnings(similarities: NDArray[np.float32], matches: dict[int, int]) -> list[str]:
+    warnings = []
+    people = range(similarities.shape[1])
+    for person in people:
+        alike = [face for face in range(len(similarities)) if similarities[face, person] >= SAME_PERSON]
+        nearest = [face for face in alike if int(similarities[face].argmax()) == person]
+        if len(nearest) > 1:
+            numbers = " and ".join(str(face + 1) for face in nearest)
+            warnings.append(f"Face {person + 1} appears {len(nearest)} times: numbers {numbers}.")
+        if person not in matches:
+            warnings.append(f"Face {person + 1} is missing: the picture shows fewer faces than people.")
+        elif similarities[matches[person], person] < SAME_PERSON:
+            value = similarities[matches[person], person]
+            warnings.append(f"Face {person + 1} is not to be recognised: its best match has similarity {value:.2f}.")
+    known = [person for person in people if person in matches and similarities[matches[person], person] >= SAME_PERSON]
+    for i, first in enumerate(known):
+        for second in known[i + 1 :]:
+            if matches[first] > matches[second]:
+                warnings.append(f"Faces {first + 1} and {second + 1} have swapped places.")
+    return warnings

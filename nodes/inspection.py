@@ -1,0 +1,116 @@
+"""Nodes that show what happened: where the identity acted, and whether people are themselves."""
+
+from typing import Any
+
+import numpy as np
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..dynamicid_core import comparison, drawing, images
+from ..dynamicid_core.comfy_host import inspection
+from ..dynamicid_core.errors import InputError
+from ..dynamicid_core.face import Face
+from ..dynamicid_core.face_analysis import FaceAnalysis
+from .sockets import CATEGORY, FaceAnalysisType, connected_faces, face_inputs
+
+MOST_PEOPLE = 8
+
+
+class ActivationMap(io.ComfyNode):
+    """Where the gate let the identity in."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDActivationMap",
+            display_name="Activation Map",
+            category=CATEGORY,
+            description="Shows where each person acts in the picture, for the UNet's layers on the way down, in the "
+            "middle and on the way up.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model of Apply DynamicID that the sampler used."),
+                io.Latent.Input("latent", tooltip="From the sampler, so that sampling comes first."),
+                io.Image.Input("image", tooltip="The picture of that latent, to draw on."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="maps",
+                    tooltip="For each picture a sheet with a row for each person: all layers, those on the way down, "
+                    "in the middle, and on the way up.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: dict[str, Any], image: Tensor) -> io.NodeOutput:
+        photos = images.photographs(image)
+        maps = inspection.activation_maps(model, len(photos))
+        sheets = [
+            _sheet(photo, {group: one[i].numpy() for group, one in maps.items()}) for i, photo in enumerate(photos)
+        ]
+        shown = images.to_image(sheets)
+        return io.NodeOutput(shown, ui=ui.PreviewImage(shown))
+
+
+class CompareFaces(io.ComfyNode):
+    """Are they themselves, and where they should be?"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDCompareFaces",
+            display_name="Compare Faces",
+            category=CATEGORY,
+            description="Finds out who is who in a picture by ArcFace similarity, and warns when people swapped "
+            "places, appear twice or are not to be recognised.",
+            inputs=[
+                io.Image.Input("image", tooltip="The picture, or a batch of them."),
+                FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
+                *face_inputs(MOST_PEOPLE, "A person who should be in the picture, from left to right."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The picture with who is who."),
+                io.Float.Output(
+                    display_name="similarity",
+                    tooltip="Mean cosine of the people to their faces; a missing person counts 0.",
+                ),
+                io.String.Output(
+                    display_name="table", tooltip="All similarities, the match of each person marked *, and warnings."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, face_analysis: FaceAnalysis, **faces: Face) -> io.NodeOutput:
+        people = [_embedding(face, name) for name, face in _named(faces)]
+        photos = images.photographs(image)
+        results = [_compare(photo, face_analysis, people) for photo in photos]
+        drawn = images.to_image([drawing.draw_comparison(p, r) for p, r in zip(photos, results, strict=True)])
+        similarity = float(np.mean([result.mean_similarity for result in results]))
+        table = "\n\n".join(result.table() for result in results)
+        return io.NodeOutput(drawn, similarity, table, ui=ui.PreviewImage(drawn))
+
+
+def _sheet(photo: images.Photo, maps: dict[str, np.ndarray]) -> images.Photo:
+    people = len(maps["all"])
+    rows = [
+        [drawing.draw_heat(photo, maps[group][person], f"face {person + 1}, {group}") for group in maps]
+        for person in range(people)
+    ]
+    return drawing.sheet(rows)
+
+
+def _compare(photo: images.Photo, analysis: FaceAnalysis, people: list[np.ndarray]) -> comparison.Comparison:
+    found = analysis.detect(photo)
+    return comparison.compare(found, [analysis.embed(photo, face) for face in found], people)
+
+
+def _named(faces: dict[str, Face]) -> list[tuple[str, Face]]:
+    names = [name for name in sorted(faces) if faces[name] is not None]
+    return list(zip(names, connected_faces(faces), strict=True))
+
+
+def _embedding(face: Face, name: str) -> np.ndarray:
+    if face.embedding is None:
+        raise InputError(f"{name} has no ArcFace embedding to compare with. Encode the photo again and save it anew.")
+    return face.embedding.numpy()

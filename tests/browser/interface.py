@@ -1,0 +1,133 @@
+"""Handles for ComfyUI's page: nodes are added and linked by script, boxes are touched as a person would."""
+
+PLACE_FACE = "DynamicIDPlaceFace"
+FIELDS = ("x", "y", "width", "height")
+NODE = "const node = window.app.graph.getNodeById(id);"
+WIDGET = f"{NODE} const widget = node.widgets.find(widget => widget.name === name);"
+
+
+class Graph:
+    """The graph on the page."""
+
+    def __init__(self, page):
+        self.page = page
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def add(self, kind, position, title=None, **values):
+        """Id of a new node."""
+        node = self.page.evaluate(
+            """([kind, position, title]) => {
+                const node = window.LiteGraph.createNode(kind);
+                if (title) node.title = title;
+                node.pos = position;
+                window.app.graph.add(node);
+                return node.id;
+            }""",
+            [kind, position, title],
+        )
+        for name, value in values.items():
+            self.set(node, name, value)
+        self.settle()
+        return node
+
+    def add_place_face(self, box=None, position=(120, 160), title=None):
+        return self.add(PLACE_FACE, position, title, **dict(zip(FIELDS, box or (), strict=bool(box))))
+
+    def connect(self, origin, target, name, output=0):
+        self.page.evaluate(
+            """([origin, output, target, name]) => {
+                const [from, to] = [origin, target].map(id => window.app.graph.getNodeById(id));
+                from.connect(output, to, to.inputs.findIndex(input => input.name === name));
+            }""",
+            [origin, output, target, name],
+        )
+        self.settle()
+
+    def set(self, node, name, value):
+        """Change a number as a script does: without telling anybody."""
+        self.page.evaluate(f"([id, name, value]) => {{ {WIDGET} widget.value = value }}", [node, name, value])
+
+    def get(self, node, name):
+        return self.page.evaluate(f"([id, name]) => {{ {WIDGET} return widget.value }}", [node, name])
+
+    def numbers(self, node):
+        return tuple(self.get(node, name) for name in FIELDS)
+
+    def ids(self, kind):
+        return self.page.evaluate("kind => window.app.graph.findNodesByType(kind).map(node => node.id)", kind)
+
+    def saved(self):
+        return self.page.evaluate("() => JSON.parse(JSON.stringify(window.app.graph.serialize()))")
+
+    def node_position(self, node):
+        return self.page.evaluate(f"id => {{ {NODE} return [...node.pos] }}", node)
+
+    # --- the page ----------------------------------------------------------------------------------------------------
+
+    def view(self):
+        """Scale and offset of the graph."""
+        return self.page.evaluate("() => [window.app.canvas.ds.scale, ...window.app.canvas.ds.offset]")
+
+    def show_at_natural_size(self):
+        self.page.evaluate("() => { const {ds} = window.app.canvas; ds.scale = 1; ds.offset = [0, 0]; }")
+        self.settle()
+
+    def settle(self):
+        """Wait until the page has been drawn anew."""
+        self.page.evaluate(
+            """async () => {
+                window.app.canvas.setDirty(true, true);
+                for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+            }"""
+        )
+
+    # --- the editor --------------------------------------------------------------------------------------------------
+
+    def stage(self, node):
+        """The picture of the layout on a node."""
+        find = "return node.widgets.find(widget => widget.name === 'box_editor').element.querySelector('svg')"
+        return self.page.evaluate_handle(f"id => {{ {NODE} {find} }}", node).as_element()
+
+    def message(self, node):
+        """The line below the picture."""
+        return self.stage(node).evaluate("stage => stage.parentElement.querySelector('.dynamicid-message').textContent")
+
+    def drawn(self, node, of=None):
+        """The box that a node's picture shows, of itself or another node, in fractions as on the screen."""
+        self.settle()
+        box = self.stage(node).evaluate(
+            """(stage, id) => {
+                const frame = stage.getBoundingClientRect();
+                const box = stage.querySelector(`[data-node="${id}"] .dynamicid-box`)?.getBoundingClientRect();
+                return box && [
+                    (box.left - frame.left) / frame.width, (box.top - frame.top) / frame.height,
+                    box.width / frame.width, box.height / frame.height,
+                ];
+            }""",
+            of or node,
+        )
+        return box and tuple(box)
+
+    def point(self, node, x, y):
+        """Where on the screen a point of the picture is."""
+        frame = self.stage(node).bounding_box()
+        return frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]
+
+    def press(self, node, start, end):
+        """Drag with the mouse and keep the button down."""
+        self.page.mouse.move(*self.point(node, *start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.point(node, *end), steps=4)
+
+    def drag(self, node, start, end):
+        self.press(node, start, end)
+        self.page.mouse.up()
+        self.settle()
+
+    def keys(self, node, *keys):
+        """Press keys while the picture has the focus."""
+        self.stage(node).focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.settle()

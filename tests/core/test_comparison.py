@@ -1,0 +1,78 @@
+"""Who is who."""
+
+import numpy as np
+
+from dynamicid_core.comparison import compare
+from dynamicid_core.face_analysis import DetectedFace
+
+
+def found(x):
+    return DetectedFace(np.array([x, 0, x + 10, 10], np.float32), 0.9, np.zeros((5, 2), np.float32))
+
+
+def person(*mix):
+    vector = np.zeros(512, np.float32)
+    for axis, amount in mix:
+        vector[axis] = amount
+    return vector / np.linalg.norm(vector)
+
+
+ANNA, BEN, CARL = (person((axis, 1)) for axis in range(3))
+
+
+def like(who, amount=0.8):
+    axis = int(who.argmax())
+    return person((axis, amount), (axis + 100, (1 - amount**2) ** 0.5))
+
+
+def test_people_in_their_places_are_matched_without_a_warning():
+    result = compare([found(0), found(50)], [like(ANNA), like(BEN)], [ANNA, BEN])
+    assert result.matches == {0: 0, 1: 1}
+    assert result.warnings == []
+    assert abs(result.mean_similarity - 0.8) < 1e-5
+
+
+def test_faces_are_numbered_from_left_to_right_however_they_were_found():
+    result = compare([found(50), found(0)], [like(BEN), like(ANNA)], [ANNA, BEN])
+    assert [face.centre[0] for face in result.found] == [5, 55]
+    assert result.warnings == []
+
+
+def test_swapped_people_are_reported():
+    result = compare([found(0), found(50)], [like(BEN), like(ANNA)], [ANNA, BEN])
+    assert result.matches == {0: 1, 1: 0}
+    assert result.warnings == ["Faces 1 and 2 have swapped places."]
+
+
+def test_a_person_who_appears_twice_is_reported():
+    result = compare([found(0), found(50)], [like(ANNA), like(ANNA, 0.7)], [ANNA, BEN])
+    assert "Face 1 appears 2 times: numbers 1 and 2." in result.warnings
+    assert any(warning.startswith("Face 2 is not to be recognised") for warning in result.warnings)
+
+
+def test_the_assignment_is_the_best_for_all_together():
+    """The first face is most like Anna, but giving it to Ben and the second to Anna is better for both."""
+    first, second = person((0, 0.6), (1, 0.55), (200, 0.5)), person((0, 0.6), (201, 0.8))
+    result = compare([found(0), found(50)], [first, second], [ANNA, BEN])
+    assert result.matches == {0: 1, 1: 0}
+
+
+def test_more_people_than_faces_and_the_reverse():
+    result = compare([found(0)], [like(BEN)], [ANNA, BEN])
+    assert result.matches == {1: 0}
+    assert result.warnings == ["Face 1 is missing: the picture shows fewer faces than people."]
+    crowd = compare([found(i * 20) for i in range(3)], [like(CARL), like(ANNA), like(BEN)], [ANNA])
+    assert crowd.matches == {0: 1}
+    assert crowd.warnings == []
+
+
+def test_a_picture_without_faces_says_so():
+    result = compare([], [], [ANNA])
+    assert result.mean_similarity == 0
+    assert result.warnings == ["No face was found in the picture."]
+
+
+def test_the_table_marks_the_matches():
+    table = compare([found(0), found(50)], [like(ANNA), like(BEN)], [ANNA, BEN]).table()
+    assert table.count("*") == 2
+    assert "0.800*" in table

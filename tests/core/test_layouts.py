@@ -1,0 +1,60 @@
+"""Where several people go by themselves."""
+
+import numpy as np
+import pytest
+
+from dynamicid_core import layouts
+from dynamicid_core.errors import InputError
+from dynamicid_core.regions import Box
+
+
+def overlap(a, b):
+    return max(0.0, min(a.x1, b.x1) - max(a.x0, b.x0)) * max(0.0, min(a.y1, b.y1) - max(a.y0, b.y0))
+
+
+@pytest.mark.parametrize("arrange", [layouts.equal_columns, layouts.head_and_shoulder_rows])
+@pytest.mark.parametrize("people", range(1, 9))
+def test_everybody_has_a_place_of_their_own_in_the_picture(arrange, people):
+    boxes = arrange(people)
+    assert len(boxes) == people
+    assert all(overlap(a, b) < 1e-9 for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+def test_columns_are_the_released_models_strips():
+    assert layouts.equal_columns(2) == [Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)]
+
+
+def test_four_and_more_people_stand_in_two_rows_the_front_row_no_shorter():
+    boxes = layouts.head_and_shoulder_rows(7)
+    tops = [box.y0 for box in boxes]
+    assert len(set(tops)) == 2
+    assert tops == sorted(tops)
+    assert tops.count(max(tops)) == 4
+
+
+def face(x, size=40, y=50):
+    return np.array([x, y, x + size, y + size], np.float32)
+
+
+def test_people_stand_where_the_faces_are_from_left_to_right_with_room_for_the_head():
+    first, second = layouts.from_faces([face(300), face(100)], 400, 400, people=2)
+    assert first.x0 < 100 / 400 < 140 / 400 < first.x1 < second.x0
+    assert first.y0 < 50 / 400 < 90 / 400 < first.y1
+
+
+def test_of_more_faces_than_people_the_largest_count():
+    boxes = layouts.from_faces([face(100, 20), face(300, 60), face(200, 50)], 400, 400, people=2)
+    centres = [(box.x0 + box.x1) / 2 * 400 for box in boxes]
+    assert centres == pytest.approx([225, 330], abs=1)
+
+
+def test_heads_at_the_edge_stay_in_the_picture():
+    (box,) = layouts.from_faces([face(0, 390, 5)], 400, 400, people=1)
+    assert (box.x0, box.y0, box.x1, box.y1) == (0, 0, 1, 1)
+
+
+def test_too_few_faces_or_people_are_refused():
+    with pytest.raises(InputError, match="shows 1 face for 2 people"):
+        layouts.from_faces([face(0)], 400, 400, people=2)
+    with pytest.raises(InputError, match="1 to 8 people; found 9"):
+        layouts.equal_columns(9)
