@@ -125,20 +125,27 @@ def person_gates(
 
 
 def semantic_activated_attention(
-    text: Tensor, query: Tensor, identity: IdentityTokens, settings: SaaSettings, layout: Layout | None = None
+    text: Tensor,
+    query: Tensor,
+    identity: IdentityTokens,
+    settings: SaaSettings,
+    layout: Layout | None = None,
+    *,
+    overwrite_text: bool = False,
 ) -> Tensor:
-    """text + gate * identity attention (paper eq. 5), [B, N, C] in text's dtype; text is left as it is.
+    """text + gate * identity attention (paper eq. 5), [B, N, C] in text's dtype.
 
     text: the layer's own attention result, before to_out. query: [B, N, C] after to_q. The weight of the identity is
     already in its values. With ``settings.gate`` False every query takes all of it and regions do not count, as in the
-    released code.
+    released code. overwrite_text: the result may take the place of text, which saves a tensor of that size.
     """
     if not settings.gate:
         return text + identity_attention(query, identity).to(text.dtype)
     gate = relevance_gate(query, identity.key_sum, settings.threshold)
     if layout is not None and layout.gate_scale is not None and layout.gate_offset is not None:
         gate = torch.addcmul(layout.gate_offset, gate, layout.gate_scale)
-    return torch.addcmul(text, gate.to(text.dtype), _attend_in_layout(query, identity, layout).to(text.dtype))
+    attended = _attend_in_layout(query, identity, layout).to(text.dtype)
+    return torch.addcmul(text, gate.to(text.dtype), attended, out=text if overwrite_text else None)
 
 
 def _attend_in_layout(query: Tensor, identity: IdentityTokens, layout: Layout | None) -> Tensor:

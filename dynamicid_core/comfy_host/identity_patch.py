@@ -140,21 +140,24 @@ class IdentityPatch:
         wrapped = dict(replaced)
         for layer in self._layers:
             previous = replaced.get(layer.block, replaced.get(layer.block[:2]))
-            wrapped[layer.block] = self._attention(layer, previous or _text_attention, forward)
+            wrapped[layer.block] = self._attention(layer, previous, forward)
         return wrapped
 
     def _attention(
-        self, layer: adapter.AttentionLayer, text_attention: Callable[..., Tensor], forward: Forward
+        self, layer: adapter.AttentionLayer, previous: Callable[..., Tensor] | None, forward: Forward
     ) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-            text = text_attention(q, k, v, extra_options)
+            text = (previous or _text_attention)(q, k, v, extra_options)
             here = forward.of(len(q))
             grid = tuple(extra_options["activations_shape"][-2:])
             identity = self._identity(layer, q, here, extra_options["n_heads"])
             layout = self._layout(grid, here, q.device)
             if self._observer is not None:
                 self._observer(layer, q, identity, layout, grid)
-            return saa.semantic_activated_attention(text, q, identity, self.settings, layout)
+            # What another pack returned may be a tensor that it still needs.
+            return saa.semantic_activated_attention(
+                text, q, identity, self.settings, layout, overwrite_text=previous is None
+            )
 
         return attend
 

@@ -79,6 +79,22 @@ def graph(interface):
 
 
 @pytest.fixture
+def setting(graph):
+    """Change a setting of the interface until the test is over."""
+    before = {}
+    settings = "window.app.extensionManager.setting"
+
+    def change(name, value):
+        before.setdefault(name, graph.page.evaluate(f"name => {settings}.get(name)", name))
+        graph.page.evaluate(f"([name, value]) => {settings}.set(name, value)", [name, value])
+        graph.settle()
+
+    yield change
+    for name, value in before.items():
+        change(name, value)
+
+
+@pytest.fixture
 def save_picture(interface):
     """Keep a picture of the page in output/browser."""
 

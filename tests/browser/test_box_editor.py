@@ -217,7 +217,6 @@ def test_escape_cancels_a_drag(graph):
 
     graph.press(node, (0.5, 0.5), (0.7, 0.6))
     assert graph.numbers(node) != SMALL
-    graph.stage(node).focus()
     graph.page.keyboard.press("Escape")
     graph.page.mouse.move(*graph.point(node, 0.8, 0.8))
     graph.page.mouse.up()
@@ -286,6 +285,29 @@ def test_a_disconnected_node_is_no_longer_shown(graph):
     assert graph.drawn(ben) == near((0.5, 0.1, 0.45, 0.8))
 
 
+def test_a_bypassed_node_is_not_shown_and_the_chain_goes_on(graph):
+    anna, ben, _ = layout(graph)
+    carl = graph.add_place_face(SMALL, position=(480, 600))
+    graph.connect(ben, carl, "placements")
+
+    graph.page.evaluate("id => { window.app.graph.getNodeById(id).mode = 4 }", ben)
+
+    assert graph.drawn(carl, of=ben) is None
+    assert graph.drawn(carl, of=anna) == near((0.05, 0.2, 0.4, 0.7))
+    assert graph.stage(carl).text_content().endswith("2")
+
+
+def test_people_are_counted_from_those_whom_auto_layout_placed(graph):
+    auto = graph.add("DynamicIDAutoLayout", (120, 160))
+    for name in ("face_1", "face_2"):
+        graph.connect(graph.add("DynamicIDLoadFace", (120, 600)), auto, name)
+    node = graph.add_place_face(position=(480, 160))
+
+    graph.connect(auto, node, "placements")
+
+    assert graph.stage(node).query_selector("text").text_content() == "3"
+
+
 @pytest.mark.parametrize("size", [(768, 512), (512, 896)])
 def test_the_picture_has_the_aspect_ratio_of_the_latent(graph, size):
     anna, ben, latent = layout(graph, size=size)
@@ -347,7 +369,7 @@ def test_the_queued_prompt_carries_the_numbers_of_a_dragged_box(graph):
 
     graph.page.route("**/prompt", answer)
     graph.drag(anna, (0.45, 0.5), (0.25, 0.6))
-    with graph.page.expect_request("**/prompt"):
+    with graph.page.expect_response("**/prompt"):
         graph.page.keyboard.press("Control+Enter")
     graph.page.unroute("**/prompt")
 
@@ -399,16 +421,45 @@ def test_the_middle_button_over_the_picture_pans_the_graph(graph):
     assert graph.numbers(node) == BOX
 
 
-def test_the_picture_follows_a_light_palette(graph, save_picture):
-    set_palette = "name => window.app.extensionManager.setting.set('Comfy.ColorPalette', name)"
-    layout(graph)
-    try:
-        graph.page.evaluate(set_palette, "light")
-        graph.settle()
-        save_picture("box_editor_light")
-        colour = "stage => getComputedStyle(stage).backgroundColor"
-        ground = graph.stage(graph.ids(PLACE_FACE)[0]).evaluate(colour)
-    finally:
-        graph.page.evaluate(set_palette, "dark")
+def test_the_right_button_over_the_picture_opens_the_menu_of_the_node(graph):
+    node = graph.add_place_face()
 
+    graph.page.mouse.click(*graph.point(node, 0.5, 0.5), button="right")
+
+    menu = graph.page.locator(".litecontextmenu, .p-contextmenu, .p-menu").first
+    menu.wait_for()
+    assert "Bypass" in menu.text_content()
+    graph.page.keyboard.press("Escape")
+
+
+def test_dragging_works_on_nodes_made_of_page_elements(graph, setting, save_picture):
+    setting("Comfy.VueNodes.Enabled", True)
+    if not graph.page.evaluate("() => window.LiteGraph.vueNodesMode"):
+        pytest.skip("this interface has no such nodes")
+    anna, ben, _ = layout(graph)
+    graph.page.wait_for_timeout(500)
+    before = graph.node_position(ben)
+
+    graph.drag(ben, (0.75, 0.5), (0.65, 0.6))
+    graph.drag(ben, (0.2, 0.5), (0.3, 0.4))
+
+    assert graph.numbers(ben) == pytest.approx((0.4, 0.2, 0.45, 0.8))
+    assert graph.numbers(anna) == pytest.approx((0.15, 0.1, 0.4, 0.7))
+    assert graph.node_position(ben) == before
+    save_picture("box_editor_page_elements")
+
+
+def test_texts_are_in_the_language_of_the_interface(graph, setting):
+    setting("Comfy.Locale", "zh")
+
+    assert "拖动方框" in graph.message(graph.add_place_face())
+
+
+def test_the_picture_follows_a_light_palette(graph, setting, save_picture):
+    node, _, _ = layout(graph)
+
+    setting("Comfy.ColorPalette", "light")
+
+    ground = graph.stage(node).evaluate("stage => getComputedStyle(stage).backgroundColor")
     assert min(int(part) for part in ground.removeprefix("rgb(").removesuffix(")").split(",")) > 180
+    save_picture("box_editor_light")

@@ -16,9 +16,9 @@ def test_identity_enters_all_sixteen_cross_attention_layers_once_per_unet_call(d
     saa = core("saa")
     attention = saa.semantic_activated_attention
 
-    def count(text, query, identity, settings, layout=None):
+    def count(text, query, identity, settings, layout=None, **options):
         identities[identity.key_sum.data_ptr()] += 1
-        return attention(text, query, identity, settings, layout)
+        return attention(text, query, identity, settings, layout, **options)
 
     def text_attention(q, k, v, extra_options):
         blocks[extra_options["block"]] += 1

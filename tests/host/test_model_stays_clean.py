@@ -7,7 +7,7 @@ import comfy.samplers
 import pytest
 import torch
 
-from tests.host.rig import apply, faces, prompts, sample, tiny_unet
+from tests.host.rig import apply, core, faces, prompts, sample, tiny_unet
 
 
 def test_base_model_gives_the_same_bits_after_the_patched_model_was_used(dynamicid):
@@ -85,11 +85,25 @@ def test_nothing_grows_over_20_runs(dynamicid):
     assert counts[-1] == counts[4]
 
 
-def test_the_projected_tokens_are_forgotten_when_a_run_ends(dynamicid):
+def projected_tokens():
+    gc.collect()
+    return [thing for thing in gc.get_objects() if isinstance(thing, core("saa").IdentityTokens)]
+
+
+def test_the_projected_tokens_are_kept_for_a_run_and_forgotten_when_it_ends(dynamicid):
     patched = apply(dynamicid, faces(1)[0])
-    sample(*patched, steps=1)
-    gc.collect()
-    before = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
-    sample(*patched, steps=1)
-    gc.collect()
-    assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) == before
+    during = []
+    sample(*patched, steps=3, callback=lambda *_: during.append(len(projected_tokens())))
+    assert during == [16] * 3
+    assert projected_tokens() == []
+
+
+def test_the_projected_tokens_are_forgotten_when_a_run_is_interrupted(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+
+    def interrupt(*_):
+        raise comfy.model_management.InterruptProcessingException
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(*patched, steps=3, callback=interrupt)
+    assert projected_tokens() == []

@@ -77,9 +77,9 @@ def test_identity_enters_all_70_cross_attention_layers_once_per_unet_call(sdxl, 
     saa = core("saa")
     attention, seen = saa.semantic_activated_attention, Counter()
 
-    def count(text, query, identity, settings, layout=None):
+    def count(text, query, identity, settings, layout=None, **options):
         seen[identity.key_sum.data_ptr()] += 1
-        return attention(text, query, identity, settings, layout)
+        return attention(text, query, identity, settings, layout, **options)
 
     monkeypatch.setattr(saa, "semantic_activated_attention", count)
     positive, negative = sdxl_prompts()

@@ -47,5 +47,6 @@ def test_the_frontend_finds_help_pages_and_workflows(server):
 
 
 def test_the_frontend_gets_the_chinese_texts(server):
-    texts = server.get("i18n")["zh"]["nodeDefs"]["DynamicIDApply"]
-    assert texts == json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))["DynamicIDApply"]
+    served = server.get("i18n")["zh"]["nodeDefs"]
+    written = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert served["DynamicIDApply"] == written["DynamicIDApply"]

@@ -1,0 +1,220 @@
+"""The identity-motion reconfigurator (IMR, paper section 3.3): takes the motion out of a face's tokens, another in.
+
+``operations`` is ``torch.nn`` or a module of the host that provides the same layers under its memory management.
+State-dict names are those of the released files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RASTER_SIZE = 96
+"""Side of the keypoint picture that the keypoint encoder takes."""
+
+# (channels, kernel, stride, padding) of each convolution; 96 -> 96, 48, 24, 12, 6, 3 -> 1. Where the channels stay the
+# same within a stage, the convolution has a residual.
+_STAGES = (
+    ((16, 7, 1, 3),),
+    ((32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)),
+    ((64, 3, 2, 1), (64, 3, 1, 1), (64, 3, 1, 1), (64, 3, 1, 1)),
+    ((128, 3, 2, 1), (128, 3, 1, 1), (128, 3, 1, 1)),
+    ((256, 3, 2, 1), (256, 3, 1, 1), (256, 3, 1, 1)),
+    ((512, 3, 2, 1), (512, 3, 1, 1)),
+    ((512, 3, 1, 0),),
+)
+
+
+@dataclass(frozen=True)
+class ImrSizes:
+    """What the weights fix; the released IMR has token_size 768, feature_size 1536, size 1024, depth 1 or 4."""
+
+    token_size: int
+    feature_size: int
+    size: int
+    queries: int
+    feed_forward: int
+    disentangle_depth: int
+    entangle_depth: int
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> "ImrSizes":
+        """Reads the sizes from an IMR's state dict. Raises KeyError when a telling tensor is missing."""
+        size, token_size = weights["proj_in.weight"].shape
+        return cls(
+            token_size=token_size,
+            feature_size=weights["feature_fusion.0.weight"].shape[0],
+            size=size,
+            queries=weights["feature_fusion.4.weight"].shape[0] // size,
+            feed_forward=weights["disentangleNet.0.2.1.weight"].shape[0],
+            disentangle_depth=_depth(weights, "disentangleNet"),
+            entangle_depth=_depth(weights, "entangleNet"),
+        )
+
+
+class Imr(nn.Module):
+    """Tokens and two motions in, tokens with the second motion out."""
+
+    def __init__(
+        self, sizes: ImrSizes, heads: int, *, operations: Any = nn, dtype: Any = None, device: Any = None
+    ) -> None:
+        super().__init__()
+        placed = {"dtype": dtype, "device": device}
+        size = sizes.size
+        self.sizes = sizes
+        self.feature_fusion = nn.Sequential(
+            operations.LayerNorm(sizes.feature_size, **placed),
+            operations.Linear(sizes.feature_size, size, **placed),
+            nn.GELU(),
+            operations.LayerNorm(size, **placed),
+            operations.Linear(size, size * sizes.queries, **placed),
+            nn.GELU(),
+        )
+        self.norm_in = operations.LayerNorm(sizes.token_size, **placed)
+        self.proj_in = operations.Linear(sizes.token_size, size, **placed)
+        self.disentangleNet = _net(sizes.disentangle_depth, sizes, heads, operations, placed)
+        self.entangleNet = _net(sizes.entangle_depth, sizes, heads, operations, placed)
+        self.norm_out = operations.LayerNorm(size, **placed)
+        self.proj_out = operations.Linear(size, sizes.token_size, **placed)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        source_keypoints: Tensor,
+        target_keypoints: Tensor,
+        source_text: Tensor,
+        target_text: Tensor,
+    ) -> Tensor:
+        """Edited tokens [targets, T, token size] of one face.
+
+        tokens: [1, T, token size]. source_keypoints [1, K] and source_text [1, X]: the motion that the tokens show, as
+        features of the keypoint encoder and pooled text of the face prompt. target_keypoints [targets, K], target_text
+        [targets, X]: the motions to put in, one result each.
+        """
+        source = self._motion(source_keypoints, source_text)
+        target = self._motion(target_keypoints, target_text)
+        latents = self.proj_in(self.norm_in(tokens)).expand(len(target), -1, -1)
+        latents = _run(self.disentangleNet, latents, source.expand(len(target), -1, -1))
+        latents = _run(self.entangleNet, latents, target)
+        return self.proj_out(self.norm_out(latents))
+
+    def _motion(self, keypoints: Tensor, text: Tensor) -> Tensor:
+        fused = self.feature_fusion(torch.cat((keypoints, text), dim=-1))
+        return fused.unflatten(-1, (self.sizes.queries, self.sizes.size))
+
+
+class MotionAttention(nn.Module):
+    """Attention of the tokens to the motion and to themselves."""
+
+    def __init__(self, size: int, heads: int, operations: Any, placed: dict[str, Any]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = operations.LayerNorm(size, **placed)
+        self.norm2 = operations.LayerNorm(size, **placed)
+        self.to_q = operations.Linear(size, size, bias=False, **placed)
+        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
+        self.to_out = operations.Linear(size, size, bias=False, **placed)
+
+    def forward(self, tokens: Tensor, motion: Tensor) -> Tensor:
+        """tokens: [B, T, size]; motion: [B, queries, size] -> [B, T, size], without the residual."""
+        tokens = self.norm2(tokens)
+        both = torch.cat((self.norm1(motion), tokens), dim=1)
+        return self.to_out(_attend(self.to_q(tokens), self.to_kv(both), self.heads))
+
+
+class SelfAttention(nn.Module):
+    """Attention of the tokens to themselves."""
+
+    def __init__(self, size: int, heads: int, operations: Any, placed: dict[str, Any]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = operations.LayerNorm(size, **placed)
+        self.to_q = operations.Linear(size, size, bias=False, **placed)
+        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
+        self.to_out = operations.Linear(size, size, bias=False, **placed)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: [B, T, size] -> the same shape, without the residual."""
+        tokens = self.norm1(tokens)
+        return self.to_out(_attend(self.to_q(tokens), self.to_kv(tokens), self.heads))
+
+
+class KeypointEncoder(nn.Module):
+    """A picture of 106 keypoints -> motion features."""
+
+    def __init__(self, features: int = 768, *, operations: Any = nn, dtype: Any = None, device: Any = None) -> None:
+        super().__init__()
+        placed = {"dtype": dtype, "device": device}
+        stages = (*_STAGES[:-1], (*_STAGES[-1], (features, 1, 1, 0)))
+        blocks, before = [], 1
+        for stage in stages:
+            layers = []
+            for channels, kernel, stride, padding in stage:
+                layers.append(_ConvBlock(before, channels, kernel, stride, padding, operations, placed))
+                before = channels
+            blocks.append(nn.Sequential(*layers))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, raster: Tensor) -> Tensor:
+        """raster: [B, 1, 96, 96], -1 and 1 -> [B, features], never negative. Call in evaluation mode: the batch
+        normalisation uses its running statistics.
+        """
+        for block in self.blocks:
+            raster = block(raster)
+        return raster.flatten(1)
+
+
+class _ConvBlock(nn.Module):
+    def __init__(
+        self, before: int, after: int, kernel: int, stride: int, padding: int, operations: Any, placed: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            operations.Conv2d(before, after, kernel, stride, padding, **placed), nn.BatchNorm2d(after, **placed)
+        )
+        self.residual = before == after and stride == 1 and padding > 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv_block(x)
+        return F.relu(out + x if self.residual else out)
+
+
+def _net(depth: int, sizes: ImrSizes, heads: int, operations: Any, placed: dict[str, Any]) -> nn.ModuleList:
+    size = sizes.size
+    return nn.ModuleList(
+        nn.ModuleList(
+            [
+                MotionAttention(size, heads, operations, placed),
+                SelfAttention(size, heads, operations, placed),
+                nn.Sequential(
+                    operations.LayerNorm(size, **placed),
+                    operations.Linear(size, sizes.feed_forward, bias=False, **placed),
+                    nn.GELU(),
+                    operations.Linear(sizes.feed_forward, size, bias=False, **placed),
+                ),
+            ]
+        )
+        for _ in range(depth)
+    )
+
+
+def _run(net: nn.ModuleList, tokens: Tensor, motion: Tensor) -> Tensor:
+    for layer in net:
+        with_motion, among_themselves, mlp = cast(nn.ModuleList, layer)
+        tokens = tokens + with_motion(tokens, motion)
+        tokens = tokens + among_themselves(tokens)
+        tokens = tokens + mlp(tokens)
+    return tokens
+
+
+def _attend(queries: Tensor, keys_values: Tensor, heads: int) -> Tensor:
+    keys, values = keys_values.chunk(2, dim=-1)
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def _depth(weights: Mapping[str, Tensor], net: str) -> int:
+    return len({key.split(".")[1] for key in weights if key.startswith(f"{net}.")})
