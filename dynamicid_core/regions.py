@@ -153,14 +153,15 @@ def layout_on_grid(
     width: int,
     boost: float,
     views: Sequence[Box | None] = (None,),
-    device: Any = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Layout | None:
     """Which tokens each query of a layer may see, and the layout boost, for a region (or None) and a token count each.
 
     Inside the regions of some people only their tokens are allowed (the union where regions overlap), outside all
     regions everybody's; a person without a region is allowed everywhere. The gate becomes ``w + boost`` inside any
     region and ``w / (1 + boost)`` outside. views: for each row of the batch, or for all of them, which part of the
-    picture it shows. Without any region there is no layout: None.
+    picture it shows. dtype: of the mask, that of the attention. Without any region there is no layout: None.
     """
     if all(region is None for region in regions):
         return None
@@ -178,11 +179,18 @@ def layout_on_grid(
     allowed = (inside | unplaced | ~anywhere).repeat_interleave(torch.tensor(tokens), dim=1)  # [views, T, N]
     scale, offset = _boost(anywhere.float().mT, boost)
     return Layout(
-        allowed.mT[:, None].to(device),
+        _mask(allowed, dtype, device),
         None if scale is None else scale.to(device),
         None if offset is None else offset.to(device),
         _shares(covered, tokens, device),
     )
+
+
+def _mask(allowed: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor | None:
+    """[views, T, N] -> [views, 1, N, T], 0 and -inf; None when everything is allowed."""
+    if allowed.all():
+        return None
+    return torch.zeros(allowed.mT.shape, dtype=dtype).masked_fill_(~allowed.mT, -math.inf)[:, None].to(device)
 
 
 def _boost(anywhere: Tensor, boost: float) -> tuple[Tensor | None, Tensor | None]:
@@ -191,7 +199,9 @@ def _boost(anywhere: Tensor, boost: float) -> tuple[Tensor | None, Tensor | None
     return anywhere + (1 - anywhere) / (1 + boost), anywhere * boost
 
 
-def _shares(covered: Tensor, tokens: Sequence[int], device: Any) -> tuple[tuple[slice, Tensor], ...] | None:
+def _shares(
+    covered: Tensor, tokens: Sequence[int], device: torch.device | str
+) -> tuple[tuple[slice, Tensor], ...] | None:
     """For soft masks: each person's tokens and how much of their contribution a query takes; None if all take all."""
     soft = (covered > 0) & (covered < 1)
     if not soft.any():

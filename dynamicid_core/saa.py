@@ -60,12 +60,13 @@ class IdentityTokens:
 class Layout:
     """The people's regions on one layer's grid; V is 1, or B when the rows of a batch show different parts.
 
-    allowed: bool [V, 1, N, T], which tokens a query may attend to. gate_scale, gate_offset: [V, N, 1] float32, the
-    layout boost as ``gate * scale + offset``; None when the boost is over. shares: for soft masks, each person's tokens
-    and the part [V, N, 1] of their contribution that each query takes; None when all is taken.
+    mask: [V, 1, N, T] in the attention's dtype, 0 where a query may attend to a token and -inf where not; None when all
+    may. gate_scale, gate_offset: [V, N, 1] float32, the layout boost as ``gate * scale + offset``; None when the boost
+    is over. shares: for soft masks, each person's tokens and the part [V, N, 1] of their contribution that each query
+    takes; None when all is taken.
     """
 
-    allowed: Tensor
+    mask: Tensor | None = None
     gate_scale: Tensor | None = None
     gate_offset: Tensor | None = None
     shares: tuple[tuple[slice, Tensor], ...] | None = None
@@ -99,11 +100,11 @@ def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
     return F.threshold((relevance - low) / spread, _just_below(threshold), 0.0)
 
 
-def identity_attention(query: Tensor, identity: IdentityTokens, allowed: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V over the allowed tokens (see ``Layout``), [B, N, C] in the identity's dtype."""
+def identity_attention(query: Tensor, identity: IdentityTokens, mask: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(d) + mask) V (see ``Layout``), [B, N, C] in the identity's dtype."""
     heads = identity.keys.shape[1]
     queries = _split_heads(query, heads).to(identity.keys.dtype)
-    out = F.scaled_dot_product_attention(queries, identity.keys, identity.values, attn_mask=allowed)
+    out = F.scaled_dot_product_attention(queries, identity.keys, identity.values, attn_mask=mask)
     return out.transpose(1, 2).reshape(query.shape)
 
 
@@ -118,8 +119,8 @@ def person_gates(
     gate = relevance_gate(query, identity.key_sum, settings.threshold).mT
     queries = _split_heads(query, identity.keys.shape[1]).float()
     scores = queries @ identity.keys.float().mT * queries.shape[-1] ** -0.5
-    if layout is not None:
-        scores = scores.masked_fill(~layout.allowed, -math.inf)
+    if layout is not None and layout.mask is not None:
+        scores = scores + layout.mask.float()
     parts = scores.softmax(dim=-1).mean(dim=1).split(list(counts), dim=-1)  # [B, N, tokens of a person] each
     return gate * torch.stack([part.sum(dim=-1) for part in parts], dim=1)
 
@@ -145,18 +146,20 @@ def semantic_activated_attention(
     if layout is not None and layout.gate_scale is not None and layout.gate_offset is not None:
         gate = torch.addcmul(layout.gate_offset, gate, layout.gate_scale)
     attended = _attend_in_layout(query, identity, layout).to(text.dtype)
-    return torch.addcmul(text, gate.to(text.dtype), attended, out=text if overwrite_text else None)
+    return (text if overwrite_text else text.clone()).addcmul_(
+        gate, attended
+    )  # the product is taken in the gate's float32
 
 
 def _attend_in_layout(query: Tensor, identity: IdentityTokens, layout: Layout | None) -> Tensor:
     if layout is None or layout.shares is None:
-        return identity_attention(query, identity, None if layout is None else layout.allowed)
+        return identity_attention(query, identity, None if layout is None else layout.mask)
     total = torch.zeros_like(query, dtype=identity.values.dtype)
     for tokens, share in layout.shares:
         values = torch.zeros_like(identity.values)
         values[:, :, tokens] = identity.values[:, :, tokens]
         alone = IdentityTokens(identity.keys, values, identity.key_sum)
-        total = torch.addcmul(total, share.to(total.dtype), identity_attention(query, alone, layout.allowed))
+        total = torch.addcmul(total, share.to(total.dtype), identity_attention(query, alone, layout.mask))
     return total
 
 

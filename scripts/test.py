@@ -1,7 +1,8 @@
 """python scripts/test.py [--quick] [pytest arguments]: every check there is, on a machine with nothing but Python.
 
-Lint, format, types, then pytest: once for all that needs no ComfyUI, and for tests/host once per ComfyUI version, or
-only for the one that COMFYUI_PATH names. --quick leaves out tests/host. Test files given as arguments restrict both.
+Lint, format, types, then pytest: once for all that needs no ComfyUI, for tests/host once per ComfyUI version, or only
+for the one that COMFYUI_PATH names, and for tests/browser in the newest, with a browser of this machine. --quick leaves
+out tests/host and tests/browser. Test files given as arguments restrict all three.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import environment
 from environment import CACHE, LOGS, ROOT, SetupError, fail
 
 HOST_TESTS = ROOT / "tests" / "host"
+BROWSER_TESTS = ROOT / "tests" / "browser"
 REPORTS = CACHE / "reports"
 NOTHING_COLLECTED = 5
 
@@ -87,18 +89,35 @@ def count_tests(report: Path, stage: Stage) -> None:
         stage.failed = 1
 
 
-def split_arguments(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Options, test files outside tests/host, and test files inside it."""
-    options, outside, inside = [], [], []
+@dataclass
+class Arguments:
+    """Pytest's arguments: options, and test files by the stage that runs them."""
+
+    options: list[str]
+    unit: list[str]
+    host: list[str]
+    browser: list[str]
+
+    @property
+    def any_files(self) -> bool:
+        """Whether the run is restricted to given files."""
+        return bool(self.unit or self.host or self.browser)
+
+
+def split_arguments(arguments: list[str]) -> Arguments:
+    """Options, and which stage each test file belongs to."""
+    split = Arguments([], [], [], [])
     for argument in arguments:
         path = (ROOT / argument.split("::")[0]).resolve()
         if argument.startswith("-") or not path.exists():
-            options.append(argument)
-        elif path == HOST_TESTS or HOST_TESTS in path.parents:
-            inside.append(argument)
+            split.options.append(argument)
+        elif HOST_TESTS in (path, *path.parents):
+            split.host.append(argument)
+        elif BROWSER_TESTS in (path, *path.parents):
+            split.browser.append(argument)
         else:
-            outside.append(argument)
-    return options, outside, inside
+            split.unit.append(argument)
+    return split
 
 
 def test_environment(**more: str) -> dict[str, str]:
@@ -107,9 +126,9 @@ def test_environment(**more: str) -> dict[str, str]:
 
 
 def unit_tests(options: list[str], files: list[str]) -> Stage:
-    """All tests outside tests/host, with their output as it comes."""
+    """All tests outside tests/host and tests/browser, with their output as it comes."""
     print("--- tests without a host", flush=True)
-    arguments = [*options, *(files or [str(ROOT / "tests"), f"--ignore={HOST_TESTS}"])]
+    arguments = [*options, *(files or [str(ROOT / "tests"), f"--ignore={HOST_TESTS}", f"--ignore={BROWSER_TESTS}"])]
     return run_pytest("tests without a host", arguments, test_environment(), optional=bool(options))
 
 
@@ -143,6 +162,16 @@ def host_tests(options: list[str], files: list[str]) -> list[Stage]:
     return stages
 
 
+def browser_tests(options: list[str], files: list[str]) -> Stage:
+    """The interface of the newest host. After the host tests, not beside them: it would wait for a busy processor."""
+    found = hosts()
+    version = environment.NEWEST_HOST if environment.NEWEST_HOST in found else next(iter(found))
+    print(f"--- tests of the interface in ComfyUI {version}", flush=True)
+    arguments = [*options, *(files or [str(BROWSER_TESTS)])]
+    env = test_environment(COMFYUI_PATH=str(found[version]))
+    return run_pytest(f"tests of the interface in ComfyUI {version}", arguments, env, optional=bool(options))
+
+
 def host_log(version: str) -> Path:
     """Where one host's pytest writes."""
     return LOGS / f"pytest-{version}.log"
@@ -154,12 +183,14 @@ def host_log(version: str) -> Path:
 def all_stages(arguments: list[str]) -> list[Stage]:
     """Every step; a failed one does not keep the next from running."""
     quick = "--quick" in arguments
-    options, outside, inside = split_arguments([argument for argument in arguments if argument != "--quick"])
+    given = split_arguments([argument for argument in arguments if argument != "--quick"])
     stages = lint()
-    if outside or not inside:
-        stages.append(unit_tests(options, outside))
-    if not quick and HOST_TESTS.exists() and (inside or not outside):
-        stages += host_tests(options, inside)
+    if given.unit or not given.any_files:
+        stages.append(unit_tests(given.options, given.unit))
+    if not quick and (given.host or not given.any_files):
+        stages += host_tests(given.options, given.host)
+    if not quick and (given.browser or not given.any_files):
+        stages.append(browser_tests(given.options, given.browser))
     return stages
 
 

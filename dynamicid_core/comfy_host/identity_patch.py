@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
@@ -151,7 +150,7 @@ class IdentityPatch:
             here = forward.of(len(q))
             grid = tuple(extra_options["activations_shape"][-2:])
             identity = self._identity(layer, q, here, extra_options["n_heads"])
-            layout = self._layout(grid, here, q.device)
+            layout = self._layout(grid, here, q)
             if self._observer is not None:
                 self._observer(layer, q, identity, layout, grid)
             # What another pack returned may be a tensor that it still needs.
@@ -172,14 +171,14 @@ class IdentityPatch:
 
         return self._keep((layer.index, *roles, q.device, q.dtype), build)
 
-    def _layout(self, grid: tuple[int, int], forward: Forward, device: torch.device) -> saa.Layout | None:
-        views = forward.views()
+    def _layout(self, grid: tuple[int, int], forward: Forward, q: Tensor) -> saa.Layout | None:
+        views, dtype = forward.views(), saa.attention_dtype(q)
 
         def build() -> saa.Layout | None:
             placed = self._people.regions_on(forward.latent)
-            return regions.layout_on_grid(placed, self.counts, *grid, forward.boost, views, device)
+            return regions.layout_on_grid(placed, self.counts, *grid, forward.boost, views, q.device, dtype)
 
-        return self._keep((grid, forward.boost, views, device), build)
+        return self._keep((grid, forward.boost, views, q.device, dtype), build)
 
     def _keep(self, key: Any, build: Callable[[], Any]) -> Any:
         if key not in self._kept:

@@ -433,9 +433,9 @@ def test_the_right_button_over_the_picture_opens_the_menu_of_the_node(graph):
 
 
 def test_dragging_works_on_nodes_made_of_page_elements(graph, setting, save_picture):
-    setting("Comfy.VueNodes.Enabled", True)
-    if not graph.page.evaluate("() => window.LiteGraph.vueNodesMode"):
+    if not graph.page.evaluate("() => 'vueNodesMode' in window.LiteGraph"):
         pytest.skip("this interface has no such nodes")
+    setting("Comfy.VueNodes.Enabled", True)
     anna, ben, _ = layout(graph)
     graph.page.wait_for_timeout(500)
     before = graph.node_position(ben)
@@ -449,10 +449,14 @@ def test_dragging_works_on_nodes_made_of_page_elements(graph, setting, save_pict
     save_picture("box_editor_page_elements")
 
 
-def test_texts_are_in_the_language_of_the_interface(graph, setting):
-    setting("Comfy.Locale", "zh")
+@pytest.mark.parametrize(("locale", "text"), [("zh", "拖动方框"), ("zh-TW", "拖动方框"), ("fr", "Drag the box")])
+def test_texts_are_in_the_language_of_the_interface(graph, locale, text):
+    # Not by the setting: a change of it loads the graph anew, at some later time.
+    module = "/extensions/ComfyUI-DynamicID/js/box_editor/texts.js"
 
-    assert "拖动方框" in graph.message(graph.add_place_face())
+    hint = graph.page.evaluate(f"async locale => (await import('{module}')).textsFor(locale).hint", locale)
+
+    assert text in hint
 
 
 def test_the_picture_follows_a_light_palette(graph, setting, save_picture):

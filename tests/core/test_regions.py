@@ -39,7 +39,7 @@ def test_a_box_outside_the_picture_is_refused(edges):
 
 
 def allowed(layout, height, width):
-    return layout.allowed[0, 0].view(height, width, -1)
+    return (layout.mask[0, 0] == 0).view(height, width, -1)
 
 
 def test_inside_a_box_only_its_person_is_seen_outside_everybody():
@@ -57,7 +57,9 @@ def test_where_boxes_overlap_their_people_share():
 
 def test_a_person_without_a_box_is_allowed_everywhere():
     layout = layout_on_grid([Box(0, 0, 0.5, 1), None], [1, 1], 2, 2, boost=0)
-    assert allowed(layout, 2, 2)[0, 0].tolist() == [True, True]
+    assert layout.mask is None
+    three = layout_on_grid([Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1), None], [1, 1, 1], 2, 2, boost=0)
+    assert allowed(three, 2, 2)[0, 0].tolist() == [True, False, True]
 
 
 def test_nobody_with_a_box_is_no_layout():
@@ -107,9 +109,10 @@ def box_mask(box, height, width):
 @pytest.mark.parametrize("size", [(64, 64), (8, 8), (100, 60)])
 def test_a_mask_of_any_size_gives_the_grid_of_its_box(size):
     box = Box(0.25, 0.0, 0.75, 0.5)
-    by_mask = layout_on_grid([from_mask(box_mask(box, *size)), None], [4, 4], 4, 4, boost=2)
-    by_box = layout_on_grid([box, None], [4, 4], 4, 4, boost=2)
-    assert torch.equal(by_mask.allowed, by_box.allowed)
+    other = Box(0.0, 0.5, 1.0, 1.0)
+    by_mask = layout_on_grid([from_mask(box_mask(box, *size)), other], [4, 4], 4, 4, boost=2)
+    by_box = layout_on_grid([box, other], [4, 4], 4, 4, boost=2)
+    assert torch.equal(by_mask.mask, by_box.mask)
     assert torch.equal(by_mask.gate_offset, by_box.gate_offset)
     assert by_mask.shares is None
 
@@ -170,7 +173,8 @@ def test_a_grid_that_shows_a_part_of_the_picture_has_that_part_of_the_region():
 
 def test_rows_that_show_different_parts_have_layouts_of_their_own():
     left_half, right_half = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)
-    layout = layout_on_grid([Box(0.5, 0, 1, 1), None], [1, 1], 2, 2, boost=2, views=(left_half, right_half))
-    assert layout.gate_offset[0].eq(0).all()
+    regions = [Box(0.5, 0, 1, 1), Box(0, 0, 0.2, 0.2)]
+    layout = layout_on_grid(regions, [1, 1], 2, 2, boost=2, views=(left_half, right_half))
+    assert layout.gate_offset[0].flatten().tolist() == [2, 0, 0, 0]
     assert layout.gate_offset[1].eq(2).all()
-    assert layout.allowed.shape == (2, 1, 4, 2)
+    assert layout.mask.shape == (2, 1, 4, 2)

@@ -1,0 +1,408 @@
+/**
+ * The picture of a layout on one Place Face node: shows every box, and lets mouse, finger, pen and keyboard change them.
+ * The numbers of the nodes are the only state; the picture follows them, whoever changes them.
+ * ComfyUI imports every script below `web` by itself; importing this one does nothing.
+ *
+ * @typedef {import("./geometry.js").Box} Box
+ * @typedef {import("./geometry.js").Handle} Handle
+ * @typedef {import("./geometry.js").Point} Point
+ * @typedef {import("./layout.js").Person} Person
+ * @typedef {object} Host What the editor needs from ComfyUI.
+ * @property {() => void} changed a change is complete: the moment for undo to remember
+ * @property {(event: Event) => void} forward give an event to the graph, which it would have reached without the editor
+ * @property {() => string | undefined} locale
+ */
+
+import {
+  HANDLES,
+  clamp,
+  drawBox,
+  fitInside,
+  handlePoint,
+  isInside,
+  itemAt,
+  moveBox,
+  resizeBox,
+} from "./geometry.js";
+import { readPeople, readPictureSize, writeBox } from "./layout.js";
+import { textsFor } from "./texts.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+// Told apart by people who do not see all colours (Okabe and Ito), in shades that suit dark and light pictures.
+const COLOURS = ["#56b4e9", "#e69f00", "#2bb389", "#cc79a7", "#d5c728", "#e0703a", "#8f9bff", "#a6a6a6"];
+const HANDLE_SIZE = 8;
+const REACH = { mouse: 7, touch: 18, pen: 12 };
+// A press that moves less, in screen pixels, draws nothing: a click beside the box must not destroy it.
+const DRAW_FROM = 4;
+const CURSORS = { n: "ns", s: "ns", e: "ew", w: "ew", nw: "nwse", se: "nwse", ne: "nesw", sw: "nesw" };
+const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const LABEL_HEIGHT = 16;
+const FOOTER_HEIGHT = 20;
+const FONT = "11px sans-serif";
+
+/**
+ * @param {string} tag @param {Record<string, string | number>} attributes @param {string} [text]
+ */
+function draw(tag, attributes, text) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+/** @param {string} name @param {HTMLElement} parent */
+function addPart(name, parent) {
+  const part = document.createElement("div");
+  part.className = `dynamicid-${name}`;
+  parent.append(part);
+  return part;
+}
+
+const measure = document.createElement("canvas").getContext("2d");
+
+/** Width in pixels of a label's text. @param {string} text */
+function textWidth(text) {
+  if (!measure) return text.length * 6;
+  measure.font = FONT;
+  return measure.measureText(text).width;
+}
+
+export class BoxEditor {
+  /** @type {{kind: "move" | "resize" | "draw", pointer: number, person: Person, handle: Handle | null, from: Point,
+   *   screen: Point, begun: boolean} | null} */
+  #drag = null;
+  /** @type {object | null} the node whose box the mouse is over */
+  #hovered = null;
+  #shown = "";
+  #unsaved = false;
+  /** @type {Person[]} */
+  #people = [];
+  #observer = new ResizeObserver(() => this.update(true));
+  static #count = 0;
+
+  /** @param {object} node @param {Host} host */
+  constructor(node, host) {
+    this.node = node;
+    this.host = host;
+    this.texts = textsFor(host.locale());
+    this.element = document.createElement("div");
+    // The second class: takes what height the node has to spare, where ComfyUI makes nodes of page elements.
+    this.element.className = "dynamicid-box-editor widget-expands";
+    this.area = addPart("area", this.element);
+    this.stage = /** @type {SVGSVGElement} */ (draw("svg", { class: "dynamicid-stage", tabindex: 0 }));
+    this.area.append(this.stage);
+    this.footer = addPart("footer", this.area);
+    this.message = addPart("message", this.footer);
+    this.size = addPart("size", this.footer);
+    this.keys = addPart("hidden", this.element);
+    this.spoken = addPart("hidden", this.element);
+    this.#describe();
+    this.#listen();
+    this.#observer.observe(this.area);
+  }
+
+  #describe() {
+    const id = `dynamicid-box-editor-${++BoxEditor.#count}`;
+    this.keys.id = id;
+    this.keys.textContent = this.texts.keys;
+    // A screen reader leaves the arrow keys to the picture only where it knows it for an application.
+    this.stage.setAttribute("role", "application");
+    this.stage.setAttribute("aria-roledescription", this.texts.role);
+    this.stage.setAttribute("aria-describedby", id);
+    this.spoken.setAttribute("aria-live", "polite");
+  }
+
+  #listen() {
+    const { stage } = this;
+    stage.addEventListener("pointerdown", (event) => this.#press(event));
+    stage.addEventListener("pointermove", (event) => this.#point(event));
+    stage.addEventListener("pointerup", (event) => this.#release(event));
+    stage.addEventListener("pointercancel", () => this.#cancel());
+    stage.addEventListener("lostpointercapture", () => this.#finish());
+    stage.addEventListener("pointerleave", () => this.#hover(null));
+    stage.addEventListener("keydown", (event) => this.#keyDown(event));
+    stage.addEventListener("keyup", () => this.#save());
+    stage.addEventListener("blur", () => this.#save());
+    // What the editor has no use for belongs to the graph, also beside the picture: zoom, pan, the node's menu.
+    this.element.addEventListener("wheel", (event) => this.host.forward(event), { passive: false });
+    this.element.addEventListener("contextmenu", (event) => event.preventDefault());
+    for (const type of /** @type {const} */ (["pointerdown", "pointermove", "pointerup"])) {
+      this.element.addEventListener(type, (event) => {
+        const other = type === "pointermove" ? event.buttons & ~1 : event.button > 0;
+        if (other && !this.#drag) this.host.forward(event);
+      });
+    }
+  }
+
+  // --- showing -------------------------------------------------------------------------------------------------------
+
+  get #own() {
+    return /** @type {Person} */ (this.#people.find((person) => person.own));
+  }
+
+  /** Follow the graph. Called for every frame: cheap where nothing changed. @param {boolean} [resized] */
+  update(resized = false) {
+    if (!this.element.isConnected || !this.node.graph) return;
+    const people = readPeople(this.node);
+    const size = readPictureSize(this.node);
+    const seen = people.map(({ node, ...shown }) => ({ ...shown, id: node.id, hovered: node === this.#hovered }));
+    const state = JSON.stringify([seen, size]);
+    if (state === this.#shown && !resized) return;
+    this.#shown = state;
+    this.#people = people;
+    this.#render(size);
+  }
+
+  /** @param {import("./layout.js").Size | null} size */
+  #render(size) {
+    // Not getBoundingClientRect: the graph's zoom is a transform and must not count.
+    const { clientWidth, clientHeight } = this.area;
+    const stage = fitInside(clientWidth, clientHeight - FOOTER_HEIGHT, size ? clamp(size.width / size.height, 0.1, 10) : 1);
+    const { style } = this.stage;
+    for (const side of /** @type {const} */ (["left", "width", "height"])) style[side] = `${stage[side]}px`;
+    this.footer.style.top = `${stage.height}px`;
+    this.stage.setAttribute("viewBox", `0 0 ${stage.width} ${stage.height}`);
+    const own = this.#own;
+    const others = this.#people.filter((person) => person !== own);
+    this.stage.replaceChildren(
+      ...this.#drawThirds(stage),
+      ...[...others, own].map((person) => this.#drawPerson(person, stage)),
+    );
+    const percent = [own.box.x, own.box.y, own.box.width, own.box.height].map((part) => `${Math.round(part * 100)} %`);
+    this.stage.setAttribute("aria-label", this.texts.box(percent));
+    this.size.textContent = size ? `${size.width} × ${size.height}` : "";
+    this.#say(own);
+  }
+
+  /** @param {Person} own */
+  #say(own) {
+    const warning = !own.replacedBy && !isInside(own.box);
+    const notice = own.replacedBy ?? (own.linked ? "linked" : null);
+    this.message.textContent = this.texts[warning ? "outside" : (notice ?? "hint")];
+    this.message.title = this.message.textContent;
+    this.message.classList.toggle("dynamicid-warning", warning);
+    this.message.classList.toggle("dynamicid-notice", notice !== null);
+    this.element.classList.toggle("dynamicid-locked", !this.#canEdit(own));
+  }
+
+  /** @param {{width: number, height: number}} stage */
+  #drawThirds({ width, height }) {
+    return [1, 2].flatMap((third) => [
+      draw("path", { class: "dynamicid-thirds", d: `M${(width * third) / 3} 0V${height}` }),
+      draw("path", { class: "dynamicid-thirds", d: `M0 ${(height * third) / 3}H${width}` }),
+    ]);
+  }
+
+  /** @param {Person} person @param {{width: number, height: number}} stage */
+  #drawPerson(person, stage) {
+    const { box, own, node, number, name } = person;
+    const [x, y] = [box.x * stage.width, box.y * stage.height];
+    const [width, height] = [Math.max(box.width, 0) * stage.width, Math.max(box.height, 0) * stage.height];
+    const active = own || node === this.#hovered;
+    const group = draw("g", {
+      class: "dynamicid-person",
+      "data-node": node.id,
+      "data-own": own,
+      "data-active": active,
+      "data-editable": this.#canEdit(person),
+      "data-replaced": person.replacedBy !== null,
+      style: `--dynamicid-colour: ${COLOURS[(number - 1) % COLOURS.length]}`,
+    });
+    group.append(
+      draw("rect", { class: "dynamicid-casing", x, y, width, height }),
+      draw("rect", { class: "dynamicid-box", x, y, width, height }),
+      ...this.#drawLabel(`${number}${name ? ` ${name}` : ""}`, x, y, width, stage),
+    );
+    if (height > 4 * LABEL_HEIGHT) group.append(...this.#drawNumbers(box, x, y, width, height));
+    if (active && this.#canEdit(person)) {
+      for (const handle of HANDLES) group.append(this.#drawHandle(box, handle, stage));
+    }
+    return group;
+  }
+
+  /**
+   * @param {string} text @param {number} x @param {number} y @param {number} width
+   * @param {{width: number, height: number}} stage
+   */
+  #drawLabel(text, x, y, width, stage) {
+    const room = Math.max(width, 22) - 8;
+    let shown = text;
+    while (shown.length > 2 && textWidth(shown) > room) shown = `${shown.slice(0, -2)}…`;
+    const size = textWidth(shown) + 10;
+    const left = clamp(x, 0, stage.width - size);
+    const top = clamp(y, 0, stage.height - LABEL_HEIGHT);
+    return [
+      draw("rect", { class: "dynamicid-label", x: left, y: top, width: size, height: LABEL_HEIGHT }),
+      draw("text", { class: "dynamicid-label-text", x: left + 5, y: top + LABEL_HEIGHT - 4.5 }, shown),
+    ];
+  }
+
+  /** @param {Box} box @param {number} x @param {number} y @param {number} width @param {number} height */
+  #drawNumbers(box, x, y, width, height) {
+    const [left, top, wide, high] = [box.x, box.y, box.width, box.height].map((part) => part.toFixed(2));
+    const lines = [`${left}, ${top}`, `${wide} × ${high}`];
+    if (Math.max(...lines.map(textWidth)) > width - 12) return [];
+    const middle = { x: x + width / 2, y: y + height / 2 };
+    return lines.map((line, index) =>
+      draw("text", { class: "dynamicid-numbers", x: middle.x, y: middle.y + 15 * index - 2 }, line),
+    );
+  }
+
+  /** @param {Box} box @param {Handle} handle @param {{width: number, height: number}} stage */
+  #drawHandle(box, handle, stage) {
+    const { x, y } = handlePoint(box, handle);
+    const half = HANDLE_SIZE / 2;
+    // Wholly inside the picture, so that none is cut off at its edge.
+    const left = clamp(x * stage.width - half, 0, stage.width - HANDLE_SIZE);
+    const top = clamp(y * stage.height - half, 0, stage.height - HANDLE_SIZE);
+    return draw("rect", {
+      class: "dynamicid-handle",
+      "data-handle": handle,
+      x: left,
+      y: top,
+      width: HANDLE_SIZE,
+      height: HANDLE_SIZE,
+      rx: 2,
+    });
+  }
+
+  // --- mouse, finger, pen --------------------------------------------------------------------------------------------
+
+  /** A box that counts for nothing is not to be drawn in vain. @param {Person} person */
+  #canEdit(person) {
+    return !person.linked && !person.replacedBy;
+  }
+
+  /** Where an event is, in fractions of the picture. @param {PointerEvent} event @returns {Point} */
+  #locate(event) {
+    const { left, top, width, height } = this.stage.getBoundingClientRect();
+    return { x: (event.clientX - left) / width, y: (event.clientY - top) / height };
+  }
+
+  /** What a press at an event would take hold of. @param {PointerEvent} event */
+  #target(event) {
+    const { width, height } = this.stage.getBoundingClientRect();
+    const reach = REACH[/** @type {keyof typeof REACH} */ (event.pointerType)] ?? REACH.mouse;
+    const editable = this.#people.filter((person) => this.#canEdit(person));
+    const own = editable.find((person) => person.own);
+    return itemAt(editable, own, this.#locate(event), { x: reach / width, y: reach / height });
+  }
+
+  /** @param {PointerEvent} event */
+  #press(event) {
+    if (event.button !== 0 || this.#drag) return;
+    event.stopPropagation(); // else the graph moves the node
+    this.update();
+    const target = this.#target(event);
+    const person = target?.item ?? this.#own;
+    if (!this.#canEdit(person)) return;
+    this.stage.setPointerCapture(event.pointerId);
+    this.#drag = {
+      kind: target ? (target.handle ? "resize" : "move") : "draw",
+      pointer: event.pointerId,
+      person,
+      handle: target?.handle ?? null,
+      from: this.#locate(event),
+      screen: { x: event.clientX, y: event.clientY },
+      begun: false,
+    };
+  }
+
+  /** @param {PointerEvent} event */
+  #point(event) {
+    const drag = this.#drag;
+    if (!drag) {
+      const target = this.#target(event);
+      this.#hover(target?.item ?? null, target?.handle ?? null);
+      return;
+    }
+    if (event.pointerId !== drag.pointer) return;
+    event.stopPropagation();
+    const { person, from } = drag;
+    const moved = Math.hypot(event.clientX - drag.screen.x, event.clientY - drag.screen.y);
+    if (drag.kind === "draw" && moved < DRAW_FROM && !drag.begun) return;
+    drag.begun = true;
+    const now = this.#locate(event);
+    const delta = /** @type {const} */ ([now.x - from.x, now.y - from.y]);
+    if (drag.kind === "draw") this.#set(person, drawBox(from, now, person.grid));
+    else if (drag.handle) this.#set(person, resizeBox(person.box, drag.handle, ...delta, person.grid));
+    else this.#set(person, moveBox(person.box, ...delta, person.grid));
+  }
+
+  /** @param {PointerEvent} event */
+  #release(event) {
+    if (!this.#drag || event.pointerId !== this.#drag.pointer) return;
+    event.stopPropagation();
+    this.#finish();
+  }
+
+  #finish() {
+    this.#drag = null;
+    this.#save();
+  }
+
+  /** Back to the box from before the drag. */
+  #cancel() {
+    if (!this.#drag) return;
+    const { person, pointer } = this.#drag;
+    this.#drag = null;
+    this.#set(person, person.box);
+    this.#unsaved = false;
+    if (this.stage.hasPointerCapture(pointer)) this.stage.releasePointerCapture(pointer);
+  }
+
+  /** @param {Person | null} person @param {Handle | null} [handle] */
+  #hover(person, handle = null) {
+    if (this.#drag) return;
+    this.#hovered = person?.node ?? null;
+    const own = this.#people.find((other) => other.own);
+    const free = own && this.#canEdit(own) ? "crosshair" : "default";
+    this.stage.style.cursor = person ? (handle ? `${CURSORS[handle]}-resize` : "move") : free;
+    this.update();
+  }
+
+  // --- keyboard ------------------------------------------------------------------------------------------------------
+
+  /** @param {KeyboardEvent} event */
+  #keyDown(event) {
+    if (event.key === "Escape" && this.#drag) {
+      this.#cancel();
+      this.#take(event);
+      return;
+    }
+    const direction = KEYS[/** @type {keyof typeof KEYS} */ (event.key)];
+    if (!direction || event.metaKey) return;
+    this.#take(event);
+    this.update();
+    const own = this.#own;
+    if (!this.#canEdit(own) || this.#drag) return;
+    const length = own.grid.step * (event.shiftKey ? 10 : 1);
+    const delta = /** @type {[number, number]} */ (direction.map((part) => part * length));
+    const box =
+      event.ctrlKey || event.altKey
+        ? resizeBox(own.box, direction[0] ? "e" : "s", ...delta, own.grid)
+        : moveBox(own.box, ...delta, own.grid);
+    this.#set(own, box);
+    this.spoken.textContent = this.stage.getAttribute("aria-label");
+  }
+
+  /** An event that is dealt with: neither scrolls the page nor moves the node. @param {Event} event */
+  #take(event) {
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // --- changing ------------------------------------------------------------------------------------------------------
+
+  /** @param {Person} person @param {Box} box */
+  #set(person, box) {
+    if (writeBox(person.node, box)) this.#unsaved = true;
+    this.update();
+  }
+
+  #save() {
+    if (!this.#unsaved) return;
+    this.#unsaved = false;
+    this.host.changed();
+  }
+}

@@ -1,0 +1,246 @@
+/**
+ * What a Place Face node's picture shows, read from ComfyUI's graph: the boxes of all people of the layout and the size of
+ * the picture. Only reads and sets numbers of nodes; knows nothing of the page.
+ * ComfyUI imports every script below `web` by itself; importing this one does nothing.
+ *
+ * @typedef {import("./geometry.js").Box} Box
+ * @typedef {import("./geometry.js").Grid} Grid
+ * @typedef {{width: number, height: number}} Size
+ * @typedef {object} Person One Place Face node of the layout.
+ * @property {object} node
+ * @property {boolean} own whether it is the node that shows the layout
+ * @property {number} number 1 for the first person of the chain
+ * @property {string} name the node's title, if the user gave it one
+ * @property {Box} box
+ * @property {Grid} grid
+ * @property {"mask" | "bounding_box" | null} replacedBy the connected input that is used instead of the box
+ * @property {boolean} linked whether a number comes from another node, so that it cannot be set here
+ */
+
+export const NODE = "DynamicIDPlaceFace";
+export const FIELDS = /** @type {const} */ (["x", "y", "width", "height"]);
+const DEFAULTS = { x: 0.25, y: 0.1, width: 0.5, height: 0.8 };
+const REPLACEMENTS = /** @type {const} */ (["mask", "bounding_box"]);
+const CHAIN = "placements";
+
+// ComfyUI's modes of a node.
+const MUTED = 2;
+const BYPASSED = 4;
+// No graph needs more; it is the end of a search in one that is linked in a circle.
+const SEARCH_LIMIT = 500;
+
+/** @param {object} node */
+export const isPlaceFace = (node) => node?.comfyClass === NODE;
+
+// --- the people ------------------------------------------------------------------------------------------------------
+
+/**
+ * Everybody in the layout that a node is part of, in the order of the chain.
+ * @param {object} node @returns {Person[]}
+ */
+export function readPeople(node) {
+  const chain = [...earlierNodes(node), node, ...laterNodes(node)];
+  const placed = placedBefore(chain[0]);
+  const taking = chain.filter((other) => other === node || other.mode !== BYPASSED);
+  return taking.map((other, index) => ({
+    node: other,
+    own: other === node,
+    number: placed + index + 1,
+    name: ownTitle(other),
+    box: readBox(other),
+    grid: readGrid(other),
+    replacedBy: REPLACEMENTS.find((name) => isConnected(other, name)) ?? null,
+    linked: FIELDS.some((name) => isConnected(other, name)),
+  }));
+}
+
+/** The title a user gave a node, "" for the one it came with. @param {object} node */
+function ownTitle(node) {
+  const { title } = node;
+  return title && title !== node.constructor?.title && title !== NODE ? title : "";
+}
+
+/** How many people a node before the chain places, such as Auto Layout, which has no boxes to show. @param {object} first */
+function placedBefore(first) {
+  const before = sourceOf(first, CHAIN);
+  if (!before || isPlaceFace(before)) return 0;
+  return before.inputs?.filter((input) => input.type === "DYNAMICID_FACE" && input.link != null).length ?? 0;
+}
+
+/** Place Face nodes before this one, first one first. @param {object} node */
+function earlierNodes(node) {
+  const found = [];
+  for (let at = sourceOf(node, CHAIN); at && found.length < SEARCH_LIMIT; at = sourceOf(at, CHAIN)) {
+    if (!isPlaceFace(at) || at === node || found.includes(at) || at.mode === MUTED) break;
+    found.unshift(at);
+  }
+  return found;
+}
+
+/** Place Face nodes after this one. Where the chain forks, the branch that was connected first. @param {object} node */
+function laterNodes(node) {
+  const found = [];
+  for (let at = nextInChain(node); at && found.length < SEARCH_LIMIT; at = nextInChain(at)) {
+    if (at === node || found.includes(at) || at.mode === MUTED) break;
+    found.push(at);
+  }
+  return found;
+}
+
+/** @param {object} node */
+function nextInChain(node) {
+  return targetsOf(node).find((target) => isPlaceFace(target.node) && target.input.name === CHAIN)?.node;
+}
+
+/** @param {object} node @returns {Box} */
+export function readBox(node) {
+  const [x, y, width, height] = FIELDS.map((name) => readNumber(node, name) ?? widgetValue(node, name) ?? DEFAULTS[name]);
+  return { x, y, width, height };
+}
+
+/**
+ * Steps are those of the arrows on the number widgets, so that the numbers show all that the box has.
+ * @param {object} node @returns {Grid}
+ */
+function readGrid(node) {
+  const step = findWidget(node, "x")?.options?.step2 || 0.01;
+  const smallest = (/** @type {string} */ name) => Math.max(findWidget(node, name)?.options?.min ?? 0, step);
+  return { step, smallest: { x: smallest("width"), y: smallest("height") } };
+}
+
+/**
+ * Set a node's numbers as if they had been typed. Without a change, does nothing and returns false.
+ * @param {object} node @param {Box} box
+ */
+export function writeBox(node, box) {
+  let changed = false;
+  for (const name of FIELDS) {
+    const widget = findWidget(node, name);
+    if (!widget || widget.value === box[name]) continue;
+    widget.value = box[name];
+    // Of the interface itself and of other extensions: they expect to hear of a value that a person changed.
+    widget.callback?.(box[name]);
+    changed = true;
+  }
+  if (changed) node.setDirtyCanvas?.(true, true);
+  return changed;
+}
+
+// --- the picture -----------------------------------------------------------------------------------------------------
+
+/**
+ * Size in pixels of the picture that the layout is for: that of the latent given to the first sampler its placements lead
+ * to. null where the graph does not tell.
+ * @param {object} node @returns {Size | null}
+ */
+export function readPictureSize(node) {
+  const seen = new Set([node]);
+  const queue = [node];
+  while (queue.length && seen.size < SEARCH_LIMIT) {
+    const at = queue.shift();
+    const latent = at.inputs?.findIndex((input) => input.type === "LATENT" && input.link != null) ?? -1;
+    if (latent >= 0) return sizeFrom(sourceAt(at, latent), new Set());
+    for (const { node: target } of targetsOf(at)) {
+      if (!seen.has(target)) {
+        seen.add(target);
+        queue.push(target);
+      }
+    }
+  }
+  return null;
+}
+
+/**
+ * The size of what a node puts out: its own numbers, those of the photo it shows, or of what comes in.
+ * @param {object | null} node @param {Set<object>} seen @returns {Size | null}
+ */
+function sizeFrom(node, seen) {
+  if (!node || seen.has(node) || seen.size > SEARCH_LIMIT) return null;
+  seen.add(node);
+  const [width, height] = ["width", "height"].map((name) => readNumber(node, name));
+  if (width > 0 && height > 0) return { width, height };
+  const picture = node.imgs?.[0];
+  if (picture?.naturalWidth > 0 && !node.inputs?.some((input) => input.type === "IMAGE" && input.link != null)) {
+    return { width: picture.naturalWidth, height: picture.naturalHeight };
+  }
+  for (const type of ["LATENT", "IMAGE"]) {
+    for (const [slot, input] of (node.inputs ?? []).entries()) {
+      const size = input.type === type && input.link != null ? sizeFrom(sourceAt(node, slot), seen) : null;
+      if (size) return size;
+    }
+  }
+  return null;
+}
+
+// --- nodes and links -------------------------------------------------------------------------------------------------
+
+/** @param {object} node @param {string} name */
+const findWidget = (node, name) => node.widgets?.find((widget) => widget.name === name);
+
+/** @param {object} node @param {string} name @returns {number | null} */
+function widgetValue(node, name) {
+  const value = findWidget(node, name)?.value;
+  return typeof value === "number" && Number.isFinite(value) ? value : null;
+}
+
+/**
+ * A number of a node: its widget's, or that of the node which is connected in its place if that one only holds a number.
+ * @param {object} node @param {string} name @returns {number | null}
+ */
+function readNumber(node, name) {
+  if (!isConnected(node, name)) return widgetValue(node, name);
+  const widget = sourceOf(node, name)?.widgets?.[0];
+  return typeof widget?.value === "number" && ["value", name].includes(widget.name) ? widget.value : null;
+}
+
+/** Whether an input has a link from a node that will run. @param {object} node @param {string} name */
+function isConnected(node, name) {
+  const input = node.inputs?.find((slot) => slot.name === name);
+  if (input?.link == null) return false;
+  const link = node.graph?.getLink?.(input.link);
+  const origin = link && node.graph.getNodeById(link.origin_id);
+  // No node: the edge of a subgraph, through which a value comes.
+  return !origin || origin.mode !== MUTED;
+}
+
+/**
+ * The node that a named input is connected to.
+ * @param {object} node @param {string} name @returns {object | null}
+ */
+function sourceOf(node, name) {
+  return sourceAt(node, node.inputs?.findIndex((input) => input.name === name) ?? -1);
+}
+
+/**
+ * The node behind an input, past reroutes and bypassed nodes (other than Place Face, whose chain goes on by itself).
+ * @param {object} node @param {number} slot @returns {object | null}
+ */
+function sourceAt(node, slot) {
+  for (let step = 0; step < SEARCH_LIMIT; step++) {
+    const link = node.graph?.getLink?.(node.inputs?.[slot]?.link);
+    const origin = link && node.graph.getNodeById(link.origin_id);
+    if (!origin) return null;
+    if (origin.type !== "Reroute" && (origin.mode !== BYPASSED || isPlaceFace(origin))) return origin;
+    node = origin;
+    slot = origin.type === "Reroute" ? 0 : origin.inputs?.findIndex((input) => input.type === link.type) ?? -1;
+  }
+  return null;
+}
+
+/**
+ * All inputs that a node's outputs lead to, past reroutes.
+ * @param {object} node @returns {{node: object, input: object}[]}
+ */
+function targetsOf(node, depth = 0) {
+  const found = [];
+  for (const output of node.outputs ?? []) {
+    for (const id of output.links ?? []) {
+      const link = node.graph?.getLink?.(id);
+      const target = link && node.graph.getNodeById(link.target_id);
+      if (!target) continue;
+      if (target.type === "Reroute" && depth < SEARCH_LIMIT) found.push(...targetsOf(target, depth + 1));
+      else found.push({ node: target, input: target.inputs?.[link.target_slot] ?? {} });
+    }
+  }
+  return found;
+}

@@ -1,0 +1,36 @@
+/**
+ * Texts of the box editor in the languages of `locales`. They are here because ComfyUI offers extensions no way to look up
+ * texts of their own. ComfyUI imports every script below `web` by itself; importing this one does nothing.
+ */
+
+const en = {
+  role: "box editor",
+  box: (/** @type {string[]} */ [left, top, width, height]) =>
+    `Place of the face: left ${left}, top ${top}, width ${width}, height ${height}`,
+  keys: "Arrow keys move the box, with Shift in larger steps. With Ctrl or Alt they change its size.",
+  hint: "Drag the box, its edges, or empty space",
+  mask: "The connected mask is used, not the box",
+  bounding_box: "The connected bounding box is used, not the box",
+  linked: "The numbers come from other nodes",
+  outside: "The box leaves the picture",
+};
+
+/** @type {Record<string, typeof en>} */
+const languages = {
+  en,
+  zh: {
+    role: "方框编辑器",
+    box: ([left, top, width, height]) => `人脸位置：左 ${left}，上 ${top}，宽 ${width}，高 ${height}`,
+    keys: "方向键移动方框，按住 Shift 步长更大；按住 Ctrl 或 Alt 改变大小。",
+    hint: "拖动方框或其边缘，或在空白处重画",
+    mask: "已连接遮罩，不使用方框",
+    bounding_box: "已连接边界框，不使用方框",
+    linked: "数值来自其他节点",
+    outside: "方框超出画面",
+  },
+};
+
+/** @param {string | undefined} locale such as "en" or "zh-TW" */
+export function textsFor(locale) {
+  return languages[locale ?? ""] ?? languages[(locale ?? "").split("-")[0]] ?? en;
+}
