@@ -1,5 +1,6 @@
 """Who is who in a picture: ArcFace similarity of its faces to given ones."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,11 +45,19 @@ class Comparison:
         return "\n".join([*lines, *self.warnings])
 
 
+Place = tuple[float, float]
+"""Where a person is meant to be, (x, y) in pixels of the picture."""
+
+
 def compare(
-    found: Sequence[DetectedFace], embeddings: Sequence[NDArray[np.float32]], people: Sequence[NDArray[np.float32]]
+    found: Sequence[DetectedFace],
+    embeddings: Sequence[NDArray[np.float32]],
+    people: Sequence[NDArray[np.float32]],
+    places: Sequence[Place | None] | None = None,
 ) -> Comparison:
-    """found: faces of a picture, with an embedding [512] each. people: an embedding each, in the order left to right in
-    which they are meant to stand.
+    """Matches the faces of a picture, with an embedding [512] each, to people, an embedding each.
+
+    places: where they are meant to be, None for anywhere; without it they are meant to stand from left to right.
     """
     order = sorted(range(len(found)), key=lambda i: found[i].centre[0])
     faces = [found[i] for i in order]
@@ -56,7 +65,8 @@ def compare(
         return Comparison([], np.zeros((0, len(people)), np.float32), {}, ["No face was found in the picture."])
     similarities = np.stack([embeddings[i] for i in order]) @ np.stack(people).T
     matches = _assign(similarities)
-    return Comparison(faces, similarities, matches, _warnings(similarities, matches))
+    warnings = _warnings(similarities, matches) + _swaps(faces, similarities, matches, places)
+    return Comparison(faces, similarities, matches, warnings)
 
 
 def _assign(similarities: NDArray[np.float32]) -> dict[int, int]:
@@ -79,10 +89,33 @@ def _warnings(similarities: NDArray[np.float32], matches: dict[int, int]) -> lis
             warnings.append(f"Face {person + 1} is missing: the picture shows fewer faces than people.")
         elif similarities[matches[person], person] < SAME_PERSON:
             value = similarities[matches[person], person]
-            warnings.append(f"Face {person + 1} is not to be recognised: its best match has similarity {value:.2f}.")
-    known = [person for person in people if person in matches and similarities[matches[person], person] >= SAME_PERSON]
-    for i, first in enumerate(known):
-        for second in known[i + 1 :]:
-            if matches[first] > matches[second]:
-                warnings.append(f"Faces {first + 1} and {second + 1} have swapped places.")
+            warnings.append(f"Face {person + 1} is not to be recognised: number {matches[person] + 1} has {value:.2f}.")
     return warnings
+
+
+def _swaps(
+    faces: Sequence[DetectedFace],
+    similarities: NDArray[np.float32],
+    matches: dict[int, int],
+    places: Sequence[Place | None] | None,
+) -> list[str]:
+    known = [person for person in sorted(matches) if similarities[matches[person], person] >= SAME_PERSON]
+    return [
+        f"Faces {first + 1} and {second + 1} have swapped places."
+        for i, first in enumerate(known)
+        for second in known[i + 1 :]
+        if _swapped(
+            faces[matches[first]].centre,
+            faces[matches[second]].centre,
+            None if places is None else (places[first], places[second]),
+        )
+    ]
+
+
+def _swapped(first: Place, second: Place, meant: tuple[Place | None, Place | None] | None) -> bool:
+    if meant is None:
+        return first[0] > second[0]
+    if meant[0] is None or meant[1] is None:
+        return False
+    as_meant = math.dist(first, meant[0]) + math.dist(second, meant[1])
+    return math.dist(first, meant[1]) + math.dist(second, meant[0]) < as_meant

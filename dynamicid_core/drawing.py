@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .comparison import Comparison
+from .comparison import SAME_PERSON, Comparison
 from .face_analysis import DetectedFace
 from .images import Photo
 from .regions import Box
@@ -68,7 +68,7 @@ def draw_comparison(photo: Photo, comparison: Comparison) -> Photo:
     who = {face: person for person, face in comparison.matches.items()}
     for number, face in enumerate(comparison.found):
         person = who.get(number)
-        label, colour = f"{number + 1}: nobody given", _STRANGER
+        label, colour = f"{number + 1}: {_unmatched(comparison.similarities[number])}", _STRANGER
         if person is not None:
             label = f"{number + 1}: face {person + 1}  {comparison.similarities[number, person]:.2f}"
             colour = person_colour(person)
@@ -76,6 +76,12 @@ def draw_comparison(photo: Photo, comparison: Comparison) -> Photo:
         draw.rectangle(edges, outline=colour, width=max(2, size // 6))
         _draw_label(draw, (edges[0], max(0.0, edges[1] - size - 6)), label, colour, size)
     return np.asarray(picture)
+
+
+def _unmatched(similarities: NDArray[np.float32]) -> str:
+    nearest = int(similarities.argmax())
+    again = similarities[nearest] >= SAME_PERSON
+    return f"face {nearest + 1} again  {similarities[nearest]:.2f}" if again else "a stranger"
 
 
 def draw_heat(photo: Photo, heat: NDArray[np.float32], title: str) -> Photo:
@@ -119,8 +125,9 @@ def _draw_label(
     draw: ImageDraw.ImageDraw, corner: tuple[float, float], label: str, colour: tuple[int, int, int], size: int
 ) -> None:
     font = ImageFont.load_default(size)
-    draw.rectangle(draw.textbbox(corner, label, font=font), fill=colour)
-    draw.text(corner, label, fill=(0, 0, 0), font=font)
+    _, _, right, bottom = draw.textbbox(corner, label, font=font)
+    draw.rectangle((*corner, right + 3, bottom + 3), fill=colour)
+    draw.text((corner[0] + 2, corner[1]), label, fill=(0, 0, 0), font=font)
 
 
 def _same(face: DetectedFace, other: DetectedFace) -> bool:

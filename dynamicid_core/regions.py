@@ -61,6 +61,11 @@ class Box:
             covered[_cell_range(seen.y0, seen.y1, height), _cell_range(seen.x0, seen.x1, width)] = 1.0
         return covered
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """(x, y) in fractions of the picture."""
+        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
+
     def _within(self, view: "Box") -> "Box | None":
         """The visible part of the box in fractions of the view; None if there is none."""
         x0, x1 = (min(max((x - view.x0) / (view.x1 - view.x0), 0.0), 1.0) for x in (self.x0, self.x1))
@@ -101,6 +106,15 @@ class MaskRegion:
         """The coverage from which on a cell is inside: ``INSIDE``, or the largest value of a mask that stays below."""
         return min(INSIDE, float(self.mask.max()))
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The centre of mass, (x, y) in fractions of the picture."""
+        height, width = self.mask.shape
+        total = self.mask.sum()
+        x = (self.mask.sum(dim=0) * (torch.arange(width) + 0.5)).sum() / total / width
+        y = (self.mask.sum(dim=1) * (torch.arange(height) + 0.5)).sum() / total / height
+        return float(x), float(y)
+
     def coverage(self, height: int, width: int, view: Box | None = None) -> Tensor:
         """As ``Box.coverage``, with the mask's mean over each cell.
 
@@ -119,9 +133,7 @@ Region = Box | PixelBox | MaskRegion
 def from_mask(mask: Tensor) -> MaskRegion:
     """A ComfyUI MASK [H, W] or [1, H, W] -> region. Raises InputError for batches and for empty or broken masks."""
     if mask.ndim == 3 and len(mask) != 1:
-        raise InputError(
-            f"The mask is a batch of {len(mask)}; a face takes one. Choose one of them with Mask from Batch."
-        )
+        raise InputError(f"The mask is a batch of {len(mask)}; a face takes one. Connect one of them.")
     if mask.ndim not in (2, 3) or mask.numel() == 0:
         raise InputError(
             f"A mask must have the shape [height, width] and at least one pixel; found {list(mask.shape)}."

@@ -55,9 +55,9 @@ class ApplyDynamicID(io.ComfyNode):
                     "How much the regions of people pull their faces in. Without regions it does nothing.",
                     10.0,
                 ),
-                _fraction("layout_end", _DEFAULT.layout_end, "The part of the steps during which the regions pull."),
+                _fraction("layout_end", _DEFAULT.layout_end, "How long the regions pull, as part of the schedule."),
                 _fraction(
-                    "start_percent", _DEFAULT.start_percent, "When the faces begin to act, as part of the steps."
+                    "start_percent", _DEFAULT.start_percent, "When the faces begin to act, as part of the schedule."
                 ),
                 _fraction("end_percent", _DEFAULT.end_percent, "When they stop. Less than 1 frees the last details."),
                 io.Boolean.Input(
@@ -103,5 +103,6 @@ def _placements(faces: Face | tuple[Placement, ...]) -> tuple[Placement, ...]:
     if isinstance(faces, tuple) and all(isinstance(placement, Placement) for placement in faces):
         return faces
     raise InputError(
-        f"faces must be a face or placed faces; found {type(faces).__name__}. Connect Encode Face or Load Face."
+        f"faces must be a face or placed faces; found {type(faces).__name__}. Connect Encode Face, Load "
+        "Face, Place Face or Auto Layout."
     )

@@ -8,9 +8,16 @@ from torch import Tensor
 from ..dynamicid_core import face_analysis, images
 from ..dynamicid_core.comfy_host import encoding, folders
 from ..dynamicid_core.comfy_host.loading import DynamicID
-from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import MIX_METHODS, SUFFIX, Face, load_face, mix_faces, save_face
-from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType, FaceType, connected_faces, face_inputs
+from .sockets import (
+    CATEGORY,
+    DynamicIDType,
+    FaceAnalysisType,
+    FaceType,
+    check_face_analysis,
+    connected_faces,
+    face_inputs,
+)
 
 MOST_MIXED = 4
 
@@ -55,7 +62,7 @@ class EncodeFace(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FaceType.Output(display_name="face", tooltip="For Apply DynamicID or Save Face."),
+                FaceType.Output(display_name="face", tooltip="For Apply DynamicID, Place Face or Save Face."),
                 io.Image.Output(
                     display_name="preview",
                     tooltip="For each photo: the faces found, what CLIP sees, and what ArcFace sees.",
@@ -74,10 +81,7 @@ class EncodeFace(io.ComfyNode):
         index: int,
         crop: str,
     ) -> io.NodeOutput:
-        if not hasattr(face_analysis, "choose"):
-            raise InputError(
-                "The face analysis comes from another pack. Connect Load Face Analysis of the DynamicID category."
-            )
+        check_face_analysis(face_analysis)
         photos = images.photographs(image)
         face, previews = encoding.encode_photos(dynamicid, face_analysis, clip_vision, photos, order, index, crop)
         preview = images.to_image(previews)
@@ -113,7 +117,7 @@ class MixFaces(io.ComfyNode):
                     options=list(MIX_METHODS),
                     default=MIX_METHODS[0],
                     tooltip="tokens: the weighted mean. attention: all tokens side by side, their attention scaled by "
-                    "the weights as they are, which is the released model's identity mix (0.5 and 0.5 there).",
+                    "the weights as they are, which is the released model's identity mix (give it 0.5 and 0.5).",
                 ),
             ],
             outputs=[FaceType.Output(display_name="face", tooltip="For Apply DynamicID, Place Face or Save Face.")],
@@ -138,7 +142,7 @@ class SaveFace(io.ComfyNode):
             description="Writes a face into models/dynamicid/faces. The photo is not needed any more to use it.",
             is_output_node=True,
             inputs=[
-                FaceType.Input("face", tooltip="From Encode Face."),
+                FaceType.Input("face", tooltip="From Encode Face or Mix Faces."),
                 io.String.Input(
                     "name",
                     default="face",
@@ -171,7 +175,7 @@ class LoadFace(io.ComfyNode):
                     "name", options=folders.list_files(folders.FACES), tooltip="The file. Press R to refresh the list."
                 )
             ],
-            outputs=[FaceType.Output(display_name="face", tooltip="For Apply DynamicID.")],
+            outputs=[FaceType.Output(display_name="face", tooltip="For Apply DynamicID or Place Face.")],
         )
 
     @classmethod

@@ -9,9 +9,17 @@ from torch import Tensor
 from ..dynamicid_core import comparison, drawing, images
 from ..dynamicid_core.comfy_host import inspection
 from ..dynamicid_core.errors import InputError
-from ..dynamicid_core.face import Face
+from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.face_analysis import FaceAnalysis
-from .sockets import CATEGORY, FaceAnalysisType, connected_faces, face_inputs
+from ..dynamicid_core.regions import PixelBox, Region
+from .sockets import (
+    CATEGORY,
+    FaceAnalysisType,
+    PlacementsType,
+    check_face_analysis,
+    connected_faces,
+    face_inputs,
+)
 
 MOST_PEOPLE = 8
 
@@ -66,7 +74,12 @@ class CompareFaces(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch of them."),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
-                *face_inputs(MOST_PEOPLE, "A person who should be in the picture, from left to right."),
+                *face_inputs(MOST_PEOPLE, "A person who should be in the picture, from left to right.", needed=0),
+                PlacementsType.Input(
+                    "placements",
+                    optional=True,
+                    tooltip="The people and their places, as Apply DynamicID has them, instead of the faces above.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The picture with who is who."),
@@ -81,10 +94,19 @@ class CompareFaces(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Tensor, face_analysis: FaceAnalysis, **faces: Face) -> io.NodeOutput:
-        people = [_embedding(face, name) for name, face in _named(faces)]
+    def execute(
+        cls,
+        image: Tensor,
+        face_analysis: FaceAnalysis,
+        placements: tuple[Placement, ...] | None = None,
+        **faces: Face,
+    ) -> io.NodeOutput:
+        check_face_analysis(face_analysis)
+        people = [placement.face for placement in placements] if placements else connected_faces(faces)
+        if not people:
+            raise InputError("There is nobody to compare with. Connect faces or placements.")
         photos = images.photographs(image)
-        results = [_compare(photo, face_analysis, people) for photo in photos]
+        results = [_compare(photo, face_analysis, people, placements) for photo in photos]
         drawn = images.to_image([drawing.draw_comparison(p, r) for p, r in zip(photos, results, strict=True)])
         similarity = float(np.mean([result.mean_similarity for result in results]))
         table = "\n\n".join(result.table() for result in results)
@@ -100,17 +122,26 @@ def _sheet(photo: images.Photo, maps: dict[str, np.ndarray]) -> images.Photo:
     return drawing.sheet(rows)
 
 
-def _compare(photo: images.Photo, analysis: FaceAnalysis, people: list[np.ndarray]) -> comparison.Comparison:
+def _compare(
+    photo: images.Photo, analysis: FaceAnalysis, people: list[Face], placements: tuple[Placement, ...] | None
+) -> comparison.Comparison:
     found = analysis.detect(photo)
-    return comparison.compare(found, [analysis.embed(photo, face) for face in found], people)
+    seen = [analysis.embed(photo, face) for face in found]
+    places = None if placements is None else [_place(placement.region, photo) for placement in placements]
+    return comparison.compare(found, seen, [_embedding(face, i) for i, face in enumerate(people, start=1)], places)
 
 
-def _named(faces: dict[str, Face]) -> list[tuple[str, Face]]:
-    names = [name for name in sorted(faces) if faces[name] is not None]
-    return list(zip(names, connected_faces(faces), strict=True))
+def _place(region: Region | None, photo: images.Photo) -> comparison.Place | None:
+    if region is None:
+        return None
+    height, width = photo.shape[:2]
+    x, y = (region.on(height, width) if isinstance(region, PixelBox) else region).centre
+    return x * width, y * height
 
 
-def _embedding(face: Face, name: str) -> np.ndarray:
+def _embedding(face: Face, number: int) -> np.ndarray:
     if face.embedding is None:
-        raise InputError(f"{name} has no ArcFace embedding to compare with. Encode the photo again and save it anew.")
+        raise InputError(
+            f"Face {number} has no ArcFace embedding to compare with. Encode the photo again and save it anew."
+        )
     return face.embedding.numpy()

@@ -133,7 +133,11 @@ class LoadFaceAnalysis(io.ComfyNode):
                     tooltip="How certain the detector must be. Lower it when a painted or covered face is not found.",
                 ),
             ],
-            outputs=[FaceAnalysisType.Output(display_name="face_analysis", tooltip="For Encode Face.")],
+            outputs=[
+                FaceAnalysisType.Output(
+                    display_name="face_analysis", tooltip="For Encode Face, Auto Layout and Compare Faces."
+                )
+            ],
         )
 
     @classmethod

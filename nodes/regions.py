@@ -8,7 +8,16 @@ from torch import Tensor
 from ..dynamicid_core import drawing, face_analysis, images, layouts, regions
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
-from .sockets import CATEGORY, BoundingBoxType, FaceAnalysisType, FaceType, PlacementsType, connected_faces, face_inputs
+from .sockets import (
+    CATEGORY,
+    BoundingBoxType,
+    FaceAnalysisType,
+    FaceType,
+    PlacementsType,
+    check_face_analysis,
+    connected_faces,
+    face_inputs,
+)
 
 
 class PlaceFace(io.ComfyNode):
@@ -140,6 +149,7 @@ def _as_in(
 ) -> tuple[images.Photo, list[regions.Box]]:
     if reference_image is None or analysis is None:
         raise InputError(f'The layout "{layouts.REFERENCE}" needs a reference image and Load Face Analysis connected.')
+    check_face_analysis(analysis)
     picture = images.photographs(reference_image)[0]
     height, width = picture.shape[:2]
     return picture, layouts.from_faces([face.box for face in analysis.detect(picture)], height, width, people)

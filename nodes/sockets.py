@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face
+from ..dynamicid_core.face_analysis import FaceAnalysis
 
 CATEGORY = "DynamicID"
 
@@ -16,9 +17,17 @@ PlacementsType = io.Custom("DYNAMICID_PLACEMENTS")
 BoundingBoxType = io.Custom("BOUNDING_BOX")  # ComfyUI's own on later hosts
 
 
-def face_inputs(count: int, tooltip: str) -> list[Any]:
-    """Sockets face_1 .. face_N, the first of which must be connected."""
-    return [FaceType.Input(f"face_{i}", optional=i > 1, tooltip=tooltip) for i in range(1, count + 1)]
+def face_inputs(count: int, tooltip: str, needed: int = 1) -> list[Any]:
+    """Sockets face_1 .. face_N, the first ``needed`` of which must be connected."""
+    return [FaceType.Input(f"face_{i}", optional=i > needed, tooltip=tooltip) for i in range(1, count + 1)]
+
+
+def check_face_analysis(given: Any) -> None:
+    """Raises InputError for a face analysis of another pack, whose socket has the same name."""
+    if not isinstance(given, FaceAnalysis):
+        raise InputError(
+            "The face analysis comes from another pack. Connect Load Face Analysis of the DynamicID category."
+        )
 
 
 def connected_faces(faces: dict[str, Face | None]) -> list[Face]:

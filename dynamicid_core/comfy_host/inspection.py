@@ -31,12 +31,15 @@ def activation_maps(model: ModelPatcher, pictures: int) -> dict[str, Tensor]:
     """
     patches = _patches(model)
     if not patches:
-        raise InputError("This model has no DynamicID. Connect the model output of Apply DynamicID.")
+        raise InputError(
+            "Nothing of DynamicID acts in this model. Connect the model output of Apply DynamicID; its weight must be "
+            "more than 0."
+        )
     moment = patches[0].last  # the first application sees the conditioning of all
     if moment is None:
         raise InputError(
-            "This model has not been sampled yet. Connect the same model to the sampler, and the sampler's latent "
-            "here, so that sampling comes first."
+            "This model has not been sampled yet, or its faces never acted. Connect the same model to the sampler and "
+            "the sampler's latent here, so that sampling comes first, and look at start_percent and end_percent."
         )
     seen: list[list[tuple[str, Tensor]]] = [[] for _ in patches]
     with ExitStack() as observers:

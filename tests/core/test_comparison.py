@@ -44,6 +44,14 @@ def test_swapped_people_are_reported():
     assert result.warnings == ["Faces 1 and 2 have swapped places."]
 
 
+def test_people_with_places_are_judged_by_them_and_not_by_their_order():
+    faces, embeddings = [found(0), found(50)], [like(BEN), like(ANNA)]
+    assert compare(faces, embeddings, [ANNA, BEN], places=[(55, 5), (5, 5)]).warnings == []
+    swapped = compare(faces, embeddings, [ANNA, BEN], places=[(5, 5), (55, 5)])
+    assert swapped.warnings == ["Faces 1 and 2 have swapped places."]
+    assert compare(faces, embeddings, [ANNA, BEN], places=[None, (55, 5)]).warnings == []
+
+
 def test_a_person_who_appears_twice_is_reported():
     result = compare([found(0), found(50)], [like(ANNA), like(ANNA, 0.7)], [ANNA, BEN])
     assert "Face 1 appears 2 times: numbers 1 and 2." in result.warnings

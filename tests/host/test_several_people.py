@@ -259,7 +259,7 @@ def test_maps_of_an_unsampled_or_plain_model_are_refused(dynamicid):
         run("DynamicIDActivationMap", model=model, **{**inputs, "image": torch.zeros(3, 64, 64, 3)})
     plain = model.clone()
     plain.wrappers = {}
-    with pytest.raises(ValueError, match="has no DynamicID"):
+    with pytest.raises(ValueError, match="Nothing of DynamicID acts"):
         run("DynamicIDActivationMap", model=plain, **inputs)
 
 
@@ -296,6 +296,32 @@ def test_people_in_a_mirrored_photo_have_swapped_places(face_analysis, family):
     assert table.count("have swapped places") == 15
 
 
+def test_people_placed_in_rows_are_compared_with_their_places(face_analysis, family):
+    picture = photos.group_of_six()
+    boxes = [face.box / ([picture.shape[1], picture.shape[0]] * 2) for face in face_analysis.detect(picture)]
+    in_order = sorted(boxes, key=lambda box: box[0])
+    mirrored_order = list(reversed(list(family.values())))
+    make, box = core("face").Placement, core("regions").Box
+    placed = tuple(
+        make(face, box(*(float(edge) for edge in edges)))
+        for face, edges in zip(mirrored_order, reversed(in_order), strict=True)
+    )
+    given = {"image": photos.image(picture), "face_analysis": face_analysis, "placements": placed}
+    _, similarity, table = run("DynamicIDCompareFaces", **given)
+    assert similarity > 0.99
+    assert "swapped" not in table
+
+
+def test_nobody_to_compare_with_is_refused(face_analysis):
+    with pytest.raises(ValueError, match="nobody to compare with"):
+        compare(face_analysis, photos.astronaut(), {})
+
+
+def test_a_face_analysis_of_another_pack_is_refused(family):
+    with pytest.raises(ValueError, match="comes from another pack"):
+        compare(object(), photos.astronaut(), {"face_1": family["face_1"]})
+
+
 def test_a_stranger_is_not_recognised(face_analysis, family):
     _, similarity, table = compare(face_analysis, photos.astronaut(), {"face_1": family["face_1"]})
     assert similarity < 0.3
@@ -303,5 +329,5 @@ def test_a_stranger_is_not_recognised(face_analysis, family):
 
 
 def test_a_face_without_an_embedding_cannot_be_compared(face_analysis):
-    with pytest.raises(ValueError, match="face_1 has no ArcFace embedding"):
+    with pytest.raises(ValueError, match="Face 1 has no ArcFace embedding"):
         compare(face_analysis, photos.astronaut(), {"face_1": faces(1)[0]})
