@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
-from .saa import Layout
+from .saa import Layout, padded
 
 INSIDE = 0.5
 """A mask's value from which on a cell counts as inside the region."""
@@ -167,13 +167,15 @@ def layout_on_grid(
     views: Sequence[Box | None] = (None,),
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    pad: bool = False,
 ) -> Layout | None:
     """Which tokens each query of a layer may see, and the layout boost, for a region (or None) and a token count each.
 
     Inside the regions of some people only their tokens are allowed (the union where regions overlap), outside all
     regions everybody's; a person without a region is allowed everywhere. The gate becomes ``w + boost`` inside any
     region and ``w / (1 + boost)`` outside. views: for each row of the batch, or for all of them, which part of the
-    picture it shows. dtype: of the mask, that of the attention. Without any region there is no layout: None.
+    picture it shows. dtype: of the mask, that of the attention. pad: whether
+    the tokens are filled up (``saa.padded``). Without any region there is no layout: None.
     """
     if all(region is None for region in regions):
         return None
@@ -191,18 +193,21 @@ def layout_on_grid(
     allowed = (inside | unplaced | ~anywhere).repeat_interleave(torch.tensor(tokens), dim=1)  # [views, T, N]
     scale, offset = _boost(anywhere.float().mT, boost)
     return Layout(
-        _mask(allowed, dtype, device),
+        _mask(allowed, padded(sum(tokens)) if pad else sum(tokens), dtype, device),
         None if scale is None else scale.to(device),
         None if offset is None else offset.to(device),
         _shares(covered, tokens, device),
     )
 
 
-def _mask(allowed: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor | None:
-    """[views, T, N] -> [views, 1, N, T], 0 and -inf; None when everything is allowed."""
+def _mask(allowed: Tensor, columns: int, dtype: torch.dtype, device: torch.device | str) -> Tensor | None:
+    """[views, T, N] -> [views, 1, N, columns], 0 and -inf; None when every token is allowed."""
     if allowed.all():
         return None
-    return torch.zeros(allowed.mT.shape, dtype=dtype).masked_fill_(~allowed.mT, -math.inf)[:, None].to(device)
+    views, tokens, queries = allowed.shape
+    mask = torch.full((views, 1, queries, columns), -math.inf, dtype=dtype)
+    mask[:, 0, :, :tokens].masked_fill_(allowed.mT, 0)
+    return mask.to(device)
 
 
 def _boost(anywhere: Tensor, boost: float) -> tuple[Tensor | None, Tensor | None]:

@@ -5,7 +5,7 @@ Shapes: B batch rows, N queries, C channels with the heads joined, H heads, d = 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from .errors import InputError
 
 FLAT = 1e-6
 """Relevance maps with a smaller spread carry no information; their gate is 0 (the released code divides 0 by 0)."""
+
+KEYS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class SaaSettings:
 class IdentityTokens:
     """The people's tokens as one layer sees them; constant during a sampling run.
 
-    keys, values: [B, H, T, d]. key_sum: [B, C, 1] float32, the keys summed over tokens, divided by sqrt(d).
+    keys, values: [B, H, T, d]. key_sum: [B, C, 1] float32, the keys summed over tokens, divided by sqrt(d). padding:
+    mask [1, 1, 1, T], 0 for real tokens and -inf for those that only fill T up; None when all are real.
     """
 
     keys: Tensor
     values: Tensor
     key_sum: Tensor
+    padding: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,34 @@ class Layout:
     shares: tuple[tuple[slice, Tensor], ...] | None = None
 
 
+def padded(tokens: int) -> int:
+    """The number of tokens to attend to, counting those that fill up.
+
+    Attention kernels work on 16 keys at a time: masked ones cost less than a remainder (benchmarks/README.md).
+    """
+    return math.ceil(tokens / KEYS_AT_A_TIME) * KEYS_AT_A_TIME
+
+
 def project_tokens(
-    keys: Tensor, values: Tensor, heads: int, dtype: torch.dtype, key_scale: Tensor | None = None
+    keys: Tensor, values: Tensor, heads: int, dtype: torch.dtype, key_scale: Tensor | None = None, pad: bool = False
 ) -> IdentityTokens:
     """Splits projected keys and values [B, T, C] into heads and sums the keys for the gate.
 
     key_scale: [T], multiplies the attention logits of each token but not the gate (the released identity mix). The sum
-    is taken in float32 before the cast to ``dtype``, so that half precision does not move the gate.
+    is taken in float32 before the cast to ``dtype``, so that half precision does not move the gate. pad: fill the
+    tokens up, see ``padded``.
     """
     head_size = keys.shape[-1] // heads
     key_sum = keys.float().sum(dim=1).unsqueeze(-1) * head_size**-0.5
     if key_scale is not None:
         keys = keys * key_scale[:, None]
-    return IdentityTokens(_split_heads(keys, heads).to(dtype), _split_heads(values, heads).to(dtype), key_sum)
+    count = keys.shape[1]
+    filler = padded(count) - count if pad else 0
+    padding = None
+    if filler:
+        keys, values = (F.pad(part, (0, 0, 0, filler)) for part in (keys, values))
+        padding = F.pad(torch.zeros(1, 1, 1, count, dtype=dtype, device=keys.device), (0, filler), value=-math.inf)
+    return IdentityTokens(_split_heads(keys, heads).to(dtype), _split_heads(values, heads).to(dtype), key_sum, padding)
 
 
 def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
@@ -103,6 +122,7 @@ def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
 def identity_attention(query: Tensor, identity: IdentityTokens, mask: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt(d) + mask) V (see ``Layout``), [B, N, C] in the identity's dtype."""
     heads = identity.keys.shape[1]
+    mask = identity.padding if mask is None else mask
     queries = _split_heads(query, heads).to(identity.keys.dtype)
     out = F.scaled_dot_product_attention(queries, identity.keys, identity.values, attn_mask=mask)
     return out.transpose(1, 2).reshape(query.shape)
@@ -119,9 +139,11 @@ def person_gates(
     gate = relevance_gate(query, identity.key_sum, settings.threshold).mT
     queries = _split_heads(query, identity.keys.shape[1]).float()
     scores = queries @ identity.keys.float().mT * queries.shape[-1] ** -0.5
-    if layout is not None and layout.mask is not None:
-        scores = scores + layout.mask.float()
-    parts = scores.softmax(dim=-1).mean(dim=1).split(list(counts), dim=-1)  # [B, N, tokens of a person] each
+    mask = identity.padding if layout is None or layout.mask is None else layout.mask
+    if mask is not None:
+        scores = scores + mask.float()
+    probabilities = scores.softmax(dim=-1).mean(dim=1)[..., : sum(counts)]
+    parts = probabilities.split(list(counts), dim=-1)  # [B, N, tokens of a person] each
     return gate * torch.stack([part.sum(dim=-1) for part in parts], dim=1)
 
 
@@ -158,7 +180,7 @@ def _attend_in_layout(query: Tensor, identity: IdentityTokens, layout: Layout | 
     for tokens, share in layout.shares:
         values = torch.zeros_like(identity.values)
         values[:, :, tokens] = identity.values[:, :, tokens]
-        alone = IdentityTokens(identity.keys, values, identity.key_sum)
+        alone = replace(identity, values=values)
         total = torch.addcmul(total, share.to(total.dtype), identity_attention(query, alone, layout.mask))
     return total
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ RANDOM_SIZE, RANDOM_STEPS = (256, 256), 6
 RANDOM_DISK = 4_000_000_000
 
 INSIGHTFACE_NOTE = (
-    "The face is found and recognised by InsightFace's buffalo_s models, which are for non-commercial research only."
+    "InsightFace's SCRFD, 2d106det and ArcFace find and recognise the face; "
+    "their weights are for non-commercial research only."
 )
 RANDOM_NOTE = (
     "The weights are random: the picture is noise; it shows that every part runs, not what DynamicID can do.\n"
@@ -96,13 +98,14 @@ def run(options: argparse.Namespace) -> None:
         print(f"ComfyUI started in {server.start_seconds:.1f} s. Running {WORKFLOW.relative_to(ROOT)}:", flush=True)
         prompt = to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
         fill_in(prompt, weights, options)
+        add_activation_map(prompt)
         started = time.monotonic()
         history = server.queue(prompt, report=lambda line: print(line, flush=True))
         print(f"The workflow took {time.monotonic() - started:.1f} s.")
-        picture, previews = fetch_results(server, prompt, history)
+        results = fetch_results(server, prompt, history)
     OUTPUT.mkdir(exist_ok=True)
-    picture.save(PICTURE)
-    contact_sheet(picture, previews, weights).save(SHEET)
+    results.picture.save(PICTURE)
+    contact_sheet(results, weights).save(SHEET)
     describe(weights, photo, prompt)
     print(f"Done in {time.monotonic() - begun:.1f} s.")
 
@@ -178,14 +181,33 @@ def fill_in(prompt: Prompt, weights: Weights, options: argparse.Namespace) -> No
         prompt[positive]["inputs"]["text"] = options.prompt
 
 
-def fetch_results(server: HostServer, prompt: Prompt, history: dict[str, Any]) -> tuple[Image.Image, list[Image.Image]]:
-    """The picture, and what Encode Face shows of the photo: with drawings, cropped, and aligned."""
-    picture = fetch_images(server, history, the_node(prompt, "SaveImage"))
+def add_activation_map(prompt: Prompt) -> None:
+    """A look at where the face acted, which the workflow itself does not have."""
+    sampler, decoder = the_node(prompt, "KSampler"), the_node(prompt, "VAEDecode")
+    looked_at = {"model": [the_node(prompt, "DynamicIDApply"), 0], "latent": [sampler, 0], "image": [decoder, 0]}
+    prompt["map"] = {"class_type": "DynamicIDActivationMap", "inputs": looked_at}
+    prompt["map preview"] = {"class_type": "PreviewImage", "inputs": {"images": ["map", 0]}}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What came out: the picture, the photo as Encode Face shows it (drawn on, cropped, aligned), activation map."""
+
+    picture: Image.Image
+    photo: list[Image.Image]
+    activation: Image.Image
+
+
+def fetch_results(server: HostServer, prompt: Prompt, history: dict[str, Any]) -> Results:
+    """The pictures of a run."""
+    picture = fetch_images(server, history, the_node(prompt, "SaveImage"))[0]
+    sheet = fetch_images(server, history, "map preview")[0]
+    activation = sheet.crop((0, 0, picture.width, picture.height))  # the first column: all layers together
     encoder = the_node(prompt, "DynamicIDEncodeFace")
     for node in nodes_of(prompt, "PreviewImage"):
         if prompt[node]["inputs"]["images"][0] == encoder:
-            return picture[0], fetch_images(server, history, node)
-    return picture[0], []
+            return Results(picture, fetch_images(server, history, node), activation)
+    return Results(picture, [], activation)
 
 
 def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list[Image.Image]:
@@ -201,17 +223,16 @@ def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list
 # --- what the user gets ----------------------------------------------------------------------------------------------
 
 
-def contact_sheet(picture: Image.Image, previews: list[Image.Image], weights: Weights) -> Image.Image:
+def contact_sheet(results: Results, weights: Weights) -> Image.Image:
     """Photo, crops and result side by side, each with a title."""
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     side, margin, title = 512, 24, 48
     result = "Result (random weights: noise)" if weights.random else "Result"
     panels = [
-        *zip(
-            ("Photo with the face found", "Crop that CLIP sees", "Aligned, as ArcFace sees it"), previews, strict=False
-        ),
-        (result, picture),
+        *zip(("Photo with the face found", "Crop that CLIP sees", "Aligned for ArcFace"), results.photo, strict=False),
+        ("Where the face acts", results.activation),
+        (result, results.picture),
     ]
     sheet = Image.new("RGB", (margin + len(panels) * (side + margin), title + side + margin), "white")
     draw = ImageDraw.Draw(sheet)
@@ -229,7 +250,9 @@ def describe(weights: Weights, photo: Path, prompt: Prompt) -> None:
     print()
     print(f"Photo:    {photo}")
     print(f"Picture:  {PICTURE.relative_to(ROOT)}, {latent['width']} x {latent['height']}, {sampler['steps']} steps")
-    print(f"Sheet:    {SHEET.relative_to(ROOT)}: photo with the face found, crop, aligned face, picture")
+    print(
+        f"Sheet:    {SHEET.relative_to(ROOT)}: photo with the face found, crop, aligned face, activation map, picture"
+    )
     print(f"Weights:  {weights.checkpoint}, {weights.clip_vision}, {weights.adapter}")
     if weights.random:
         print(RANDOM_NOTE)

