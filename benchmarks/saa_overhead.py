@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import environment
-from environment import SetupError, fail
+from environment import SetupError
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -103,16 +103,7 @@ def measure(host: Path, attention: str, options: argparse.Namespace, count: bool
 def main(arguments: list[str]) -> int:
     """Exit code. Outside the environment: makes it and runs this file again in it."""
     options = parse(arguments)
-    try:
-        environment.ensure_venv()
-        if not environment.inside_venv():
-            return environment.run_inside_venv(Path(__file__), arguments)
-        run(options)
-    except SetupError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("stopped.")
-    return 0
+    return environment.command(Path(__file__), arguments, lambda: run(options))
 
 
 if __name__ == "__main__":

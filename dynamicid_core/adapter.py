@@ -7,7 +7,7 @@ self-attention, odd ones cross-attention. ComfyUI names the same layers by where
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -86,8 +86,8 @@ class IdentityProjections(nn.Module):
 
     def forward(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens: [B, T, token size] -> keys and values of layer ``index``, each [B, T, channels]."""
-        layer = self.layers[str(index)]
-        return layer["to_k_ip"](tokens), layer["to_v_ip"](tokens)  # type: ignore[index]  # a ModuleDict, see above
+        layer = cast(nn.ModuleDict, self.layers[str(index)])
+        return layer["to_k_ip"](tokens), layer["to_v_ip"](tokens)
 
 
 def projection_sizes(saa: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:

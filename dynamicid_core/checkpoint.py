@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import pickletools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            keys = list(file.keys())
+            if _find_part(keys) is None:  # gigabytes of something else need not be read to be named
+                return dict.fromkeys(keys, torch.empty(0)), {}
+            return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _damaged(path) from error
 
@@ -209,8 +212,8 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
-def _prefix(tensors: Mapping[str, Tensor], module: str) -> str | None:
-    """Under which outer name a module's tensors stand in a file; None if it is not there."""
+def _prefix(tensors: Iterable[str], module: str) -> str | None:
+    """Under which outer name a module's tensors stand in a file with these tensor names; None if it is not there."""
     telling = _TELLING_TENSOR[module]
     for key in tensors:
         if key == telling or key.endswith("." + telling):
@@ -218,7 +221,7 @@ def _prefix(tensors: Mapping[str, Tensor], module: str) -> str | None:
     return None
 
 
-def _find_part(tensors: Mapping[str, Tensor]) -> str | None:
+def _find_part(tensors: Iterable[str]) -> str | None:
     for part, modules in _MODULES.items():
         if all(_prefix(tensors, module) is not None for module in modules):
             return part

@@ -174,8 +174,8 @@ def layout_on_grid(
     Inside the regions of some people only their tokens are allowed (the union where regions overlap), outside all
     regions everybody's; a person without a region is allowed everywhere. The gate becomes ``w + boost`` inside any
     region and ``w / (1 + boost)`` outside. views: for each row of the batch, or for all of them, which part of the
-    picture it shows. dtype: of the mask, that of the attention. pad: whether
-    the tokens are filled up (``saa.padded``). Without any region there is no layout: None.
+    picture it shows. dtype: of the mask, that of the attention. pad: whether the tokens are filled up (``saa.padded``).
+    Without any region there is no layout: None.
     """
     if all(region is None for region in regions):
         return None

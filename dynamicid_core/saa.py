@@ -168,6 +168,8 @@ def semantic_activated_attention(
     if layout is not None and layout.gate_scale is not None and layout.gate_offset is not None:
         gate = torch.addcmul(layout.gate_offset, gate, layout.gate_scale)
     attended = _attend_in_layout(query, identity, layout).to(text.dtype)
+    if text.device.type == "mps":
+        gate = gate.to(text.dtype)  # Metal's operations want one dtype
     return (text if overwrite_text else text.clone()).addcmul_(
         gate, attended
     )  # the product is taken in the gate's float32

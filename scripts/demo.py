@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import environment
-from environment import ROOT, SetupError, fail
+from environment import ROOT, SetupError
 from host_server import HostError, HostServer, Prompt
 from model_files import Weights, find_weights
 from workflow import WorkflowError, to_api
@@ -261,19 +261,7 @@ def describe(weights: Weights, photo: Path, prompt: Prompt) -> None:
 def main(arguments: list[str]) -> int:
     """Exit code. Outside the environment: makes it and runs this file again in it."""
     options = parse(arguments)
-    try:
-        if not environment.inside_venv():
-            begun = time.monotonic()
-            environment.ensure_venv()
-            print(f"Packages are in place ({time.monotonic() - begun:.1f} s).", flush=True)
-            return environment.run_inside_venv(Path(__file__), arguments)
-        environment.ensure_venv()
-        run(options)
-    except (SetupError, HostError, WorkflowError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("stopped.")
-    return 0
+    return environment.command(Path(__file__), arguments, lambda: run(options), HostError, WorkflowError)
 
 
 if __name__ == "__main__":

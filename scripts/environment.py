@@ -200,6 +200,26 @@ def create_venv() -> None:
         )
 
 
+def command(script: Path, arguments: list[str], work: Callable[[], None], *failures: type[Exception]) -> int:
+    """What a script does when called: `work`, in the environment, which is made first and in which it starts anew.
+
+    `failures`, failed set-up and Ctrl-C end it with one sentence. Exit code.
+    """
+    foreseen: tuple[type[Exception], ...] = (SetupError, *failures)
+    try:
+        begun = time.monotonic()
+        ensure_venv()
+        if not inside_venv():
+            print(f"Packages are in place ({time.monotonic() - begun:.1f} s).", flush=True)
+            return run_inside_venv(script, arguments)
+        work()
+    except foreseen as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("stopped.")
+    return 0
+
+
 def run_inside_venv(script: Path, arguments: list[str]) -> int:
     """Run a script with the environment's python and pass on its exit code. Ctrl-C is left to the child to handle."""
     child = subprocess.Popen([str(venv_python()), str(script), *arguments])

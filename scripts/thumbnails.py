@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import environment
 from browser import NoBrowserError, ensure_browser, load_workflow, open_browser, open_interface
-from environment import ROOT, SetupError, fail
+from environment import ROOT
 from host_server import HostError, HostServer
 
 if TYPE_CHECKING:
@@ -140,16 +140,7 @@ def main(arguments: list[str]) -> int:
     if not workflows:
         print("Every workflow has a recent picture.")
         return 0
-    try:
-        if not environment.inside_venv():
-            environment.ensure_venv()
-            return environment.run_inside_venv(Path(__file__), arguments)
-        make_all(workflows)
-    except (SetupError, HostError, NoBrowserError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("stopped.")
-    return 0
+    return environment.command(Path(__file__), arguments, lambda: make_all(workflows), HostError, NoBrowserError)
 
 
 if __name__ == "__main__":

@@ -174,3 +174,23 @@ def test_where_boxes_overlap_the_people_share_and_nothing_is_nan(golden):
     outside = defined.all(dim=-1)
     close = (expected - golden["2id_overlap_NaN.out"]).abs().amax(dim=-1) < TOLERANCE
     assert close[outside].all(), "where the released code gives numbers, they are ours"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_half_precision_layers_stay_in_their_dtype_and_close_to_single_precision(dtype, overwrite):
+    text, query, keys, values = (
+        torch.randn(2, n, 32, generator=torch.Generator().manual_seed(n)) for n in (16, 17, 8, 9)
+    )
+    query, values = query[:, :16], values[:, :8]
+    layout = layout_on_grid([Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)], [4, 4], 4, 4, boost=2, pad=True)
+    settings = saa.SaaSettings(threshold=0.0)
+    single = saa.project_tokens(keys, values, 4, torch.float32, pad=True)
+    expected = saa.semantic_activated_attention(text, query, single, settings, layout)
+    half = saa.project_tokens(keys, values, 4, dtype, pad=True)
+    layout = layout_on_grid([Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1)], [4, 4], 4, 4, boost=2, dtype=dtype, pad=True)
+    given = text.to(dtype)
+    out = saa.semantic_activated_attention(given, query.to(dtype), half, settings, layout, overwrite_text=overwrite)
+    assert out.dtype == dtype
+    assert (out is given) == overwrite
+    assert (out.float() - expected).norm() / expected.norm() < 1e-2
