@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import pickletools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .adapter import describe_family, projection_sizes
 from .errors import InputError
 from .face_encoder import FaceEncoder, FaceEncoderSizes
+from .imr import Imr, ImrSizes, KeypointEncoder
 
 ADAPTER, IMR, KEYPOINT_ENCODER = "adapter", "imr", "keypoint_encoder"
 PART_NAMES = {ADAPTER: "an adapter (face encoder and SAA)", IMR: "an IMR", KEYPOINT_ENCODER: "a keypoint encoder"}
@@ -76,9 +77,11 @@ class Checkpoint:
 
     @property
     def family(self) -> str:
-        """The base model of an adapter: "sd15", "sdxl", or "token size N" for others."""
-        token_size = FaceEncoderSizes.of(self.modules["face_encoder"]).token_size
-        return base_model_name(token_size)
+        """The base model of an adapter or an IMR: "sd15", "sdxl", or "token size N" for others."""
+        sizes = (
+            ImrSizes.of(self.modules[IMR]) if self.part == IMR else FaceEncoderSizes.of(self.modules["face_encoder"])
+        )
+        return base_model_name(sizes.token_size)
 
 
 def base_model_name(token_size: int) -> str:
@@ -107,8 +110,8 @@ def read_checkpoint(
         )
     modules = {module: _take(tensors, module) for module in _MODULES[part]}
     checkpoint = Checkpoint(part, modules, variant or _variant(tensors, metadata, undecided))
+    _check_complete(checkpoint, path)
     if part == ADAPTER:
-        _check_adapter(checkpoint, path)
         _log.info("%s read as %s for %s", path.name, checkpoint.variant.name, checkpoint.family)
     return checkpoint
 
@@ -131,15 +134,18 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     metadata = {"format": f"dynamicid-{checkpoint.part}", "version": FORMAT_VERSION}
-    if checkpoint.part == ADAPTER:
-        sizes = FaceEncoderSizes.of(checkpoint.modules["face_encoder"])
-        metadata |= {
-            "base_model": checkpoint.family,
-            "variant": checkpoint.variant.name,
-            "embedding_channel_order": checkpoint.variant.embedding_channel_order,
-            "sizes": json.dumps(vars(sizes)),
-        }
-    return metadata
+    if checkpoint.part == KEYPOINT_ENCODER:
+        features = KeypointEncoder.features_of(checkpoint.modules[KEYPOINT_ENCODER])
+        return {**metadata, "sizes": json.dumps({"features": features})}
+    metadata["base_model"] = checkpoint.family
+    if checkpoint.part == IMR:
+        return {**metadata, "sizes": json.dumps(vars(ImrSizes.of(checkpoint.modules[IMR])))}
+    return {
+        **metadata,
+        "variant": checkpoint.variant.name,
+        "embedding_channel_order": checkpoint.variant.embedding_channel_order,
+        "sizes": json.dumps(vars(FaceEncoderSizes.of(checkpoint.modules["face_encoder"]))),
+    }
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -257,30 +263,52 @@ def _describe_stranger(tensors: Mapping[str, Tensor]) -> str:
     return f"no file of DynamicID (its first tensors: {', '.join(keys[:3]) or 'none'})"
 
 
-def _check_adapter(checkpoint: Checkpoint, path: Path) -> None:
-    faults = _face_encoder_faults(checkpoint.modules["face_encoder"]) + _saa_faults(checkpoint.modules["saa"])
+def _check_complete(checkpoint: Checkpoint, path: Path) -> None:
+    faults = [fault for module, weights in checkpoint.modules.items() for fault in _FAULTS[module](weights)]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(
-            f"{path.name} is an adapter, but not a complete one: {'; '.join(faults[:3])}{more}. Download it again, or "
-            f"convert it again from the original. ({path})"
+            f"{path.name} is {PART_NAMES[checkpoint.part]}, but not a complete one: {'; '.join(faults[:3])}{more}. "
+            f"Download it again, or convert it again from the original. ({path})"
         )
 
 
-def _face_encoder_faults(weights: dict[str, Tensor]) -> list[str]:
+def _network_faults(
+    name: str, build: Callable[[dict[str, Tensor]], nn.Module], weights: dict[str, Tensor]
+) -> list[str]:
+    """What keeps the weights from fitting the network that ``build`` makes for their sizes."""
     try:
-        sizes = FaceEncoderSizes.of(weights)
+        network = build(weights)
     except KeyError as error:
-        return [f"the face encoder lacks {error.args[0]}"]
-    expected = {key: tensor.shape for key, tensor in FaceEncoder(sizes, device="meta").state_dict().items()}
-    faults = [f"the face encoder lacks {key}" for key in expected.keys() - weights.keys()]
-    faults += [f"the face encoder has an unknown {key}" for key in weights.keys() - expected.keys()]
-    faults += [
-        f"the face encoder's {key} is {list(weights[key].shape)} instead of {list(expected[key])}"
-        for key in expected.keys() & weights.keys()
+        return [f"{name} lacks {error.args[0]}"]
+    except ValueError as error:
+        return [f"{name} has sizes that do not go together ({error})"]
+    expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    faults = [f"{name} lacks {key}" for key in sorted(expected.keys() - weights.keys())]
+    faults += [f"{name} has an unknown {key}" for key in sorted(weights.keys() - expected.keys())]
+    return faults + [
+        f"{name}'s {key} is {list(weights[key].shape)} instead of {list(expected[key])}"
+        for key in sorted(expected.keys() & weights.keys())
         if weights[key].shape != expected[key]
     ]
-    return sorted(faults)
+
+
+def _face_encoder_faults(weights: dict[str, Tensor]) -> list[str]:
+    return _network_faults(
+        "the face encoder", lambda given: FaceEncoder(FaceEncoderSizes.of(given), device="meta"), weights
+    )
+
+
+def _imr_faults(weights: dict[str, Tensor]) -> list[str]:
+    return _network_faults("the IMR", lambda given: Imr(ImrSizes.of(given), device="meta"), weights)
+
+
+def _keypoint_encoder_faults(weights: dict[str, Tensor]) -> list[str]:
+    return _network_faults(
+        "the keypoint encoder",
+        lambda given: KeypointEncoder(KeypointEncoder.features_of(given), device="meta"),
+        weights,
+    )
 
 
 def _saa_faults(weights: dict[str, Tensor]) -> list[str]:
@@ -296,3 +324,11 @@ def _saa_faults(weights: dict[str, Tensor]) -> list[str]:
     if len(token_sizes) > 1:
         faults.append(f"the SAA part has layers of {describe_family(max(token_sizes), len(sizes))} and of other models")
     return faults
+
+
+_FAULTS: dict[str, Callable[[dict[str, Tensor]], list[str]]] = {
+    "face_encoder": _face_encoder_faults,
+    "saa": _saa_faults,
+    IMR: _imr_faults,
+    KEYPOINT_ENCODER: _keypoint_encoder_faults,
+}

@@ -1,4 +1,4 @@
-"""Pictures for people to check: which face was found, and what the encoder saw of it."""
+"""Pictures for people to check: which face was found, what the encoders see of it, who is who."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .comparison import SAME_PERSON, Comparison
 from .face_analysis import DetectedFace
 from .images import Photo
+from .keypoints import Keypoints, raster
 from .regions import Box
 
 PREVIEW_SIZE = 512
@@ -58,6 +59,29 @@ def draw_layout(boxes: Sequence[Box], picture: Photo | None = None) -> Photo:
         draw.rectangle(edges, outline=colour, width=max(2, width // 200))
         _draw_label(draw, (edges[0] + 4, edges[1] + 4), f"Face {number + 1}", colour, max(14, width // 32))
     return np.asarray(canvas)
+
+
+def draw_keypoints(keypoints: Keypoints, earlier: Keypoints | None = None) -> Photo:
+    """The points on their portrait, or on an empty square where it is not known, with lines from where they were."""
+    if keypoints.portrait is None:
+        picture = np.full((PREVIEW_SIZE, PREVIEW_SIZE, 3), 40, np.uint8)
+    else:
+        picture = fit_square(keypoints.portrait)
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    now = (keypoints.points * PREVIEW_SIZE).tolist()
+    before = now if earlier is None else (earlier.points * PREVIEW_SIZE).tolist()
+    for start, end in zip(before, now, strict=True):
+        draw.line((*start, *end), fill=_OTHER, width=1)
+    for x, y in now:
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_CHOSEN)
+    return np.asarray(canvas)
+
+
+def draw_raster(keypoints: Keypoints) -> Photo:
+    """What the keypoint encoder sees of the points, each cell enlarged."""
+    cells = Image.fromarray(raster(keypoints.points).numpy())
+    return np.asarray(cells.resize((PREVIEW_SIZE, PREVIEW_SIZE), Image.Resampling.NEAREST).convert("RGB"))
 
 
 def draw_comparison(photo: Photo, comparison: Comparison) -> Photo:

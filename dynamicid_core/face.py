@@ -1,22 +1,25 @@
 """A person as the pack passes them between nodes and keeps them in files; a person in a picture."""
 
-import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from . import files
 from .errors import InputError
+from .images import Photo
 from .regions import Region
 
-FILE_FORMAT, FILE_VERSION = "dynamicid-face", "1"
-SUFFIX = ".safetensors"
-_TENSORS = ("tokens", "uncond_tokens", "embedding", "keypoints", "pose", "key_scale")
+FILES = files.FileKind(
+    what="face",
+    writer="Save Face",
+    format="dynamicid-face",
+    version="1",
+    needed=("tokens", "uncond_tokens"),
+    optional=("embedding", "keypoints", "pose", "key_scale"),
+)
 MIX_METHODS = ("tokens", "attention")
 
 
@@ -27,7 +30,8 @@ class Face:
     tokens, uncond_tokens: [1, T, D] float32, what the face encoder made of the photo and of nothing. embedding: [512],
     length 1, ArcFace in its own channel order, for comparing faces. keypoints: [106, 2] (x, y) in fractions of the
     square crop. pose: [3] pitch, yaw, roll in degrees. base_model: whose token size this is ("sd15", "sdxl").
-    key_scale: [T], for a mix of people, how strongly each token is attended to.
+    key_scale: [T], for a mix of people, how strongly each token is attended to. face_prompt: expression and pose that
+    the tokens show, as a sentence. portrait: the square crop, for previews; not in files.
     """
 
     tokens: Tensor
@@ -37,6 +41,8 @@ class Face:
     keypoints: Tensor | None = None
     pose: Tensor | None = None
     key_scale: Tensor | None = None
+    face_prompt: str | None = None
+    portrait: Photo | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.tokens.shape[0] != 1 or self.tokens.shape != self.uncond_tokens.shape:
@@ -67,8 +73,8 @@ def mix_faces(faces: Sequence[Face], weights: Sequence[float], method: str = "to
 
     method "tokens": the weighted mean of the tokens. "attention": the tokens side by side, their attention logits
     scaled by the weights, which is the released model's identity mix. The embedding is the weighted mean of theirs;
-    keypoints and pose are those of the face with the largest weight. Raises InputError for weights that leave nobody
-    and for faces of different models.
+    keypoints, pose and face prompt are those of the face with the largest weight. Raises InputError for weights that
+    leave nobody and for faces of different models.
     """
     if method not in MIX_METHODS:
         raise InputError(f'"{method}" is no way to mix faces. Choose one of: {", ".join(MIX_METHODS)}.')
@@ -83,8 +89,8 @@ def mix_faces(faces: Sequence[Face], weights: Sequence[float], method: str = "to
         )
     main = max(mixed, key=lambda pair: pair[1])[0]
     tokens, uncond_tokens, key_scale = _mean_tokens(mixed) if method == "tokens" else _tokens_side_by_side(mixed)
-    return Face(
-        tokens, uncond_tokens, main.base_model, _mean_embedding(mixed), main.keypoints, main.pose, key_scale=key_scale
+    return replace(
+        main, tokens=tokens, uncond_tokens=uncond_tokens, embedding=_mean_embedding(mixed), key_scale=key_scale
     )
 
 
@@ -94,38 +100,27 @@ def average_faces(faces: Sequence[Face]) -> Face:
 
 
 def save_face(face: Face, folder: str | Path, name: str) -> Path:
-    """Writes ``name``.safetensors into the folder and returns its path; the file appears whole or not at all.
-
-    A different face that already has the name is kept: the new one then becomes ``name_2``, ``name_3`` and so on.
-    """
-    path = _free_path(Path(folder) / (_valid_name(name) + SUFFIX), face)
-    metadata = {"format": FILE_FORMAT, "version": FILE_VERSION, "base_model": face.base_model}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    save_file(_tensors(face), unfinished, metadata=metadata)
-    os.replace(unfinished, path)
-    return path
+    """Writes ``name``.safetensors into the folder and returns its path; see ``files.save``."""
+    tensors = {key: getattr(face, key) for key in (*FILES.needed, *FILES.optional) if getattr(face, key) is not None}
+    metadata = {"base_model": face.base_model}
+    if face.face_prompt is not None:
+        metadata["face_prompt"] = face.face_prompt
+    return files.save(FILES, tensors, metadata, folder, name)
 
 
 def load_face(path: str | Path) -> Face:
     """Reads a face file. Raises InputError when it is missing, damaged or something else."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no face file {path}. Make one with Save Face, or copy it there.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in _TENSORS if key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path.name} is damaged or no safetensors file. Save the face again. ({path})") from error
-    if metadata.get("format") != FILE_FORMAT or "tokens" not in tensors or "uncond_tokens" not in tensors:
-        raise InputError(f"{path.name} is a safetensors file, but not one that Save Face wrote. ({path})")
-    if metadata.get("version") != FILE_VERSION:
-        raise InputError(
-            f"{path.name} has version {metadata.get('version')} of the face format; this pack reads version "
-            f"{FILE_VERSION}. Update the pack. ({path})"
-        )
-    return Face(base_model=metadata.get("base_model", "sd15"), **tensors)
+    tensors, metadata = files.load(FILES, path)
+    return Face(
+        tensors["tokens"],
+        tensors["uncond_tokens"],
+        metadata.get("base_model", "sd15"),
+        embedding=tensors.get("embedding"),
+        keypoints=tensors.get("keypoints"),
+        pose=tensors.get("pose"),
+        key_scale=tensors.get("key_scale"),
+        face_prompt=metadata.get("face_prompt"),
+    )
 
 
 def _mean_tokens(mixed: Sequence[tuple[Face, float]]) -> tuple[Tensor, Tensor, None]:
@@ -155,41 +150,3 @@ def _tokens_side_by_side(mixed: Sequence[tuple[Face, float]]) -> tuple[Tensor, T
 def _mean_embedding(mixed: Sequence[tuple[Face, float]]) -> Tensor | None:
     known = [face.embedding * weight for face, weight in mixed if face.embedding is not None]
     return torch.nn.functional.normalize(torch.stack(known).sum(dim=0), dim=0) if known else None
-
-
-def _valid_name(name: str) -> str:
-    stem = name.strip().removesuffix(SUFFIX).replace("\\", "/")
-    parts = stem.split("/")
-    if not stem or any(part in ("", ".", "..") or re.search(r'[<>:"|?*\x00-\x1f]', part) for part in parts):
-        raise InputError(
-            f'"{name}" cannot be a file name. Use letters, digits, spaces, - and _, and / for a folder inside the '
-            "faces folder."
-        )
-    return stem
-
-
-def _tensors(face: Face) -> dict[str, Tensor]:
-    tensors = {key: getattr(face, key) for key in _TENSORS if getattr(face, key) is not None}
-    return {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in tensors.items()}
-
-
-def _free_path(wanted: Path, face: Face) -> Path:
-    """The first of name, name_2, … that is unused or already holds this very face."""
-    path, number = wanted, 1
-    while path.exists() and not _holds(path, face):
-        number += 1
-        path = wanted.with_stem(f"{wanted.stem}_{number}")
-    return path
-
-
-def _holds(path: Path, face: Face) -> bool:
-    try:
-        there = load_face(path)
-    except InputError:
-        return False
-    mine, theirs = _tensors(face), _tensors(there)
-    return (
-        there.base_model == face.base_model
-        and mine.keys() == theirs.keys()
-        and all(torch.equal(mine[key], theirs[key]) for key in mine)
-    )

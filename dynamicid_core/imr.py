@@ -40,11 +40,18 @@ class ImrSizes:
     disentangle_depth: int
     entangle_depth: int
 
+    @property
+    def heads(self) -> int:
+        """Of every attention, which no tensor tells: 64 channels each as in the released IMR, but at least four."""
+        return max(4, self.size // 64)
+
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> "ImrSizes":
-        """Reads the sizes from an IMR's state dict. Raises KeyError when a telling tensor is missing."""
+        """Reads the sizes from an IMR's state dict. Raises KeyError when a telling tensor is missing, ValueError when
+        the sizes make no network.
+        """
         size, token_size = weights["proj_in.weight"].shape
-        return cls(
+        sizes = cls(
             token_size=token_size,
             feature_size=weights["feature_fusion.0.weight"].shape[0],
             size=size,
@@ -53,14 +60,15 @@ class ImrSizes:
             disentangle_depth=_depth(weights, "disentangleNet"),
             entangle_depth=_depth(weights, "entangleNet"),
         )
+        if size % sizes.heads:
+            raise ValueError(f"{size} channels cannot be split into {sizes.heads} attention heads")
+        return sizes
 
 
 class Imr(nn.Module):
     """Tokens and two motions in, tokens with the second motion out."""
 
-    def __init__(
-        self, sizes: ImrSizes, heads: int, *, operations: Any = nn, dtype: Any = None, device: Any = None
-    ) -> None:
+    def __init__(self, sizes: ImrSizes, *, operations: Any = nn, dtype: Any = None, device: Any = None) -> None:
         super().__init__()
         placed = {"dtype": dtype, "device": device}
         size = sizes.size
@@ -75,8 +83,8 @@ class Imr(nn.Module):
         )
         self.norm_in = operations.LayerNorm(sizes.token_size, **placed)
         self.proj_in = operations.Linear(sizes.token_size, size, **placed)
-        self.disentangleNet = _net(sizes.disentangle_depth, sizes, heads, operations, placed)
-        self.entangleNet = _net(sizes.entangle_depth, sizes, heads, operations, placed)
+        self.disentangleNet = _net(sizes.disentangle_depth, sizes, operations, placed)
+        self.entangleNet = _net(sizes.entangle_depth, sizes, operations, placed)
         self.norm_out = operations.LayerNorm(size, **placed)
         self.proj_out = operations.Linear(size, sizes.token_size, **placed)
 
@@ -143,7 +151,11 @@ class SelfAttention(nn.Module):
 
 
 class KeypointEncoder(nn.Module):
-    """A picture of 106 keypoints -> motion features."""
+    """A picture of 106 keypoints -> motion features.
+
+    The batch normalisations are torch's own, whichever ``operations`` are given, and stay in float32: the host's layers
+    cast their weights when they run, torch's do not.
+    """
 
     def __init__(self, features: int = 768, *, operations: Any = nn, dtype: Any = None, device: Any = None) -> None:
         super().__init__()
@@ -157,6 +169,12 @@ class KeypointEncoder(nn.Module):
                 before = channels
             blocks.append(nn.Sequential(*layers))
         self.blocks = nn.ModuleList(blocks)
+        self.features = features
+
+    @staticmethod
+    def features_of(weights: Mapping[str, Tensor]) -> int:
+        """Reads the number of features from a state dict. Raises KeyError when the last convolution is missing."""
+        return weights[f"blocks.{len(_STAGES) - 1}.1.conv_block.0.weight"].shape[0]
 
     def forward(self, raster: Tensor) -> Tensor:
         """raster: [B, 1, 96, 96], -1 and 1 -> [B, features], never negative. Call in evaluation mode: the batch
@@ -173,7 +191,8 @@ class _ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_block = nn.Sequential(
-            operations.Conv2d(before, after, kernel, stride, padding, **placed), nn.BatchNorm2d(after, **placed)
+            operations.Conv2d(before, after, kernel, stride, padding, **placed),
+            nn.BatchNorm2d(after, device=placed["device"]),
         )
         self.residual = before == after and stride == 1 and padding > 0
 
@@ -182,8 +201,8 @@ class _ConvBlock(nn.Module):
         return F.relu(out + x if self.residual else out)
 
 
-def _net(depth: int, sizes: ImrSizes, heads: int, operations: Any, placed: dict[str, Any]) -> nn.ModuleList:
-    size = sizes.size
+def _net(depth: int, sizes: ImrSizes, operations: Any, placed: dict[str, Any]) -> nn.ModuleList:
+    size, heads = sizes.size, sizes.heads
     return nn.ModuleList(
         nn.ModuleList(
             [
@@ -217,4 +236,7 @@ def _attend(queries: Tensor, keys_values: Tensor, heads: int) -> Tensor:
 
 
 def _depth(weights: Mapping[str, Tensor], net: str) -> int:
-    return len({key.split(".")[1] for key in weights if key.startswith(f"{net}.")})
+    layers = {key.split(".")[1] for key in weights if key.startswith(f"{net}.")}
+    if not layers:
+        raise KeyError(f"{net}.0")
+    return len(layers)

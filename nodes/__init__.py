@@ -7,6 +7,7 @@ from .apply import ApplyDynamicID
 from .face import EncodeFace, LoadFace, MixFaces, SaveFace
 from .inspection import ActivationMap, CompareFaces
 from .loaders import LoadDynamicID, LoadFaceAnalysis
+from .motion import DescribeFace, EditFace, FaceKeypoints, LoadKeypoints, PoseKeypoints, SaveKeypoints
 from .regions import AutoLayout, PlaceFace
 
 
@@ -22,6 +23,12 @@ class DynamicIDExtension(ComfyExtension):
             MixFaces,
             SaveFace,
             LoadFace,
+            DescribeFace,
+            FaceKeypoints,
+            PoseKeypoints,
+            EditFace,
+            SaveKeypoints,
+            LoadKeypoints,
             PlaceFace,
             AutoLayout,
             ApplyDynamicID,

@@ -5,10 +5,10 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..dynamicid_core import face_analysis, images
+from ..dynamicid_core import face_analysis, files, images
 from ..dynamicid_core.comfy_host import encoding, folders
 from ..dynamicid_core.comfy_host.loading import DynamicID
-from ..dynamicid_core.face import MIX_METHODS, SUFFIX, Face, load_face, mix_faces, save_face
+from ..dynamicid_core.face import MIX_METHODS, Face, load_face, mix_faces, save_face
 from .sockets import (
     CATEGORY,
     DynamicIDType,
@@ -16,6 +16,7 @@ from .sockets import (
     FaceType,
     check_face_analysis,
     connected_faces,
+    face_choice_inputs,
     face_inputs,
 )
 
@@ -40,19 +41,7 @@ class EncodeFace(io.ComfyNode):
                 DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID."),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
                 io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-H/14 (laion2B), from Load CLIP Vision."),
-                io.Combo.Input(
-                    "order",
-                    options=list(face_analysis.ORDERS),
-                    default="largest",
-                    tooltip="How the faces of a photo are counted, for index.",
-                ),
-                io.Int.Input(
-                    "index",
-                    default=0,
-                    min=0,
-                    max=99,
-                    tooltip="Which face in that order, from 0. The preview of index 0 shows the numbers.",
-                ),
+                *face_choice_inputs(),
                 io.Combo.Input(
                     "crop",
                     options=list(encoding.CROPS),
@@ -180,12 +169,8 @@ class LoadFace(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> Any:
-        return folders.find_file(folders.FACES, _with_suffix(name)).stat().st_mtime_ns
+        return folders.find_file(folders.FACES, files.with_suffix(name)).stat().st_mtime_ns
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        return io.NodeOutput(load_face(folders.find_file(folders.FACES, _with_suffix(name))))
-
-
-def _with_suffix(name: str) -> str:
-    return name if name.endswith(SUFFIX) else name + SUFFIX
+        return io.NodeOutput(load_face(folders.find_file(folders.FACES, files.with_suffix(name))))

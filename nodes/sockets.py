@@ -6,13 +6,14 @@ from comfy_api.latest import io
 
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face
-from ..dynamicid_core.face_analysis import FaceAnalysis
+from ..dynamicid_core.face_analysis import ORDERS, FaceAnalysis
 
 CATEGORY = "DynamicID"
 
 DynamicIDType = io.Custom("DYNAMICID")
 FaceAnalysisType = io.Custom("FACE_ANALYSIS")
 FaceType = io.Custom("DYNAMICID_FACE")
+FaceKeypointsType = io.Custom("FACE_KEYPOINTS")
 PlacementsType = io.Custom("DYNAMICID_PLACEMENTS")
 BoundingBoxType = io.Custom("BOUNDING_BOX")  # ComfyUI's own on later hosts
 
@@ -20,6 +21,25 @@ BoundingBoxType = io.Custom("BOUNDING_BOX")  # ComfyUI's own on later hosts
 def face_inputs(count: int, tooltip: str, needed: int = 1) -> list[Any]:
     """Sockets face_1 .. face_N, the first ``needed`` of which must be connected."""
     return [FaceType.Input(f"face_{i}", optional=i > needed, tooltip=tooltip) for i in range(1, count + 1)]
+
+
+def face_choice_inputs() -> list[Any]:
+    """Inputs order and index: which face of a photo."""
+    return [
+        io.Combo.Input(
+            "order",
+            options=list(ORDERS),
+            default="largest",
+            tooltip="How the faces of a photo are counted, for index.",
+        ),
+        io.Int.Input(
+            "index",
+            default=0,
+            min=0,
+            max=99,
+            tooltip="Which face in that order, from 0. The preview of index 0 shows the numbers.",
+        ),
+    ]
 
 
 def check_face_analysis(given: Any) -> None:

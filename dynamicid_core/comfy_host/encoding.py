@@ -14,12 +14,13 @@ from ..drawing import draw_faces, fit_square
 from ..errors import InputError
 from ..face import Face, average_faces
 from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align
-from ..images import Photo, Square, central_square, clip_pixels, square_around
+from ..face_prompt import face_prompt
+from ..images import Photo, Square, central_square, clip_pixels
+from ..keypoints import Keypoints
+from ..portrait import measure, portrait_square
 from .loading import DynamicID
 
 CROPS = ("auto", "portrait", "aligned", "whole picture")
-PORTRAIT_MARGIN = 2.0
-"""Side of the portrait in lengths of the face box: hair and some shoulder too, as in the released examples."""
 _CLIP_ALIGNED_SIZE = 224
 
 
@@ -56,9 +57,9 @@ def encode_photos(
     seen = torch.stack([subject.seen_embedding for subject in subjects])
     tokens, uncond_tokens = encode_tokens(dynamicid, seen, features, no_features)
     progress.update(1)
+    base_model = base_model_name(sizes.token_size)
     faces = [
-        Face(own, uncond_tokens, base_model_name(sizes.token_size), subject.embedding, subject.keypoints, subject.pose)
-        for own, subject in zip(tokens.split(1), subjects, strict=True)
+        subject.face(own, uncond_tokens, base_model) for own, subject in zip(tokens.split(1), subjects, strict=True)
     ]
     return average_faces(faces), previews
 
@@ -110,20 +111,32 @@ class _Subject:
     cut: Photo
     seen_embedding: Tensor
     embedding: Tensor
-    keypoints: Tensor | None
-    pose: Tensor | None
+    keypoints: Keypoints | None
+
+    def face(self, tokens: Tensor, uncond_tokens: Tensor, base_model: str) -> Face:
+        if self.keypoints is None:
+            return Face(tokens, uncond_tokens, base_model, self.embedding)
+        return Face(
+            tokens,
+            uncond_tokens,
+            base_model,
+            self.embedding,
+            keypoints=self.keypoints.points,
+            pose=self.keypoints.pose,
+            face_prompt=face_prompt(self.keypoints.expression, self.keypoints.pose),
+            portrait=self.keypoints.portrait,
+        )
 
 
 def _subject(photo: Photo, face: DetectedFace, crop: str, analysis: FaceAnalysis, channel_order: str) -> _Subject:
-    square = central_square(photo) if crop == "whole picture" else square_around(photo, face.box, PORTRAIT_MARGIN)
+    square = central_square(photo) if crop == "whole picture" else portrait_square(photo, face)
     embedding = analysis.embed(photo, face)
     seen = embedding if channel_order == "bgr" else analysis.embed(photo, face, channel_order)
     return _Subject(
         cut=_cut(photo, face, square, crop),
         seen_embedding=torch.from_numpy(seen),
         embedding=torch.from_numpy(embedding),
-        keypoints=None if face.keypoints is None else torch.from_numpy(square.fractions(face.keypoints)),
-        pose=None if face.pose is None else torch.from_numpy(face.pose),
+        keypoints=measure(photo, face, square),
     )
 
 

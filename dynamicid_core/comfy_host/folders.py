@@ -6,7 +6,9 @@ import folder_paths
 
 from ..errors import InputError
 
-MODELS, FACES, IP_ADAPTERS, FACE_ANALYSIS = "dynamicid", "dynamicid_faces", "ipadapter", "insightface"
+MODELS, IP_ADAPTERS, FACE_ANALYSIS = "dynamicid", "ipadapter", "insightface"
+FACES, KEYPOINTS = "dynamicid_faces", "dynamicid_keypoints"
+_NO_WEIGHTS = ("faces", "keypoints")  # folders inside the folder of weights
 
 
 def register_model_folders() -> None:
@@ -16,6 +18,7 @@ def register_model_folders() -> None:
     for name, folder, extensions in (
         (MODELS, models / "dynamicid", weights),
         (FACES, models / "dynamicid" / "faces", {".safetensors"}),
+        (KEYPOINTS, models / "dynamicid" / "keypoints", {".safetensors"}),
         (IP_ADAPTERS, models / "ipadapter", weights),
         (FACE_ANALYSIS, models / "insightface", {".onnx"}),
     ):
@@ -26,12 +29,12 @@ def register_model_folders() -> None:
 
 
 def list_files(name: str) -> list[str]:
-    """The files of a model folder; those in the faces folder are no adapters."""
+    """The files of a model folder; saved faces and keypoints are no adapters."""
     try:
         files = folder_paths.get_filename_list(name)
     except FileNotFoundError:  # the host's cache remembers a folder that has been removed since
         files = folder_paths.get_filename_list_(name)[0]
-    return [file for file in files if name != MODELS or Path(file).parts[0] != "faces"]
+    return [file for file in files if name != MODELS or Path(file).parts[0] not in _NO_WEIGHTS]
 
 
 def find_file(name: str, file: str) -> Path:

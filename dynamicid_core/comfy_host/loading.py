@@ -9,19 +9,23 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .. import adapter
-from ..checkpoint import Checkpoint
+from ..checkpoint import IMR, KEYPOINT_ENCODER, Checkpoint
+from ..errors import InputError
 from ..face_encoder import FaceEncoder, FaceEncoderSizes
+from ..imr import Imr, ImrSizes, KeypointEncoder
 
 
 @dataclass(frozen=True, eq=False)
 class DynamicID:
-    """A loaded adapter, its networks under the host's memory management, with the IMR files that go with it."""
+    """A loaded adapter and, if they were chosen, IMR and keypoint encoder; all networks under the host's memory
+    management.
+    """
 
     checkpoint: Checkpoint
     face_encoder: ModelPatcher
     projections: ModelPatcher
-    imr: Checkpoint | None = None
-    keypoint_encoder: Checkpoint | None = None
+    imr: ModelPatcher | None = None
+    keypoint_encoder: ModelPatcher | None = None
 
     @property
     def token_size(self) -> int:
@@ -32,7 +36,9 @@ class DynamicID:
 def load_dynamicid(
     checkpoint: Checkpoint, imr: Checkpoint | None = None, keypoint_encoder: Checkpoint | None = None
 ) -> DynamicID:
-    """Builds the networks of an adapter in the dtype of its file; ComfyUI moves and casts them when they run."""
+    """Builds the networks in the dtypes of their files; ComfyUI moves and casts them when they run. Raises InputError
+    for parts that do not belong together.
+    """
     encoder, tensors = checkpoint.modules["face_encoder"], checkpoint.modules["saa"]
     projections = adapter.projection_weights(tensors)
     return DynamicID(
@@ -41,9 +47,28 @@ def load_dynamicid(
         _patcher(
             lambda **placed: adapter.IdentityProjections(adapter.projection_sizes(tensors), **placed), projections
         ),
-        imr,
-        keypoint_encoder,
+        _imr(imr, checkpoint) if imr else None,
+        _keypoint_encoder(keypoint_encoder) if keypoint_encoder else None,
     )
+
+
+def _imr(imr: Checkpoint, adapter_checkpoint: Checkpoint) -> ModelPatcher:
+    weights = imr.modules[IMR]
+    if imr.family != adapter_checkpoint.family:
+        raise InputError(
+            f"The IMR edits faces of {imr.family}, but the adapter makes faces of {adapter_checkpoint.family}. Choose "
+            "two that were trained together."
+        )
+    return _patcher(lambda **placed: Imr(ImrSizes.of(weights), **placed), weights)
+
+
+def _keypoint_encoder(keypoint_encoder: Checkpoint) -> ModelPatcher:
+    """Convolutions in the file's dtype, batch normalisation in float32, since the host casts the former only."""
+    weights = {
+        key: tensor if ".conv_block.0." in key or not tensor.is_floating_point() else tensor.float()
+        for key, tensor in keypoint_encoder.modules[KEYPOINT_ENCODER].items()
+    }
+    return _patcher(lambda **placed: KeypointEncoder(KeypointEncoder.features_of(weights), **placed), weights)
 
 
 def _patcher(build: Callable[..., nn.Module], weights: Mapping[str, Tensor]) -> ModelPatcher:

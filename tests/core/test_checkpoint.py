@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dynamicid_core import checkpoint
-from dynamicid_core.checkpoint import ADAPTER, IMR, read_checkpoint, save_checkpoint
+from dynamicid_core.checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_encoder import FaceEncoder, FaceEncoderSizes
+from dynamicid_core.imr import Imr, ImrSizes, KeypointEncoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASED = GOLDEN / "SAA_tiny.bin"
@@ -118,14 +119,84 @@ def test_the_user_can_say_what_an_adapter_is(tmp_path):
     assert read_checkpoint(path, ADAPTER, variant=checkpoint.FACEID_PLUS_V2).variant.shortcut
 
 
-def test_imr_and_keypoint_encoder_are_recognised(tmp_path):
-    assert read_checkpoint(GOLDEN / "IMR_tiny.bin", IMR).part == IMR
-    keypoints = {"blocks.0.0.conv_block.0.weight": torch.rand(16, 1, 7, 7)}
-    torch.save(keypoints, tmp_path / "kpe.bin")
-    assert (
-        read_checkpoint(tmp_path / "kpe.bin", checkpoint.KEYPOINT_ENCODER).modules["keypoint_encoder"].keys()
-        == keypoints.keys()
-    )
+@pytest.fixture(scope="module")
+def imr():
+    return torch.load(GOLDEN / "IMR_tiny.bin", weights_only=True)
+
+
+def keypoint_encoder(features=64):
+    return KeypointEncoder(features).state_dict()
+
+
+def test_an_imr_is_recognised_and_read(imr):
+    found = read_checkpoint(GOLDEN / "IMR_tiny.bin", IMR)
+    assert found.modules[IMR].keys() == imr.keys()
+    assert found.family == "token size 64"
+
+
+def test_a_keypoint_encoder_is_recognised_and_read(tmp_path):
+    weights = keypoint_encoder()
+    torch.save(weights, tmp_path / "any name")
+    found = read_checkpoint(tmp_path / "any name", KEYPOINT_ENCODER)
+    assert found.modules[KEYPOINT_ENCODER].keys() == weights.keys()
+
+
+@pytest.mark.parametrize(("disentangle", "entangle"), [(1, 1), (4, 4), (2, 3)])
+def test_an_imr_of_any_depth_is_read(tmp_path, disentangle, entangle):
+    sizes = ImrSizes(64, 128, 64, 4, 128, disentangle, entangle)
+    torch.save(Imr(sizes).state_dict(), tmp_path / "imr.bin")
+    assert ImrSizes.of(read_checkpoint(tmp_path / "imr.bin", IMR).modules[IMR]) == sizes
+
+
+@pytest.mark.parametrize("part", [IMR, KEYPOINT_ENCODER])
+def test_the_own_format_of_imr_and_keypoint_encoder_is_read_back_and_tells_its_sizes(tmp_path, imr, part):
+    weights = imr if part == IMR else keypoint_encoder()
+    save_checkpoint(checkpoint.Checkpoint(part, {part: weights}), tmp_path / "a.safetensors")
+    again = read_checkpoint(tmp_path / "a.safetensors", part).modules[part]
+    assert all(torch.equal(again[key], weights[key]) for key in weights)
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata()["format"] == f"dynamicid-{part}"
+        assert json.loads(file.metadata()["sizes"])["token_size" if part == IMR else "features"] == 64
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("disentangleNet.0.1.to_kv", r"the IMR lacks disentangleNet\.0\.1\.to_kv\.weight"),
+        ("entangleNet", r"the IMR lacks entangleNet\.0"),
+        ("proj_in", r"the IMR lacks proj_in\.weight"),
+    ],
+)
+def test_an_imr_that_lacks_tensors_is_refused_with_their_names(tmp_path, imr, remove, message):
+    kept = {key: tensor for key, tensor in imr.items() if not key.startswith(remove)}
+    torch.save(kept, tmp_path / "imr.bin")
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "imr.bin", IMR)
+
+
+def test_an_imr_with_a_gap_in_its_depth_is_refused(tmp_path, imr):
+    third = {key.replace(".0", ".2", 1): tensor for key, tensor in imr.items() if key.startswith("entangleNet.0")}
+    gap = imr | third
+    torch.save(gap, tmp_path / "imr.bin")
+    with pytest.raises(InputError, match=r"lacks entangleNet\.1\."):
+        read_checkpoint(tmp_path / "imr.bin", IMR)
+
+
+def test_an_imr_of_sizes_that_do_not_go_together_is_refused(tmp_path, imr):
+    torch.save(imr | {"proj_out.weight": torch.rand(64, 48)}, tmp_path / "imr.bin")
+    with pytest.raises(InputError, match=r"proj_out\.weight is \[64, 48\] instead of \[64, 64\]"):
+        read_checkpoint(tmp_path / "imr.bin", IMR)
+    odd = Imr(ImrSizes(64, 128, 64, 4, 128, 1, 1)).state_dict() | {"proj_in.weight": torch.rand(66, 64)}
+    torch.save(odd, tmp_path / "odd.bin")
+    with pytest.raises(InputError, match="66 channels cannot be split into 4 attention heads"):
+        read_checkpoint(tmp_path / "odd.bin", IMR)
+
+
+def test_half_a_keypoint_encoder_is_refused(tmp_path):
+    weights = {key: tensor for key, tensor in keypoint_encoder().items() if not key.startswith("blocks.6")}
+    torch.save(weights, tmp_path / "kpe.bin")
+    with pytest.raises(InputError, match=r"a keypoint encoder, but not a complete one: .* lacks blocks\.6\.1"):
+        read_checkpoint(tmp_path / "kpe.bin", KEYPOINT_ENCODER)
 
 
 class Attack:

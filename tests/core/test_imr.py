@@ -27,7 +27,9 @@ def golden():
 def imr(golden):
     tensors, config = golden
     weights = {key.removeprefix("w."): tensor for key, tensor in tensors.items() if key.startswith("w.")}
-    network = Imr(ImrSizes.of(weights), heads=config["heads"])
+    sizes = ImrSizes.of(weights)
+    assert sizes.heads == config["heads"]
+    network = Imr(sizes)
     network.load_state_dict(weights, strict=True)
     return network.eval()
 

@@ -65,6 +65,18 @@ def dynamicid(models):
 
 
 @pytest.fixture(scope="session")
+def editor(models, dynamicid):
+    """The golden adapter with the golden IMR and a keypoint encoder, loaded by the node."""
+    import torch
+
+    from tests.host.rig import GOLDEN, run, tiny_keypoint_encoder
+
+    shutil.copy(GOLDEN / "IMR_tiny.bin", models / "dynamicid")
+    torch.save(tiny_keypoint_encoder().state_dict(), models / "dynamicid" / "kpe.bin")
+    return run("DynamicIDLoader", adapter="SAA_tiny.bin", imr="IMR_tiny.bin", keypoint_encoder="kpe.bin")[0]
+
+
+@pytest.fixture(scope="session")
 def face_analysis(models):
     """The real InsightFace models, opened by the node from a nested folder."""
     from tests.host.rig import run

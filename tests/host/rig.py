@@ -17,6 +17,9 @@ from comfy_api.latest import io
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from dynamicid_core.imr import KeypointEncoder
+from tests import formula
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "cases.json").read_text())["unet"]
 TENSORS = load_file(GOLDEN / "tiny_unet_golden.safetensors")
@@ -78,6 +81,35 @@ def faces(count):
         make(TENSORS["tokens_cond"][i : i + 1], TENSORS["tokens_uncond"], base_model="token size 64")
         for i in range(count)
     ]
+
+
+def motion_points():
+    """Two sets of keypoints, [2, 106, 2] in fractions."""
+    return load_file(GOLDEN / "kpe_true.safetensors")["in.landmarks_512"] / 512
+
+
+def make_face(**changes):
+    """A person of the golden token size with everything that editing needs."""
+    tokens = torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(3))
+    motion = {
+        "keypoints": motion_points()[0],
+        "pose": torch.zeros(3),
+        "face_prompt": "in a neutral expression, in front view",
+    }
+    given = {"tokens": tokens, "uncond_tokens": torch.zeros(1, 4, 64), "base_model": "token size 64", **motion}
+    return core("face").Face(**{**given, **changes})
+
+
+def driving():
+    """Another expression and pose."""
+    return core("keypoints").Keypoints(motion_points()[1], torch.tensor([0.0, 30.0, 0.0]))
+
+
+def tiny_keypoint_encoder(features=64):
+    """The keypoint encoder that goes with the golden IMR, with weights by formula."""
+    network = KeypointEncoder(features)
+    formula.fill(network, salt="tiny:", gains={"conv_block": 1.2})
+    return network.eval()
 
 
 def placements(case):

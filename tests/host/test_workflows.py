@@ -21,10 +21,11 @@ def mask_picture(left, right):
 
 
 @pytest.fixture(scope="module")
-def prepared(models, face_analysis):
+def prepared(models, face_analysis, editor):
     photo_adapter(models / "dynamicid" / "photo.bin")
     folder = folder_paths.get_input_directory()
     Image.fromarray(photos.astronaut()).save(f"{folder}/photo.png")
+    Image.fromarray(photos.actor()).save(f"{folder}/driving.png")
     group = photos.group_of_six()
     third = group.shape[1] // PEOPLE
     for i in range(PEOPLE):
@@ -41,16 +42,27 @@ def test_all_agreed_workflows_are_there():
         "two_people_masks",
         "mix_of_two_photos",
         "compare_and_activation_map",
+        "expression_by_words",
+        "expression_from_driving_picture",
+        "pose_by_sliders",
+        "two_people_two_expressions",
     }
+
+
+def edits(name):
+    return any(node["type"] == "DynamicIDEditFace" for node in shipped(name)["nodes"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_workflow_runs_to_its_picture(prepared, name):
+    files = {"adapter": "photo.bin"}
+    if edits(name):
+        files |= {"imr": "IMR_tiny.bin", "keypoint_encoder": "kpe.bin"}
     prompt = api_form(
         shipped(name),
         EmptyLatentImage={"width": 192, "height": 128},
         KSampler={"steps": 2, "sampler_name": "euler"},
-        DynamicIDLoader={"adapter": "photo.bin"},
+        DynamicIDLoader=files,
         DynamicIDFaceAnalysisLoader={"pack": "vectron"},
     )
     (picture,) = Executor().run(prompt)
@@ -63,6 +75,7 @@ def test_a_shipped_workflow_names_the_widely_used_files(name):
     """People who have the usual files need to choose nothing."""
     prompt = api_form(shipped(name))
     loaders = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    assert loaders["DynamicIDLoader"]["adapter"] == "SAA.bin"
+    parts = [loaders["DynamicIDLoader"][part] for part in ("adapter", "imr", "keypoint_encoder")]
+    assert parts == ["SAA.bin", *(("IMR.bin", "key_point_encoder.bin") if edits(name) else ("none", "none"))]
     assert loaders["DynamicIDFaceAnalysisLoader"]["pack"] == "buffalo_l"
     assert loaders["TestCheckpointLoaderSimple"]["ckpt_name"] == "v1-5-pruned-emaonly.safetensors"

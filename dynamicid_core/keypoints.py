@@ -1,0 +1,95 @@
+"""The 106 face keypoints: as the IMR's keypoint encoder sees them, and in files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import files
+from .errors import InputError
+from .head import Head
+from .images import Photo
+from .imr import RASTER_SIZE
+
+COUNT = 106
+_HEAD_TENSORS = ("head_scale", "head_middle", "head_individual")  # its pose is the keypoints'
+FILES = files.FileKind(
+    what="keypoints",
+    writer="Save Keypoints",
+    format="dynamicid-keypoints",
+    version="1",
+    needed=("keypoints",),
+    optional=("pose", *_HEAD_TENSORS),
+)
+# The released model measures keypoints in a picture of this size before it divides them into raster cells.
+_RELEASED_SIZE = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Keypoints:
+    """Where a face's features are: its head pose and expression, as far as points can tell them.
+
+    points: [106, 2] (x, y) in fractions of the square crop around the face, float32. pose: [3] pitch, yaw, roll in
+    degrees, if measured. expression: one of EXPRESSIONS, if known. head: where the points are in three dimensions, once
+    they were turned. portrait: the crop itself, for previews; not in files.
+    """
+
+    points: Tensor
+    pose: Tensor | None = None
+    expression: str | None = None
+    head: Head | None = None
+    portrait: Photo | None = None
+
+    def __post_init__(self) -> None:
+        check_points(self.points)
+
+
+def check_points(points: Tensor) -> None:
+    """Raises InputError for anything but 106 finite points."""
+    if points.shape != (COUNT, 2):
+        raise InputError(
+            f"Face keypoints must be {COUNT} points (x, y) in fractions of the square around the face; found the shape "
+            f"{list(points.shape)}. Keypoints of other kinds (68 or 468 points, OpenPose) cannot be converted: use "
+            "Face Keypoints on a picture."
+        )
+    if not points.isfinite().all():
+        raise InputError("The face keypoints hold values that are not numbers. Measure them again with Face Keypoints.")
+
+
+def raster(points: Tensor) -> Tensor:
+    """Points [106, 2] in fractions of the crop -> uint8 [96, 96]: 255 in the cell of each point, else 0.
+
+    As in the released model: truncated to whole cells; points on or outside the border are not drawn.
+    """
+    cells = points.float() * _RELEASED_SIZE / (_RELEASED_SIZE / RASTER_SIZE)
+    inside = ((cells > 0) & (cells < RASTER_SIZE)).all(dim=1)
+    x, y = cells[inside].long().unbind(dim=1)
+    picture = torch.zeros(RASTER_SIZE, RASTER_SIZE, dtype=torch.uint8)
+    picture[y, x] = 255
+    return picture
+
+
+def encoder_input(points: Tensor) -> Tensor:
+    """Points [106, 2] -> what the keypoint encoder takes: float32 [1, 1, 96, 96], 1 at points, else -1."""
+    return (raster(points).float() / 127.5 - 1)[None, None]
+
+
+def save_keypoints(keypoints: Keypoints, folder: str | Path, name: str) -> Path:
+    """Writes ``name``.safetensors into the folder and returns its path; see ``files.save``."""
+    tensors = {"keypoints": keypoints.points}
+    if keypoints.pose is not None:
+        tensors["pose"] = keypoints.pose
+    if keypoints.head is not None:
+        tensors |= {name: getattr(keypoints.head, name.removeprefix("head_")) for name in _HEAD_TENSORS}
+    metadata = {} if keypoints.expression is None else {"expression": keypoints.expression}
+    return files.save(FILES, tensors, metadata, folder, name)
+
+
+def load_keypoints(path: str | Path) -> Keypoints:
+    """Reads a keypoints file. Raises InputError when it is missing, damaged or something else."""
+    tensors, metadata = files.load(FILES, path)
+    pose = tensors.get("pose")
+    head = {name.removeprefix("head_"): tensors[name] for name in _HEAD_TENSORS if name in tensors}
+    lifted = Head(pose, **head) if pose is not None and len(head) == len(_HEAD_TENSORS) else None
+    return Keypoints(tensors["keypoints"], pose, metadata.get("expression"), lifted)

@@ -1,0 +1,327 @@
+"""Nodes for expression and head pose: keypoints from pictures and sliders, and the edit itself."""
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..dynamicid_core import drawing, face_analysis, files, images, motion
+from ..dynamicid_core.comfy_host import editing, folders
+from ..dynamicid_core.comfy_host.loading import DynamicID
+from ..dynamicid_core.errors import InputError
+from ..dynamicid_core.face import Face
+from ..dynamicid_core.face_prompt import expression_in, face_prompt
+from ..dynamicid_core.keypoints import Keypoints, load_keypoints, save_keypoints
+from ..dynamicid_core.portrait import measure, portrait_square
+from .sockets import (
+    CATEGORY,
+    DynamicIDType,
+    FaceAnalysisType,
+    FaceKeypointsType,
+    FaceType,
+    check_face_analysis,
+    connected_faces,
+    face_choice_inputs,
+)
+
+
+class FaceKeypoints(io.ComfyNode):
+    """Expression and pose of another picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDFaceKeypoints",
+            display_name="Face Keypoints",
+            category=CATEGORY,
+            description="Measures the expression and head pose of a face in a driving picture, for Edit Expression & "
+            "Pose.",
+            inputs=[
+                io.Image.Input("image", tooltip="The driving picture, of any size: one face that shows what you want."),
+                FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
+                *face_choice_inputs(),
+            ],
+            outputs=_keypoints_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, face_analysis: face_analysis.FaceAnalysis, order: str, index: int) -> io.NodeOutput:
+        check_face_analysis(face_analysis)
+        photos = images.photographs(image)
+        if len(photos) > 1:
+            raise InputError(
+                f"Face Keypoints takes one driving picture; found a batch of {len(photos)}. Choose one with Get Image "
+                "from Batch."
+            )
+        found = face_analysis.choose(photos[0], order, index)
+        keypoints = measure(photos[0], found.chosen, portrait_square(photos[0], found.chosen))
+        if keypoints is None:
+            raise InputError(
+                "This InsightFace pack has no model for keypoints (landmark_2d_106). Choose one that has it in Load "
+                "Face Analysis, such as buffalo_l."
+            )
+        marked = drawing.draw_faces(photos[0], found.faces, found.chosen)
+        return _keypoints_output(keypoints, [marked, drawing.draw_keypoints(keypoints)])
+
+
+class PoseKeypoints(io.ComfyNode):
+    """Expression and pose by hand."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDPoseKeypoints",
+            display_name="Pose Keypoints",
+            category=CATEGORY,
+            description="Turns a head and changes its expression by sliders or a preset, for Edit Expression & Pose.",
+            inputs=[
+                FaceKeypointsType.Input(
+                    "keypoints", optional=True, tooltip="Where to start. Not needed when a face is connected."
+                ),
+                FaceType.Input(
+                    "face", optional=True, tooltip="Whose keypoints to start from, when no keypoints are connected."
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(motion.PRESETS),
+                    default=motion.AS_IS,
+                    tooltip="An expression that takes the place of the face's own. as is: keep its own.",
+                ),
+                _angle("yaw", "Turn the head: positive to the right of the picture, negative to the left."),
+                _angle("pitch", "Nod: positive looks up, negative down."),
+                _angle("roll", "Tilt the head: positive clockwise, as you see it."),
+                _amount("smile", "Raise the corners of the mouth; negative lowers them."),
+                _amount("mouth_open", "Open the mouth; -1 closes it."),
+                _amount("brow_raise", "Raise the eyebrows; negative lowers and draws them together."),
+                _amount("eyes_open", "Open the eyes wide; -1 closes them."),
+            ],
+            outputs=_keypoints_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        preset: str,
+        yaw: float,
+        pitch: float,
+        roll: float,
+        keypoints: Keypoints | None = None,
+        face: Face | None = None,
+        **sliders: float,
+    ) -> io.NodeOutput:
+        start = _start(keypoints, face)
+        edited = motion.edit_motion(start, preset, yaw, pitch, roll, motion.Features(**sliders))
+        return _keypoints_output(edited, [drawing.draw_keypoints(edited, start)])
+
+
+class DescribeFace(io.ComfyNode):
+    """What the photo showed, in words."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDDescribeFace",
+            display_name="Describe Face",
+            category=CATEGORY,
+            description="Says which expression and head pose a face shows, in the words the released model knows.",
+            inputs=[FaceType.Input("face", tooltip="From Encode Face, Load Face or Edit Expression & Pose.")],
+            outputs=[
+                io.String.Output(
+                    display_name="face_prompt",
+                    tooltip="For source_prompt of Edit Expression & Pose, which takes it by itself when that is empty.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, face: Face) -> io.NodeOutput:
+        (face,) = connected_faces({"face": face})
+        sentence = editing.describe_face(face)
+        return io.NodeOutput(sentence, ui=ui.PreviewText(sentence))
+
+
+class EditFace(io.ComfyNode):
+    """The identity-motion reconfigurator (IMR)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDEditFace",
+            display_name="Edit Expression & Pose",
+            category=CATEGORY,
+            description="Gives a face another expression and head pose, from words and keypoints. The person stays.",
+            inputs=[
+                FaceType.Input("face", tooltip="Whose expression to change. From Encode Face or Load Face."),
+                DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID, with imr and keypoint_encoder chosen."),
+                io.Clip.Input("clip", tooltip="The text encoder of the SD1.5 checkpoint. It reads the prompts."),
+                io.String.Input(
+                    "target_prompt",
+                    default=face_prompt("happy", None),
+                    multiline=True,
+                    tooltip="The expression and pose to give, in words. The released model knows sentences such as: a "
+                    "very surprised expression, front view.",
+                ),
+                io.String.Input(
+                    "source_prompt",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="The expression and pose that the face shows now. Empty: as Describe Face says.",
+                ),
+                FaceKeypointsType.Input(
+                    "keypoints",
+                    optional=True,
+                    tooltip="The expression and pose to give, as keypoints, from Face Keypoints or Pose Keypoints. "
+                    "Unconnected: the face's own.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How far to go, from 0 (the face as it was, bit for bit) to 1 (the full edit).",
+                ),
+            ],
+            outputs=[
+                FaceType.Output(display_name="face", tooltip="For Apply DynamicID, Place Face or Save Face."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        face: Face,
+        dynamicid: DynamicID,
+        clip: Any,
+        target_prompt: str,
+        source_prompt: str = "",
+        keypoints: Keypoints | None = None,
+        strength: float = 1.0,
+    ) -> io.NodeOutput:
+        (face,) = connected_faces({"face": face})
+        if keypoints is not None:
+            _check_keypoints(keypoints)
+        return io.NodeOutput(
+            editing.edit_face(dynamicid, clip, face, target_prompt, keypoints, source_prompt, strength)
+        )
+
+
+class SaveKeypoints(io.ComfyNode):
+    """Keeps an expression and pose for other faces."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDSaveKeypoints",
+            display_name="Save Keypoints",
+            category=CATEGORY,
+            description="Writes keypoints into models/dynamicid/keypoints, to use them again with any face.",
+            is_output_node=True,
+            inputs=[
+                FaceKeypointsType.Input("keypoints", tooltip="From Face Keypoints or Pose Keypoints."),
+                io.String.Input(
+                    "name",
+                    default="keypoints",
+                    tooltip="File name without an ending. Different keypoints that have the name already are kept: the "
+                    "new ones then get a number.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="file", tooltip="The name to choose in Load Keypoints.")],
+        )
+
+    @classmethod
+    def execute(cls, keypoints: Keypoints, name: str) -> io.NodeOutput:
+        _check_keypoints(keypoints)
+        folder = folders.model_folders(folders.KEYPOINTS)[0]
+        file = save_keypoints(keypoints, folder, name).relative_to(folder).as_posix()
+        return io.NodeOutput(file, ui=ui.PreviewText(f"Saved as {file}"))
+
+
+class LoadKeypoints(io.ComfyNode):
+    """Keypoints that were saved before."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DynamicIDLoadKeypoints",
+            display_name="Load Keypoints",
+            category=CATEGORY,
+            description="Reads keypoints that Save Keypoints wrote, from models/dynamicid/keypoints.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=folders.list_files(folders.KEYPOINTS),
+                    tooltip="The file. Press R to refresh the list.",
+                )
+            ],
+            outputs=_keypoints_outputs(),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> Any:
+        return folders.find_file(folders.KEYPOINTS, files.with_suffix(name)).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        keypoints = load_keypoints(folders.find_file(folders.KEYPOINTS, files.with_suffix(name)))
+        return _keypoints_output(keypoints, [drawing.draw_keypoints(keypoints)])
+
+
+def _angle(name: str, tooltip: str) -> Any:
+    return io.Float.Input(
+        name,
+        default=0.0,
+        min=-motion.LIMIT,
+        max=motion.LIMIT,
+        step=1.0,
+        tooltip=f"{tooltip} In degrees, added to the pose of the face.",
+    )
+
+
+def _amount(name: str, tooltip: str) -> Any:
+    return io.Float.Input(name, default=0.0, min=-1.0, max=1.0, step=0.05, tooltip=f"{tooltip} 0 leaves it as it is.")
+
+
+def _keypoints_outputs() -> list[Any]:
+    return [
+        FaceKeypointsType.Output(
+            display_name="keypoints", tooltip="For Edit Expression & Pose, Pose Keypoints or Save Keypoints."
+        ),
+        io.Image.Output(
+            display_name="preview", tooltip="The keypoints on the face, and as the keypoint encoder sees them."
+        ),
+        io.String.Output(
+            display_name="face_prompt", tooltip="The same in words, for target_prompt of Edit Expression & Pose."
+        ),
+    ]
+
+
+def _keypoints_output(keypoints: Keypoints, pictures: list[images.Photo]) -> io.NodeOutput:
+    preview = images.to_image([*pictures, drawing.draw_raster(keypoints)])
+    sentence = face_prompt(keypoints.expression, keypoints.pose)
+    return io.NodeOutput(keypoints, preview, sentence, ui=ui.PreviewImage(preview))
+
+
+def _start(keypoints: Keypoints | None, face: Face | None) -> Keypoints:
+    if keypoints is not None:
+        _check_keypoints(keypoints)
+        return keypoints
+    if face is None:
+        raise InputError("Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints).")
+    (face,) = connected_faces({"face": face})
+    if face.keypoints is None:
+        raise InputError(
+            "The face has no keypoints to start from. Encode the photo again with an InsightFace pack that has a "
+            "landmark_2d_106 model, such as buffalo_l, or connect keypoints."
+        )
+    return Keypoints(face.keypoints, face.pose, expression_in(face.face_prompt or ""), portrait=face.portrait)
+
+
+def _check_keypoints(given: Any) -> None:
+    if not isinstance(given, Keypoints):
+        raise InputError(
+            f"Face keypoints are needed; found {type(given).__name__}. Connect Face Keypoints, Pose Keypoints or Load "
+            "Keypoints of the DynamicID category."
+        )

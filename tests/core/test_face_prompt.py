@@ -1,0 +1,30 @@
+"""Expression and pose as sentences."""
+
+import pytest
+import torch
+
+from dynamicid_core.face_prompt import expression_in, face_prompt
+
+
+@pytest.mark.parametrize(
+    ("pose", "view"),
+    [
+        ((0, 0, 0), "in front view"),
+        ((0, 9.9, 40), "in front view"),
+        ((0, -10.1, 0), "in side view"),
+        ((10.1, 0, 0), "facing up, in front view"),
+        ((-10.1, 25, 0), "facing down, in side view"),
+        ((10, 10, 0), "in side view"),
+    ],
+)
+def test_the_sentence_is_the_released_models_for_each_pose(pose, view):
+    assert face_prompt("happy", torch.tensor(pose, dtype=torch.float32)) == f"in a happy expression, {view}"
+
+
+def test_what_is_not_known_is_neutral_and_in_front():
+    assert face_prompt(None, None) == "in a neutral expression, in front view"
+
+
+def test_the_expression_is_read_back_from_a_prompt():
+    assert expression_in("a very Surprised expression, front view") == "surprised"
+    assert expression_in("unhappy about the weather") is None
