@@ -201,7 +201,7 @@ def hooks(meter: Meter) -> Iterator[None]:
         (cls, "_keep", timed_keep),
         (cls, "around_model", _method(meter.timed("around_model", timed_around_model))),
         (projections, "forward", _method(meter.timed("projection", projections.forward))),
-        (identity_patch, "_text_attention", meter.timed("text", identity_patch._text_attention)),
+        (identity_patch, "text_attention", meter.timed("text", identity_patch.text_attention)),
     ]
     with ExitStack() as stack:
         for owner, name, function in replaced:
@@ -372,7 +372,7 @@ def count_kernels(kind: Variant) -> list[dict[str, Any]]:
     The first step of the run, which projects the tokens, is left out.
     """
     found: list[dict[str, Any]] = []
-    attention, text_attention = identity_patch.IdentityPatch._attention, identity_patch._text_attention
+    attention, text_attention = identity_patch.IdentityPatch._attention, identity_patch.text_attention
 
     def counted_attention(*args: Any) -> Callable[..., Tensor]:
         attend = attention(*args)
@@ -397,7 +397,7 @@ def count_kernels(kind: Variant) -> list[dict[str, Any]]:
     with (
         torch.no_grad(),
         patch.object(identity_patch.IdentityPatch, "_attention", counted_attention),
-        patch.object(identity_patch, "_text_attention", uncounted_text),
+        patch.object(identity_patch, "text_attention", uncounted_text),
     ):
         *_, boosted, plain = sample(kind, COUNTED_SIZE, Steps([BOOSTED, PLAIN] * 2, per_step))
     return [summary(kind.people, True, boosted), summary(kind.people, False, plain)]

@@ -18,7 +18,9 @@ _QUERY_WEIGHT = re.compile(
     r"(?P<path>(?P<section>input_blocks|output_blocks|middle_block)\.(?P<number>\d+)\.(?:\d+\.)?"
     r"transformer_blocks\.(?P<transformer>\d+)\.(?P<kind>attn[12]))\.to_q\.weight"
 )
-_UPDATED = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}  # in the file -> in the UNet
+UPDATED = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+"""Projections with low-rank updates: in the file -> in the UNet."""
+
 _FAMILIES = {(768, 16): "SD1.5", (1024, 16): "SD2", (2048, 70): "SDXL"}  # by context size and cross-attention layers
 
 
@@ -112,7 +114,7 @@ def low_rank_updates(saa: Mapping[str, Tensor], layers: Iterable[AttentionLayer]
     """
     updates = {}
     for layer in layers:
-        for in_file, in_unet in _UPDATED.items():
+        for in_file, in_unet in UPDATED.items():
             name = f"{layer.index}.{in_file}_lora"
             if f"{name}.up.weight" in saa:
                 pair = (saa[f"{name}.up.weight"], saa[f"{name}.down.weight"])

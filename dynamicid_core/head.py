@@ -78,7 +78,7 @@ class Head:
         """With points moved by [106, 3] in the head frame, such as facial actions; the others stay where they are."""
         flat = self._flat()
         moved = replace(self, individual=self.individual + displacement)
-        return replace(moved, middle=self.middle + _middle(moved._flat()) - _middle(flat))
+        return replace(moved, middle=self.middle + (_middle(moved._flat()) - _middle(flat)))
 
     def project(self) -> Tensor:
         """The points [106, 2] in the picture."""

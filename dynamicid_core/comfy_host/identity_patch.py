@@ -146,7 +146,7 @@ class IdentityPatch:
         self, layer: adapter.AttentionLayer, previous: Callable[..., Tensor] | None, forward: Forward
     ) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-            text = (previous or _text_attention)(q, k, v, extra_options)
+            text = (previous or text_attention)(q, k, v, extra_options)
             here = forward.of(len(q))
             grid = tuple(extra_options["activations_shape"][-2:])
             identity = self._identity(layer, q, here, extra_options["n_heads"])
@@ -194,7 +194,8 @@ class IdentityPatch:
         return self._kept[key]
 
 
-def _text_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+def text_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+    """The host's own attention, [B, N, C], for what its replacement patches are given."""
     options = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
     return optimized_attention(
         q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], **options

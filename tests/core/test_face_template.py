@@ -88,7 +88,8 @@ def test_eye_corners_and_nose_decide_the_pose(template):
     rigidity, groups = template["rigidity"], template["groups"]
     assert rigidity[[35, 39, 89, 93]].min() > 0.6
     assert rigidity[NOSE_BRIDGE].min() > 0.6
-    assert max(rigidity[groups["jaw contour"]].max(), rigidity[groups["mouth outer"]].max()) < 0.3
+    assert rigidity[groups["jaw contour"]].max() < 0.1
+    assert rigidity[groups["mouth outer"] + groups["mouth inner"]].mean() < 0.25
 
 
 def test_the_jaw_contour_slides_along_the_cheek_and_the_nose_stays(template):
@@ -117,12 +118,12 @@ def test_raised_brows_go_up_and_lowered_ones_down(template, move):
 def test_closed_eyes_bring_the_lids_together_and_wide_ones_apart(front, move):
     for upper, lower in LIDS:
         gap = front[lower, 1] - front[upper, 1]
-        assert gap + (move["eyes_closed"][lower] - move["eyes_closed"][upper])[1] < 0.5 * gap
+        assert -1e-6 < gap + (move["eyes_closed"][lower] - move["eyes_closed"][upper])[1] < 0.5 * gap
         assert gap + (move["eyes_wide"][lower] - move["eyes_wide"][upper])[1] > 1.1 * gap
 
 
 def test_no_action_moves_the_bridge_of_the_nose(move):
-    assert max(np.abs(action[[72, 73]]).max() for action in move.values()) < 0.02
+    assert all((action[NOSE_BRIDGE] == 0).all() for action in move.values())
 
 
 @needs_pack
@@ -139,9 +140,8 @@ def test_every_test_head_is_found_with_its_points_where_they_are():
 @pytest.mark.parametrize("name", POSES)
 def test_the_front_view_of_the_table_finds_the_pose_of_a_head(front, name):
     truth = POSES[name]
-    inner = np.arange(33, 106)
-    known = np.column_stack([front[inner], np.ones(len(inner))])
-    rows = np.linalg.lstsq(known, np.array(truth["landmarks3d"])[inner], rcond=None)[0].T[:2, :3]
+    known = np.column_stack([front, np.ones(106)])
+    rows = np.linalg.lstsq(known, np.array(truth["landmarks3d"]), rcond=None)[0].T[:2, :3]
     x, y = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     z = np.cross(x, y)
     found = np.degrees([np.arctan2(z[1], z[2]), np.arctan2(-z[0], np.hypot(x[0], y[0])), np.arctan2(y[0], x[0])])

@@ -75,11 +75,15 @@ def test_a_file_that_is_no_wheel_is_refused(tmp_path):
 
 @needs_wheel
 def test_the_head_looks_at_the_viewer_with_eye_corners_one_unit_apart(head):
-    corners = head.vertices({})[np.isclose(abs(head.rest[:, 0]), abs(head.base[head.eye_corners[0], 0]), atol=0.02)]
-    assert len(corners)
-    nose = head.vertices({})[:, 2].argmax()
-    assert abs(head.vertices({})[nose, 0]) < 0.1
-    assert 1 < head.vertices({})[nose, 2] < 2
+    corners, ears = head.base[head.eye_corners], head.base[head.ear_rows]
+    right, left = meshes._to_head_frame(corners, corners, ears)
+    assert np.isclose(np.linalg.norm(right - left), 1)
+    assert right[0] > 0 > left[0]
+    vertices = head.vertices({})
+    nose = vertices[head.triangles[head.materials == 0]].reshape(-1, 3)
+    tip = nose[nose[:, 2].argmax()]
+    assert abs(tip[0]) < 0.05
+    assert 1.2 < tip[2] < 1.6
 
 
 @needs_wheel

