@@ -43,6 +43,7 @@ class Keypoints:
 
     def __post_init__(self) -> None:
         check_points(self.points)
+        check_pose(self.pose)
 
 
 def check_points(points: Tensor) -> None:
@@ -55,6 +56,15 @@ def check_points(points: Tensor) -> None:
         )
     if not points.isfinite().all():
         raise InputError("The face keypoints hold values that are not numbers. Measure them again with Face Keypoints.")
+
+
+def check_pose(pose: Tensor | None) -> None:
+    """Raises InputError for a pose that is not three finite angles."""
+    if pose is not None and (pose.shape != (3,) or not pose.isfinite().all()):
+        raise InputError(
+            f"A head pose must be pitch, yaw and roll in degrees; found {pose.tolist()}. Measure it again with Face "
+            "Keypoints or Encode Face."
+        )
 
 
 def raster(points: Tensor) -> Tensor:
@@ -91,5 +101,6 @@ def load_keypoints(path: str | Path) -> Keypoints:
     tensors, metadata = files.load(FILES, path)
     pose = tensors.get("pose")
     head = {name.removeprefix("head_"): tensors[name] for name in _HEAD_TENSORS if name in tensors}
-    lifted = Head(pose, **head) if pose is not None and len(head) == len(_HEAD_TENSORS) else None
+    whole = pose is not None and len(head) == len(_HEAD_TENSORS) and head["individual"].shape == (COUNT, 3)
+    lifted = Head(pose, **head) if pose is not None and whole else None
     return Keypoints(tensors["keypoints"], pose, metadata.get("expression"), lifted)

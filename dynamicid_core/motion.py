@@ -72,7 +72,7 @@ def edit_motion(
     """
     _check(preset, {"yaw": yaw, "pitch": pitch, "roll": roll}, features)
     start = keypoints.head or head.lift(keypoints.points, keypoints.pose)
-    pose = _within_reach(start.pose + torch.tensor([pitch, yaw, roll]))
+    pose = _within_reach(start.pose, torch.tensor([pitch, yaw, roll]))
     end = start.turned(pose).displaced(_displacement(start, preset, features))
     return replace(
         keypoints,
@@ -95,9 +95,11 @@ def _check(preset: str, angles: Mapping[str, float], features: Features) -> None
             raise InputError(f"{name} is {amount:g}; it can be from -1 to 1.")
 
 
-def _within_reach(pose: Tensor) -> Tensor:
-    reached = torch.cat((pose[:2].clamp(-_FURTHEST, _FURTHEST), pose[2:]))
-    if not torch.equal(reached, pose):
+def _within_reach(pose: Tensor, turn: Tensor) -> Tensor:
+    """The pose after a turn; not beyond where faces can be seen, unless the face was there before."""
+    furthest = torch.tensor([_FURTHEST, _FURTHEST, torch.inf]).maximum(pose.abs())
+    reached = (pose + turn).clamp(-furthest, furthest)
+    if not torch.equal(reached, pose + turn):
         _log.warning("The head is turned to %g degrees only, where faces can still be seen", _FURTHEST)
     return reached
 

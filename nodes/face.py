@@ -51,7 +51,9 @@ class EncodeFace(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FaceType.Output(display_name="face", tooltip="For Apply DynamicID, Place Face or Save Face."),
+                FaceType.Output(
+                    display_name="face", tooltip="For Apply DynamicID, Edit Expression & Pose, Place Face or Save Face."
+                ),
                 io.Image.Output(
                     display_name="preview",
                     tooltip="For each photo: the faces found, what CLIP sees, and what ArcFace sees.",
@@ -131,7 +133,7 @@ class SaveFace(io.ComfyNode):
             description="Writes a face into models/dynamicid/faces. The photo is not needed any more to use it.",
             is_output_node=True,
             inputs=[
-                FaceType.Input("face", tooltip="From Encode Face or Mix Faces."),
+                FaceType.Input("face", tooltip="From Encode Face, Mix Faces or Edit Expression & Pose."),
                 io.String.Input(
                     "name",
                     default="face",

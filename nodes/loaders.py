@@ -57,7 +57,9 @@ class LoadDynamicID(io.ComfyNode):
                 ),
             ],
             outputs=[
-                DynamicIDType.Output(display_name="dynamicid", tooltip="For Encode Face and Apply DynamicID."),
+                DynamicIDType.Output(
+                    display_name="dynamicid", tooltip="For Encode Face, Edit Expression & Pose and Apply DynamicID."
+                ),
             ],
         )
 
@@ -135,7 +137,8 @@ class LoadFaceAnalysis(io.ComfyNode):
             ],
             outputs=[
                 FaceAnalysisType.Output(
-                    display_name="face_analysis", tooltip="For Encode Face, Auto Layout and Compare Faces."
+                    display_name="face_analysis",
+                    tooltip="For Encode Face, Face Keypoints, Auto Layout and Compare Faces.",
                 )
             ],
         )

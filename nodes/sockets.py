@@ -55,5 +55,8 @@ def connected_faces(faces: dict[str, Face | None]) -> list[Face]:
     found = [faces[name] for name in sorted(faces) if faces[name] is not None]
     for face in found:
         if not isinstance(face, Face):
-            raise InputError(f"A face is needed; found {type(face).__name__}. Connect Encode Face or Load Face.")
+            raise InputError(
+                f"A face is needed; found {type(face).__name__}. Connect Encode Face, Load Face or Edit Expression & "
+                "Pose."
+            )
     return [face for face in found if face is not None]

@@ -32,6 +32,8 @@ def edit_face(
     untouched tokens, to 1. Raises InputError for a missing IMR or keypoint encoder, an empty target prompt, a face
     without keypoints, and for a face or a text encoder of another model.
     """
+    if strength == 0:
+        return face
     imr, keypoint_encoder = _networks(dynamicid)
     own = _own_keypoints(face, imr)
     target = target or own
@@ -42,8 +44,6 @@ def edit_face(
         )
     if not 0 <= strength <= 1:
         raise InputError(f"strength is {strength:g}; it can be from 0 (untouched) to 1 (the full edit).")
-    if strength == 0:
-        return face
     source_prompt = source_prompt.strip() or describe_face(face)
     texts = torch.cat([pooled_text(clip, prompt) for prompt in (source_prompt, target_prompt)])
     _check_text_size(imr, keypoint_encoder, texts)
@@ -71,6 +71,8 @@ def pooled_text(clip: Any, prompt: str) -> Tensor:
     """The text encoder's pooled output for a prompt, float32 [1, size]. Brackets are text here, they give no weight:
     the released model knows no weights in face prompts.
     """
+    if clip is None:
+        raise InputError("The clip input is empty: this checkpoint has no text encoder. Connect the CLIP of another.")
     plain = prompt.replace("\\(", "(").replace("\\)", ")")
     escaped = plain.replace("(", "\\(").replace(")", "\\)")
     _, pooled = clip.encode_from_tokens(clip.tokenize(escaped), return_pooled=True)

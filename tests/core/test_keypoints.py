@@ -51,6 +51,12 @@ def test_keypoints_that_are_not_numbers_are_refused():
         Keypoints(points)
 
 
+@pytest.mark.parametrize("pose", [torch.zeros(2), torch.tensor([0.0, torch.nan, 0.0])])
+def test_a_pose_that_is_none_is_refused(keypoints, pose):
+    with pytest.raises(InputError, match="must be pitch, yaw and roll"):
+        Keypoints(keypoints.points, pose)
+
+
 def test_saved_keypoints_come_back(tmp_path, keypoints):
     again = load_keypoints(save_keypoints(keypoints, tmp_path, "smile"))
     assert torch.equal(again.points, keypoints.points)

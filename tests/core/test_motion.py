@@ -200,6 +200,12 @@ def test_a_head_is_not_turned_further_than_faces_can_be_seen(caplog):
     assert "turned to 75 degrees only" in caplog.text
 
 
+def test_a_head_that_was_turned_further_than_that_stays_where_it_was():
+    start = Keypoints(seen(yaw=75.0), pose=torch.tensor([0.0, 82.0, 0.0]))
+    assert torch.equal(edit_motion(start).points, start.points)
+    assert edit_motion(start, yaw=-20.0).pose.tolist() == [0, 62, 0]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -26,7 +26,12 @@ SCHEMAS = {
     for name, cls in host_nodes.NODE_CLASS_MAPPINGS.items()
     if name.startswith("DynamicID")
 }
-FROM_DISK = {("DynamicIDLoader", "adapter"), ("DynamicIDLoadFace", "name"), ("DynamicIDFaceAnalysisLoader", "pack")}
+FROM_DISK = {
+    ("DynamicIDLoader", "adapter"),
+    ("DynamicIDLoadFace", "name"),
+    ("DynamicIDLoadKeypoints", "name"),
+    ("DynamicIDFaceAnalysisLoader", "pack"),
+}
 
 
 def translation_of(schema):

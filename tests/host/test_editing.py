@@ -88,6 +88,16 @@ def test_strength_zero_is_the_untouched_face_and_one_the_full_edit(edit):
     assert full.face_prompt == HAPPY
 
 
+def test_strength_zero_needs_nothing_else(edit):
+    face = make_face(keypoints=None)
+    assert edit(face, strength=0.0, target_prompt="", dynamicid=load()) is face
+
+
+def test_a_checkpoint_without_a_text_encoder_is_told(edit):
+    with pytest.raises(ValueError, match="clip input is empty"):
+        edit(clip=None)
+
+
 def test_strength_goes_smoothly_from_one_to_the_other(edit):
     face = make_face()
     steps = torch.stack([edit(face, strength=i / 10).tokens for i in range(11)])
@@ -182,7 +192,7 @@ def test_an_empty_target_prompt_is_refused_with_an_example(edit, prompt):
         edit(target_prompt=prompt)
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.1])
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_a_strength_out_of_range_is_refused(edit, strength):
     with pytest.raises(ValueError, match=r"it can be from 0 \(untouched\) to 1"):
         edit(strength=strength)
