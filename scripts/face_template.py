@@ -326,6 +326,25 @@ def attach(mesh: HeadMesh, front: Array) -> Array:
     return np.array([rows[np.linalg.norm((vertices[rows] - p) * [1, 1, 0.3], axis=1).argmin()] for rows, p in pairs])
 
 
+def attach_68(mesh: HeadMesh, rows: Array) -> Array:
+    """The skin vertex [68] of the average head nearest to each point of InsightFace's mean face, laid on it rigidly.
+
+    rows: [106], see ``attach``.
+    """
+    import numpy as np
+    from insightface.data import get_object
+
+    mean, vertices = get_object("meanshape_68.pkl"), mesh.vertices(average_shape())
+    from_points, to_points = mean[list(SHARED_68)], vertices[rows[list(SHARED_106)]]
+    from_middle, to_middle = from_points.mean(axis=0), to_points.mean(axis=0)
+    from_points, to_points = from_points - from_middle, to_points - to_middle
+    u, stretch, vt = np.linalg.svd(from_points.T @ to_points)
+    rotation = u @ vt
+    laid = (mean - from_middle) @ rotation * (stretch.sum() / (from_points**2).sum()) + to_middle
+    skin = np.flatnonzero(on_material(mesh, "skin"))
+    return np.array([skin[np.linalg.norm(vertices[skin] - point, axis=1).argmin()] for point in laid])
+
+
 def on_material(mesh: HeadMesh, name: str) -> Array:
     """Which vertices [n] belong to triangles of a material."""
     import numpy as np
@@ -419,7 +438,20 @@ TEST_POSES: dict[str, tuple[float, float, float]] = {
     "pitch_down_20": (-20, 0, 0),
     "roll_15_and_turned": (10, 25, 15),
 }
+# The same head, of average shape, in all of these.
+AVERAGE_POSES: dict[str, tuple[float, float, float]] = {
+    "average_front": (0, 0, 0),
+    "average_left_30": (0, -30, 0),
+    "average_right_30": (0, 30, 0),
+    "average_up_20": (20, 0, 0),
+    "average_down_20": (-20, 0, 0),
+    "average_right_50_down_10": (-10, 50, 0),
+    "average_left_20_up_10_roll_20": (10, -20, 20),
+}
 TEST_SIZE, TEST_SCALE, TEST_QUALITY = 256, 62.0, 88
+# Points that InsightFace's 68 and the 106 share: eye corners, nose, mouth, chin.
+SHARED_68 = (36, 45, 39, 42, 27, 28, 29, 30, 31, 33, 35, 48, 54, 57, 51, 8)
+SHARED_106 = (35, 93, 39, 89, 72, 73, 74, 86, 77, 80, 83, 52, 61, 53, 71, 0)
 
 
 def draw(table: Array, actions: Array) -> None:
@@ -455,7 +487,7 @@ def panel(faces: Sequence[Array], pose: tuple[float, float, float], title: str) 
 
 
 def make_pictures(source: Path, folder: Path) -> None:
-    """Heads that the template was not made from, in known poses, with the true places of the points."""
+    """Heads that the template was not made from, in known poses, with the true places of the 106 and the 68 points."""
     import numpy as np
     from PIL import Image
     from safetensors.numpy import load_file
@@ -465,16 +497,21 @@ def make_pictures(source: Path, folder: Path) -> None:
 
     mesh = meshes.read_mesh(source)
     rows = attach(mesh, front_of(load_file(TARGET)["points"]))
+    rows_68 = attach_68(mesh, rows)
     generator = np.random.default_rng(TEST_SEED)
     folder.mkdir(parents=True, exist_ok=True)
     truth = {}
-    for number, (name, pose) in enumerate(TEST_POSES.items()):
-        shape, race = meshes.random_person(generator), np.eye(3)[number % 3]
+    for number, (name, pose) in enumerate({**TEST_POSES, **AVERAGE_POSES}.items()):
+        shape = average_shape() if name in AVERAGE_POSES else meshes.random_person(generator)
+        race = np.eye(3)[number % 3]
         vertices, view = mesh.vertices(shape), view_of(pose, TEST_SIZE, TEST_SCALE)
         picture, _ = render.render(mesh, vertices, view, look_of(race, 0.3), lights()[number % 2])
         Image.fromarray(picture).save(folder / f"{name}.jpg", quality=TEST_QUALITY, optimize=True)
-        places = view.project(vertices[rows]).round(3).tolist()
-        truth[f"{name}.jpg"] = dict(zip(("pitch", "yaw", "roll"), pose, strict=True)) | {"landmarks3d": places}
+        places = {
+            "landmarks3d": view.project(vertices[rows]).round(2).tolist(),
+            "landmarks68": view.project(vertices[rows_68]).round(2).tolist(),
+        }
+        truth[f"{name}.jpg"] = dict(zip(("pitch", "yaw", "roll"), pose, strict=True)) | places
     entries = [f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in truth.items()]
     (folder / "poses.json").write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1024

@@ -19,9 +19,8 @@ from dynamicid_core.portrait import measure
 HEADS = Path(__file__).parents[1] / "heads"
 TRUTH = json.loads((HEADS / "poses.json").read_text(encoding="utf-8"))
 PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-# Points that both InsightFace's 68 and the 106 have: eye corners, nose, mouth, chin.
-SAME_68 = (36, 45, 39, 42, 27, 28, 29, 30, 31, 33, 35, 48, 54, 57, 51, 8)
-SAME_106 = (35, 93, 39, 89, 72, 73, 74, 86, 77, 80, 83, 52, 61, 53, 71, 0)
+AVERAGE = [name for name in TRUTH if name.startswith("average")]
+OTHERS = [name for name in TRUTH if name not in AVERAGE]
 
 
 def true_pose(name):
@@ -47,35 +46,34 @@ def solved(analysis):
 
 
 def insightface_pose(name):
-    """What InsightFace's landmark_3d_68 model would give if it found the true places, by InsightFace's own code."""
+    """The pose by InsightFace's own code, from where its 68 three-dimensional landmarks truly are on the head."""
     from insightface.data import get_object
     from insightface.utils import transform
 
-    average = get_object("meanshape_68.pkl")[list(SAME_68)]
-    seen = np.array(TRUTH[name]["landmarks3d"])[list(SAME_106)]
-    _, rotation, _ = transform.P2sRt(transform.estimate_affine_matrix_3d23d(average, seen))
-    return np.array(transform.matrix2angle(rotation), np.float32)
+    seen = np.array(TRUTH[name]["landmarks68"])
+    matrix = transform.estimate_affine_matrix_3d23d(get_object("meanshape_68.pkl"), seen)
+    return np.array(transform.matrix2angle(transform.P2sRt(matrix)[1]), np.float32)
 
 
-def test_yaw_and_roll_of_rendered_heads_are_found_within_a_few_degrees(solved):
-    for name, pose in solved.items():
-        assert abs(pose[1:] - true_pose(name)[1:]).max() < 5, name
+@pytest.mark.parametrize("name", AVERAGE)
+def test_both_ways_to_the_pose_of_a_rendered_head_agree_within_a_few_degrees(solved, name):
+    """From the 106 keypoints that the detector sees, and by InsightFace from three-dimensional landmarks."""
+    assert abs(solved[name] - true_pose(name)).max() < 6.5
+    assert abs(insightface_pose(name) - true_pose(name)).max() < 5
+    assert abs(solved[name] - insightface_pose(name)).max() < 6.5
 
 
-def test_pitch_of_rendered_heads_is_found_as_far_as_the_shape_of_a_face_lets_it(solved):
-    """A face with a long nose looks like one that looks down: half of the heads within 5 degrees, all within 12."""
-    errors = [abs(pose[0] - true_pose(name)[0]) for name, pose in solved.items()]
-    assert np.median(errors) < 5
-    assert max(errors) < 12
+@pytest.mark.parametrize("name", OTHERS)
+def test_heads_of_any_shape_are_posed_as_well_as_their_shape_lets_them(solved, name):
+    """Ten people. One with a long nose looks like one that looks down: pitch is less certain than yaw and roll."""
+    for pose, pitch, others in ((solved[name], 12, 5), (insightface_pose(name), 12, 8)):
+        assert abs(pose[0] - true_pose(name)[0]) < pitch
+        assert abs(pose[1:] - true_pose(name)[1:]).max() < others
 
 
-def test_insightfaces_own_pose_code_agrees_on_what_the_angles_mean(solved):
-    """Same axes, signs and order. Its average head looks up some degrees further than ours, which is taken out."""
-    difference = np.stack([solved[name] - insightface_pose(name) for name in solved])
-    difference[:, 0] -= np.median(difference[:, 0])
-    assert abs(difference[:, 1]).max() < 8
-    assert abs(difference[:, 2]).max() < 5
-    assert np.median(abs(difference[:, 0])) < 5
+def test_pitch_is_within_a_few_degrees_for_most_shapes(solved):
+    errors = [abs(solved[name][0] - true_pose(name)[0]) for name in OTHERS]
+    assert sum(error < 5 for error in errors) >= 7
 
 
 def test_the_pose_of_the_packs_own_model_comes_first(analysis):
