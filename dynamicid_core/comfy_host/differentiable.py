@@ -1,0 +1,199 @@
+"""ComfyUI's models as training needs them: frozen, but letting gradients through."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.k_diffusion.sampling
+import comfy.model_management
+import comfy.samplers
+import comfy.sd
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.model_base import ModelType
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
+
+from ..adapter import AttentionLayer, layer_map
+from ..errors import InputError
+from .identity_patch import text_attention
+
+_TEXTS_KEPT = 4096
+
+__all__ = ["DenoisingModel", "FrozenEncoders", "load_base_model", "load_clip_vision", "load_models", "text_attention"]
+
+
+class DenoisingModel:
+    """A UNet of the family, frozen, with its noise schedule."""
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool) -> None:
+        """model: a ModelPatcher of the host."""
+        base = model.model
+        if base.model_type != ModelType.EPS:
+            raise InputError(
+                f"This base model predicts {base.model_type.name}, not noise (EPS). Train on SD1.5, or a model made of "
+                "it."
+            )
+        self.network: nn.Module = base.diffusion_model.to(device, dtype).requires_grad_(False).eval()
+        self.layers: list[AttentionLayer] = layer_map({k: v.shape for k, v in self.network.state_dict().items()})
+        if not any(layer.is_cross for layer in self.layers):
+            raise InputError("This base model has no cross-attention of a Stable Diffusion UNet. Train on SD1.5.")
+        self._sampling = base.model_sampling.to(device)
+        self._scale_latents: Callable[[Tensor], Tensor] = base.process_latent_in
+        self._unscale_latents: Callable[[Tensor], Tensor] = base.process_latent_out
+        self.timesteps = len(self._sampling.sigmas)
+        self._carried: list[RemovableHandle] = []
+        if gradient_checkpointing:
+            _checkpoint_blocks(self.network)
+
+    def carry(self, add_to: Callable[[nn.Module], list[RemovableHandle]]) -> None:
+        """Adds low-rank updates to the UNet (``LowRankUpdates.add_to``) in the place of those it carried before.
+
+        They stay for good, since gradient checkpointing runs the blocks again on the way back.
+        """
+        for handle in self._carried:
+            handle.remove()
+        self._carried = add_to(self.network)
+
+    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the UNet sees of latents (as the VAE gives them) [B, 4, h, w] at timesteps [B]."""
+        sigma = self._sampling.sigma(timesteps.float())
+        mixed = self._scale_latents(latents) + noise * sigma.view(-1, 1, 1, 1)
+        return self._sampling.calculate_input(sigma, mixed)
+
+    def __call__(self, seen: Tensor, timesteps: Tensor, context: Tensor, attention: Mapping[Any, Any]) -> Tensor:
+        """Predicted noise [B, 4, h, w]. context: [B, L, D] text. attention: what takes the place of cross-attentions,
+        by the host's key.
+        """
+        options = {"patches_replace": {"attn2": dict(attention)}}
+        return self.network(seen, timesteps.float(), context=context, transformer_options=options)
+
+    @torch.no_grad()
+    def paint(self, noise: Tensor, steps: int, cfg: float, context: Tensor, attention: Mapping[Any, Any]) -> Tensor:
+        """Latents [B, 4, h, w] as the VAE wants them, by the host's Euler sampler, from noise like them.
+
+        context: [2 * B, L, D] and the rows of ``attention``: positive ones first, then negative ones.
+        """
+        sigmas = comfy.samplers.calculate_sigmas(self._sampling, "normal", steps).to(noise.device)
+
+        def denoised(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
+            both, sigma = torch.cat((x, x)), sigma[:1].expand(2 * len(x))
+            predicted = self(
+                self._sampling.calculate_input(sigma, both), self._sampling.timestep(sigma), context, attention
+            )
+            positive, negative = self._sampling.calculate_denoised(sigma, predicted, both).chunk(2)
+            return negative + cfg * (positive - negative)
+
+        start = self._sampling.noise_scaling(sigmas[:1], noise, torch.zeros_like(noise), max_denoise=True)
+        return self._unscale_latents(comfy.k_diffusion.sampling.sample_euler(denoised, start, sigmas, disable=True))
+
+
+class FrozenEncoders:
+    """VAE, text encoder and CLIP vision model, without gradients. Everything comes back in float32."""
+
+    def __init__(self, vae: Any, clip: Any, clip_vision: Any, device: torch.device) -> None:
+        self._vae, self._clip, self._clip_vision, self.device = vae, clip, clip_vision, device
+        self._texts: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, S, S, 3], 0 to 1 -> latents [B, 4, S / 8, S / 8]."""
+        return self._vae.encode(pictures).float().to(self.device)
+
+    @torch.no_grad()
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Latents [B, 4, h, w] -> pictures [B, 8 * h, 8 * w, 3], 0 to 1."""
+        return self._vae.decode(latents).float().cpu().clamp(0, 1)
+
+    @torch.no_grad()
+    def texts(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Prompts -> text tokens [B, 77, D] and pooled text [B, D]; repeated prompts are encoded once."""
+        if len(self._texts) > _TEXTS_KEPT:
+            self._texts.clear()
+        for prompt in set(prompts) - self._texts.keys():
+            context, pooled = self._clip.encode_from_tokens(self._clip.tokenize(prompt), return_pooled=True)
+            self._texts[prompt] = context[:, :77].float().cpu(), pooled.float().cpu()
+        context, pooled = zip(*(self._texts[prompt] for prompt in prompts), strict=True)
+        return torch.cat(context).to(self.device), torch.cat(pooled).to(self.device)
+
+    @torch.no_grad()
+    def clip_features(self, pixels: Tensor) -> Tensor:
+        """CLIP's penultimate layer for normalised pixels [B, 3, S, S] -> [B, patches, size]."""
+        model = self._clip_vision.model
+        comfy.model_management.load_models_gpu([self._clip_vision.patcher])
+        return (
+            model(pixel_values=pixels.to(self._clip_vision.load_device), intermediate_output=-2)[1]
+            .float()
+            .to(self.device)
+        )
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, S, S, 3], 0 to 1, of the vision model's size -> [B, 3, S, S] as it wants them."""
+        mean, std = (torch.tensor(values) for values in (self._clip_vision.image_mean, self._clip_vision.image_std))
+        return ((pixels - mean) / std).movedim(-1, 1)
+
+    @property
+    def clip_size(self) -> int:
+        """Size of CLIP's features."""
+        return int(self._clip_vision.model.vision_model.post_layernorm.weight.shape[0])
+
+    @property
+    def pooled_size(self) -> int:
+        """Size of pooled text."""
+        return self.texts([""])[1].shape[-1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that the vision model looks at."""
+        return int(self._clip_vision.image_size)
+
+
+def load_models(
+    base_model: str | Path, clip_vision: str | Path, bf16: bool, gradient_checkpointing: bool
+) -> tuple[DenoisingModel, FrozenEncoders]:
+    """Everything frozen that training needs, from files, on the device ComfyUI selects. bf16: the UNet's weights."""
+    device = comfy.model_management.get_torch_device()
+    model, clip, vae = load_base_model(base_model)
+    denoiser = DenoisingModel(model, device, torch.bfloat16 if bf16 else torch.float32, gradient_checkpointing)
+    return denoiser, FrozenEncoders(vae, clip, load_clip_vision(clip_vision), device)
+
+
+def load_base_model(path: str | Path) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of a checkpoint file, by the host's own loader."""
+    if not Path(path).is_file():
+        raise InputError(f"There is no base model {path}. Give an SD1.5 checkpoint as base_model.")
+    try:
+        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(str(path))
+    except Exception as error:  # the host raises RuntimeError, safetensors its own types, pickle others
+        raise InputError(f"{path} could not be read as a checkpoint: {error}") from error
+    if model is None or clip is None or vae is None:
+        raise InputError(f"{path} is no whole checkpoint: it needs a UNet, a text encoder and a VAE.")
+    return model, clip, vae
+
+
+def load_clip_vision(path: str | Path) -> Any:
+    """CLIP_VISION of a file, by the host's own loader."""
+    if not Path(path).is_file():
+        raise InputError(f"There is no CLIP vision model {path}. Give CLIP ViT-H/14 as clip_vision.")
+    clip_vision = comfy.clip_vision.load(str(path))
+    if clip_vision is None:
+        raise InputError(f"{path} is no CLIP vision model. Give CLIP ViT-H/14 as clip_vision.")
+    return clip_vision
+
+
+def _checkpoint_blocks(network: nn.Module) -> None:
+    """Transformer blocks are computed again on the way back instead of being kept: less memory, more time."""
+    for block in network.modules():
+        if isinstance(block, BasicTransformerBlock):
+            block.forward = functools.partial(_checkpointed, block.forward)
+
+
+def _checkpointed(
+    forward: Callable[..., Tensor], x: Tensor, context: Any = None, transformer_options: Any = None
+) -> Any:
+    # The host goes on writing into its options; on the way back they must say what they say now.
+    options = dict(transformer_options or {})
+    return checkpoint(forward, x, context=context, transformer_options=options, use_reentrant=False)

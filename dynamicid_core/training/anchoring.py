@@ -1,0 +1,106 @@
+"""Anchoring (paper section 3.4): face encoder and SAA learn to paint a person from the tokens of a photo of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ..images import clip_pixels
+from ..saa import SaaSettings
+from .config import AnchorConfig
+from .data.sample import Sample
+from .losses import noise_loss
+from .networks import TrainableAdapter
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorBatch:
+    """latents: [B, 4, h, w], noise like them. timesteps: [B]. context: [B, 77, D]. embeddings: [B, 512].
+    clip_features: [B, patches, size]. Dropped texts and faces have been dropped already.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    context: Tensor
+    embeddings: Tensor
+    clip_features: Tensor
+
+
+class Anchoring(nn.Module):
+    """The loss of a batch; what trains is ``adapter``."""
+
+    def __init__(self, denoiser: DenoisingModel, adapter: TrainableAdapter, config: AnchorConfig) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self._denoiser = denoiser
+        self._settings = SaaSettings(threshold=config.threshold)
+        denoiser.carry(adapter.updates.add_to)
+
+    def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
+        """Losses by name; "loss" is the one to minimise."""
+        loss = noise_loss(self.predict(batch), batch.noise)
+        return {"loss": loss}
+
+    def predict(self, batch: AnchorBatch) -> Tensor:
+        """The noise that UNet and adapter see in a batch, [B, 4, h, w]."""
+        tokens = self.adapter.tokens(batch.embeddings, batch.clip_features)
+        patches = self.adapter.patches(tokens, self._settings, text_attention)
+        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        return self._denoiser(seen, batch.timesteps, batch.context, patches)
+
+
+class AnchorBatches:
+    """Makes batches of samples. All chance comes from the generator given, so that a step can be repeated."""
+
+    def __init__(
+        self, encoders: FrozenEncoders, denoiser: DenoisingModel, config: AnchorConfig, channel_order: str
+    ) -> None:
+        """channel_order: in which ArcFace saw the photos, see ``checkpoint.Variant``."""
+        self._encoders, self._timesteps, self._config = encoders, denoiser.timesteps, config
+        self._channel_order = channel_order
+        self._no_features: Tensor | None = None
+
+    def make(self, samples: list[Sample], chance: torch.Generator, device: torch.device) -> AnchorBatch:
+        """A batch on the device."""
+        config = self._config
+        draw = torch.rand(len(samples), generator=chance)
+        both = draw < config.drop_both
+        no_text = both | ((draw >= config.drop_both) & (draw < config.drop_both + config.drop_text))
+        no_face = both | (draw >= 1 - config.drop_face)
+        captions = ["" if drop else s.caption for s, drop in zip(samples, no_text.tolist(), strict=True)]
+        latents = self._encoders.latents(pictures(samples))
+        timesteps = torch.randint(self._timesteps, (len(samples),), generator=chance)
+        noise = torch.randn(latents.shape, generator=chance)
+        seen, features = faces(samples, self._encoders, self._channel_order)
+        seen[no_face] = 0
+        features[no_face.to(features.device)] = self._features_of_nobody()
+        return AnchorBatch(
+            latents.to(device),
+            noise.to(device),
+            timesteps.to(device),
+            self._encoders.texts(captions)[0].to(device),
+            seen.to(device),
+            features.to(device),
+        )
+
+    def _features_of_nobody(self) -> Tensor:
+        """CLIP features of all-zero pixel values, [1, patches, size]."""
+        if self._no_features is None:
+            size = self._encoders.image_size
+            self._no_features = self._encoders.clip_features(torch.zeros(1, 3, size, size))
+        return self._no_features
+
+
+def pictures(samples: list[Sample]) -> Tensor:
+    """The samples' pictures as the VAE wants them, [B, S, S, 3], 0 to 1."""
+    return torch.stack([torch.from_numpy(sample.picture.copy()) for sample in samples]).float() / 255
+
+
+def faces(samples: list[Sample], encoders: FrozenEncoders, channel_order: str) -> tuple[Tensor, Tensor]:
+    """ArcFace embeddings [B, 512] and CLIP features [B, patches, size] of samples."""
+    name = "embedding" if channel_order == "bgr" else "embedding_rgb"
+    embeddings = torch.stack([torch.from_numpy(getattr(sample, name)).float() for sample in samples])
+    pixels = torch.stack([clip_pixels(sample.picture, encoders.image_size) for sample in samples])
+    return embeddings, encoders.clip_features(encoders.normalised(pixels))

@@ -1,0 +1,158 @@
+"""Settings of a training run, from a YAML file."""
+
+import difflib
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from ..checkpoint import VARIANTS
+from ..errors import InputError
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What both stages need.
+
+    data: folder of shards (training.data). base_model, clip_vision: files of a UNet checkpoint and of CLIP's vision
+    model. output: folder for weights, states, curves and sheets. batch_size: pictures (anchoring) or people
+    (reconfiguration) a device sees at once; accumulation: how many of those make one step. warmup_steps: over which the
+    learning rate rises. ema_decay: of the averaged weights that are saved, 0 for none. gradient_checkpointing: less
+    memory for more time. save_every, sample_every, log_every: steps; 0 for never. keep: how many states to keep.
+    """
+
+    data: str
+    base_model: str
+    clip_vision: str
+    output: str
+    steps: int = 100_000
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 500
+    clip_gradients: float = 1.0
+    ema_decay: float = 0.999
+    precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 1000
+    sample_every: int = 1000
+    sample_steps: int = 20
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.precision in PRECISIONS, f'precision is "{self.precision}"; choose {" or ".join(PRECISIONS)}')
+        for name in ("steps", "batch_size", "accumulation", "keep"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be more than 0")
+        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay:g}; it must be from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorConfig(RunConfig):
+    """Anchoring (paper section 3.4): face encoder and SAA on pictures of single people.
+
+    start_from: an adapter file to go on from, else new weights. variant: what kind of adapter (see
+    ``checkpoint.Variant``). rank: of the low-rank updates. threshold: of the gate while training; the paper has 0.
+    drop_text, drop_face, drop_both: shares of pictures that train without.
+    """
+
+    start_from: str = ""
+    variant: str = "DynamicID"
+    rank: int = 128
+    threshold: float = 0.0
+    drop_text: float = 0.05
+    drop_face: float = 0.05
+    drop_both: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.variant in VARIANTS, f'variant is "{self.variant}"; choose one of {", ".join(VARIANTS)}')
+        _require(self.rank >= 1, f"rank is {self.rank}; it must be at least 1")
+        shares = (self.drop_text, self.drop_face, self.drop_both)
+        _require(
+            min(shares) >= 0 and sum(shares) <= 1, "the shares dropped must not be negative or more than 1 together"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconfigureConfig(RunConfig):
+    """Reconfiguration (paper section 3.4): IMR and keypoint encoder, with the adapter of the anchoring stage frozen.
+
+    adapter: its file. imr, keypoint_encoder: files to go on from, else new weights of the given size and depth.
+    targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, how much the
+    diffusion consistency counts beside the features.
+    """
+
+    adapter: str
+    imr: str = ""
+    keypoint_encoder: str = ""
+    size: int = 1024
+    depth: int = 1
+    queries: int = 4
+    features: int = 768
+    targets: int = 4
+    diffusion_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("targets", "depth", "queries", "features"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        _require(self.size % 64 == 0 and self.size > 0, f"size is {self.size}; it must be a multiple of 64")
+        _require(self.diffusion_weight >= 0, "diffusion_weight must not be negative")
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def load_config(path: str | Path, kind: type[Config]) -> Config:
+    """Reads a YAML file of settings. Raises InputError that names the setting which is missing, unknown or wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no config file {path}.")
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML file: {error}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"{path} must hold lines such as steps: 1000; found {type(given).__name__}.")
+    try:
+        return kind(**_checked(given, kind))
+    except InputError as error:
+        raise InputError(f"{error} ({path})") from error
+
+
+def _checked(given: dict[str, Any], kind: type[Config]) -> dict[str, Any]:
+    known = {field.name: field for field in fields(kind)}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it can be one of {', '.join(known)}"
+            raise InputError(f'There is no setting "{name}"; {hint}')
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
+    if missing:
+        raise InputError(f"The setting {' and '.join(missing)} is missing")
+    return {name: _typed(name, value, known[name].type) for name, value in given.items()}
+
+
+def _typed(name: str, value: Any, wanted: Any) -> Any:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is float and isinstance(value, str):  # YAML reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise InputError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
+    return value
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise InputError(otherwise)

@@ -1,0 +1,131 @@
+"""python -m dynamicid_core.training.data {build,synthesize} …: makes data sets to train with."""
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...face_analysis import PROVIDERS
+from . import gates
+from .build import Job, build, cores, find_pack
+from .gates import Gates
+from .manifest import MANIFEST, REJECTED, SHEET, contents, summary, write_manifest
+from .photos import find_people
+from .shards import SHARD_SIZE
+
+_PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
+_DESCRIPTION = """\
+Makes a data set of photos, a folder per person:
+
+  photos/anna/1.jpg  photos/anna/2.jpg  photos/ben/party.png  photos/ben/party.txt …
+
+A .txt file beside a photo is its caption. Of each photo that passes the gates a square around the face is kept, with
+its 106 keypoints, pose, expression, face prompt and ArcFace embedding. The out folder gets WebDataset shards, an index
+by person, manifest.json (counts), rejected.csv (every photo left out, and why) and contact_sheet.jpg.
+
+An interrupted run goes on when the same command is given again. People who are new in the folder of photos are added.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 when done, 2 for something to put right, 130 when interrupted."""
+    try:
+        options = parse(arguments)
+        options.run(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last whole shard.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Options of the command line; ``run`` is what to do with them. Raises InputError when a part is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dynamicid_core.training.data", description="Makes data sets to train DynamicID with."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_build_arguments(
+        commands.add_parser(
+            "build",
+            help="of photos, a folder per person",
+            description=_DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    painted = commands.add_parser("synthesize", help="of painted heads, with exact labels")
+    # Imported for this command only: it needs packages that photos do not need.
+    if arguments[:1] == [painted.prog.rsplit(" ", 1)[-1]]:
+        command = _synthetic_command()
+        command.add_arguments(painted)
+        painted.set_defaults(run=command.run)
+    return parser.parse_args(arguments)
+
+
+def run_build(options: argparse.Namespace) -> None:
+    """The data set of the options, its manifest, and what it says."""
+    job = Job(
+        photos=options.photos,
+        out=options.out,
+        pack=find_pack(options.pack),
+        gates=Gates(options.size, options.min_face, options.sharpness, options.agreement),
+        provider=options.provider,
+        workers=options.workers,
+        shard_size=options.shard_size,
+    )
+    _, strays = find_people(job.photos)
+    writer = build(job)
+    found = contents(writer.progress.people, [(photo, gates.STRAY, "") for photo in strays])
+    about = write_manifest(job.out, found, job.settings())
+    print(summary(about))
+    print(f"{job.out}: {MANIFEST}, {REJECTED}, {SHEET}")
+
+
+def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
+    limits = Gates()
+    add = parser.add_argument
+    add("--photos", type=Path, required=True, metavar="DIR", help="folder that holds a folder of photos per person")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or to go on with")
+    add("--pack", type=Path, default=_PACK, metavar="DIR", help=f"InsightFace's models (default: {_PACK})")
+    add("--size", type=int, default=limits.size, help="pixels of the pictures, a multiple of 8 (default: %(default)s)")
+    add(
+        "--min-face",
+        type=int,
+        default=limits.min_face,
+        metavar="PIXELS",
+        help="least longer side of a face (default: %(default)s)",
+    )
+    add(
+        "--sharpness",
+        type=float,
+        default=limits.sharpness,
+        help="least fine detail of a face; sharp photos have 0.02 to 0.8, 0 keeps all (default: %(default)s)",
+    )
+    add(
+        "--agreement",
+        type=float,
+        default=limits.agreement,
+        help="least ArcFace cosine of a face to the person's others, -1 keeps all (default: %(default)s)",
+    )
+    add("--workers", type=int, default=cores(), help="processes (default: one per core, here %(default)s)")
+    add("--provider", choices=["auto", *PROVIDERS], default="auto", help="where models run (default: %(default)s)")
+    add("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="samples per shard (default: %(default)s)")
+    parser.set_defaults(run=run_build)
+
+
+def _synthetic_command() -> Any:
+    try:
+        return import_module("...synthetic.command", __package__ + ".x" if __package__ else None)
+    except ImportError as error:
+        raise InputError(
+            f"synthesize needs {error.name or error}, which is not installed. Run: python -m pip install -r "
+            "requirements-training.txt"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,293 @@
+"""Photos, a folder per person -> a data set: each photo is measured, judged and cropped, on all cores."""
+
+import os
+import signal
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ...errors import InputError
+from ...face_analysis import DetectedFace, FaceAnalysis, find_packs, in_order, open_pack
+from ...face_prompt import face_prompt
+from ...images import Photo
+from ...portrait import measure, portrait_square
+from . import gates
+from .gates import Gates, Rejection
+from .photos import Person, find_people, open_photo
+from .sample import Record, Sample, sample_key, to_record
+from .shards import SHARD_SIZE, ShardWriter
+
+_WAITING = 4  # people per worker who are worked on or wait to be written
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to build, and how. photos, out: folders. pack: of InsightFace's models. workers: processes; 1 is this one."""
+
+    photos: Path
+    out: Path
+    pack: Path
+    gates: Gates = Gates()
+    provider: str = "auto"
+    workers: int = 1
+    shard_size: int = SHARD_SIZE
+
+    def __post_init__(self) -> None:
+        for option, value in (("--workers", self.workers), ("--shard-size", self.shard_size)):
+            if value < 1:
+                raise InputError(f"{option} is {value}; it must be at least 1.")
+        if self.photos.resolve() in (self.out.resolve(), *self.out.resolve().parents):
+            raise InputError(f"--out {self.out} lies in the folder of photos {self.photos}. Choose one outside of it.")
+
+    def settings(self) -> dict[str, Any]:
+        """What another run must have in common with this one to go on with its data set."""
+        models = {file.name: file.stat().st_size for file in sorted(self.pack.glob("*.onnx"))}
+        return {"made_by": "build", **asdict(self.gates), "models": models}
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A photo that is good enough by itself."""
+
+    photo: str
+    sample: Sample
+    face_side: float
+
+
+@dataclass(frozen=True)
+class Built:
+    """A person as the writer takes them. about: for the manifest, and to know the folder again."""
+
+    name: str
+    records: dict[str, Record]
+    about: dict[str, Any]
+
+
+def find_pack(folder: Path) -> Path:
+    """The one InsightFace pack in a folder, at any depth. Raises InputError when there is none, or more than one."""
+    packs = find_packs([folder])
+    if len(packs) == 1:
+        return next(iter(packs.values()))
+    if packs:
+        raise InputError(f"{folder} holds several InsightFace packs: {', '.join(sorted(packs))}. Name one with --pack.")
+    raise InputError(
+        f"There is no InsightFace pack in {folder}. Name the folder of one with --pack; ComfyUI's are in "
+        "models/insightface/models, and InsightFace's release page has buffalo_l to download."
+    )
+
+
+def build(job: Job) -> ShardWriter:
+    """Makes or completes the data set, with a progress bar, and returns its writer, finished.
+
+    Raises InputError for what the person at the keyboard can mend. However it ends, whole shards stay, and the same job
+    goes on from them.
+    """
+    people, _ = find_people(job.photos)
+    writer = ShardWriter(job.out, job.settings(), shard_size=job.shard_size)
+    _check_same_people(people, writer, job)
+    done = writer.done
+    todo = [person for person in people if person.name not in done]
+    counts = Counter(photos=sum(len(person.photos) for person in people if person.name in done))
+    total = sum(len(person.photos) for person in people)
+    try:
+        with tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True) as bar:
+            for built in _in_parallel(todo, job):
+                writer.add(built.name, built.records, built.about)
+                counts.update(people=1, accepted=len(built.records), rejected=len(built.about["rejected"]))
+                bar.update(built.about["photos"])
+                bar.set_postfix(people=counts["people"], accepted=counts["accepted"], rejected=counts["rejected"])
+        writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+    return writer
+
+
+def build_person(analysis: FaceAnalysis, person: Person, limits: Gates) -> tuple[list[Sample], list[Rejection]]:
+    """The samples of a person's photos, and why the others are none; every photo is in one of the two.
+
+    Raises InputError when the pack has no model for keypoints.
+    """
+    judged = [examine(analysis, person, photo, limits) for photo in person.photos]
+    rejected = [found for found in judged if isinstance(found, Rejection)]
+    candidates = [found for found in judged if isinstance(found, Candidate)]
+    for sieve in (_without_duplicates, _without_strangers, _unless_alone):
+        candidates, out = sieve(candidates, limits)
+        rejected += [Rejection(f"{person.name}/{photo}", reason, detail) for photo, reason, detail in out]
+    return [candidate.sample for candidate in candidates], sorted(rejected, key=lambda found: found.photo)
+
+
+def examine(analysis: FaceAnalysis, person: Person, photo: str, limits: Gates) -> Candidate | Rejection:
+    """One photo of a person: measured and cropped, or what is wrong with it."""
+
+    def rejected(reason: str, detail: str) -> Rejection:
+        return Rejection(f"{person.name}/{photo}", reason, detail)
+
+    try:
+        pixels = open_photo(person.folder / photo)
+    except InputError as error:
+        return rejected(gates.UNREADABLE, str(error))
+    height, width = pixels.shape[:2]
+    faces = in_order(analysis.detect(pixels), "largest", pixels)
+    if not faces:
+        return rejected(gates.NO_FACE, f"{width} x {height}")
+    face, *others = faces
+    large = [other for other in others if other.area >= gates.OTHER_FACE * face.area]
+    if large:
+        return rejected(gates.SEVERAL_FACES, f"{1 + len(large)} faces of similar size")
+    side = gates.longer_side(face)
+    if side < limits.min_face:
+        return rejected(gates.SMALL_FACE, f"{side:.0f} pixels, at least {limits.min_face} needed")
+    sharpness = gates.sharpness(pixels, face)
+    if sharpness < limits.sharpness:
+        return rejected(gates.BLURRED, f"sharpness {sharpness:.4f}, at least {limits.sharpness:g} needed")
+    number = person.photos.index(photo) + 1
+    sample = _sample(analysis, pixels, face, person, photo, sample_key(person.name, number), limits.size)
+    return Candidate(photo, sample, side)
+
+
+def _sample(
+    analysis: FaceAnalysis, pixels: Photo, face: DetectedFace, person: Person, photo: str, key: str, size: int
+) -> Sample:
+    square = portrait_square(pixels, face)
+    keypoints = measure(pixels, face, square)
+    if keypoints is None or keypoints.pose is None:
+        raise InputError(
+            "The InsightFace pack has no model for the 106 keypoints. Name a whole pack with --pack, such as buffalo_l."
+        )
+    portrait = Image.fromarray(square.cut(pixels)).resize((size, size), Image.Resampling.LANCZOS)
+    return Sample(
+        key=key,
+        identity=person.name,
+        picture=np.asarray(portrait),
+        caption=person.caption(photo),
+        face_prompt=face_prompt(keypoints.expression, keypoints.pose),
+        expression=keypoints.expression,
+        pose=keypoints.pose.numpy().astype(np.float32),
+        keypoints=keypoints.points.numpy(),
+        embedding=analysis.embed(pixels, face),
+        embedding_rgb=analysis.embed(pixels, face, "rgb"),
+        labels={"photo": f"{person.name}/{photo}"},
+    )
+
+
+_Sieved = tuple[list[Candidate], list[tuple[str, str, str]]]
+"""Who stays; and photo, reason, detail of the others."""
+
+
+def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Sieved:
+    """Of photos that are the same, the one with the largest face stays."""
+    kept: dict[int, Any] = {}
+    out = []
+    hashes = [gates.picture_hash(candidate.sample.picture) for candidate in candidates]
+    for i in sorted(range(len(candidates)), key=lambda i: -candidates[i].face_side):
+        points = candidates[i].sample.keypoints
+        same = (j for j in kept if gates.is_duplicate(hashes[i], points, hashes[j], candidates[j].sample.keypoints))
+        twin = next(same, None)
+        if twin is None:
+            kept[i] = candidates[i]
+        else:
+            out.append((candidates[i].photo, gates.DUPLICATE, f"of {candidates[twin].photo}"))
+    return [kept[i] for i in sorted(kept)], out
+
+
+def _without_strangers(candidates: list[Candidate], limits: Gates) -> _Sieved:
+    found = gates.strangers([candidate.sample.embedding for candidate in candidates], limits.agreement)
+    kept = [candidate for i, candidate in enumerate(candidates) if i not in found]
+    detail = "cosine {:.2f} to the others, at least {:g} needed"
+    out = [
+        (candidates[i].photo, gates.ANOTHER_PERSON, detail.format(cosine, limits.agreement))
+        for i, cosine in found.items()
+    ]
+    return kept, out
+
+
+def _unless_alone(candidates: list[Candidate], _: Gates) -> _Sieved:
+    if len(candidates) >= gates.LEAST_PHOTOS:
+        return candidates, []
+    return [], [(candidate.photo, gates.ALONE, f"{gates.LEAST_PHOTOS} needed") for candidate in candidates]
+
+
+# --- on all cores ----------------------------------------------------------------------------------------------------
+
+
+def _in_parallel(people: Sequence[Person], job: Job) -> Iterator[Built]:
+    """Everybody built, in the order given."""
+    tasks = ((person, job.gates, job.pack, job.provider) for person in people)
+    if job.workers == 1:
+        yield from (_work(*task) for task in tasks)
+        return
+    # Not forked: onnxruntime's threads do not survive that.
+    pool = ProcessPoolExecutor(job.workers, get_context("spawn"), _start_worker)
+    try:
+        yield from _in_order(pool, tasks, job.workers * _WAITING)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A worker process was ended from outside, most often because memory ran out. Run the same command again "
+            "with fewer --workers; it goes on from the last whole shard."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: Executor, tasks: Iterable[Any], waiting: int) -> Iterator[Built]:
+    """Results in the order of the tasks, with at most so many begun: results that wait take memory."""
+    begun: deque[Future[Built]] = deque()
+    for task in tasks:
+        begun.append(pool.submit(_work, *task))
+        if len(begun) >= waiting:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches workers too: they end without a traceback
+
+
+def _work(person: Person, limits: Gates, pack: Path, provider: str) -> Built:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses what scikit-image is about to rename
+        samples, rejected = build_person(_open(pack, provider), person, limits)
+    about = {
+        "checksum": person.checksum(),
+        "photos": len(person.photos),
+        "expressions": Counter(sample.expression for sample in samples),
+        "views": Counter(sample.face_prompt.split(", ", 1)[1] for sample in samples),
+        "rejected": [[found.photo, found.reason, found.detail] for found in rejected],
+    }
+    return Built(person.name, {sample.key: to_record(sample) for sample in samples}, about)
+
+
+@cache
+def _open(pack: Path, provider: str) -> FaceAnalysis:
+    return open_pack(pack, provider)
+
+
+def _check_same_people(people: Sequence[Person], writer: ShardWriter, job: Job) -> None:
+    """Raises InputError when somebody who is in the data set already has other photos now, or none."""
+    checksums = {person["name"]: person["checksum"] for person in writer.progress.people}
+    now = {person.name: person.checksum() for person in people if person.name in checksums}
+    differing = sorted(name for name in checksums if checksums[name] != now.get(name))
+    if differing:
+        how = "has other photos now" if differing[0] in now else "is not there"
+        raise InputError(
+            f"{job.out} holds a data set of other photos than those in {job.photos}: of {len(checksums)} people in it "
+            f"{len(differing)} differ; {differing[0]} {how}. Choose another --out folder. (New people may be added.)"
+        )
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,164 @@
+"""What a data set holds, for people: counts, the photos left out and why, and a sheet of samples to look at."""
+
+import csv
+import io
+import json
+import platform
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ...expression import EXPRESSIONS
+from .sample import Sample
+from .shards import SampleIndex
+from .storage import write_whole
+
+MANIFEST, REJECTED, SHEET = "manifest.json", "rejected.csv", "contact_sheet.jpg"
+VARIFACE_PHOTOS = 35
+"""Photos per person in VariFace, the data set of the paper, which is not published."""
+_PACKAGES = ("insightface", "onnxruntime", "numpy", "Pillow", "torch", "webdataset")
+_ROWS, _COLUMNS, _TILE, _LABEL = 12, 8, 128, 18
+
+
+@dataclass(frozen=True)
+class Contents:
+    """People as ``Progress`` keeps them. rejected: (photo, reason, detail) of every photo that is left out."""
+
+    people: list[dict[str, Any]]
+    rejected: list[tuple[str, str, str]]
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Photos of each person who is in the data set."""
+        return {person["name"]: len(person["keys"]) for person in self.people if person["keys"]}
+
+
+def contents(people: Sequence[Mapping[str, Any]], strays: Sequence[tuple[str, str, str]] = ()) -> Contents:
+    """Of the people that a ``ShardWriter`` has done. strays: photos that were left out before."""
+    rejected = [tuple(found) for person in people for found in person.get("rejected", ())]
+    return Contents([dict(person) for person in people], [*rejected, *strays])
+
+
+def manifest(found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, versions, counts, and how far the data set is from VariFace's shape."""
+    kept = found.kept
+    photos = list(kept.values())
+    expressions, views = (_sum(person.get(key, {}) for person in found.people) for key in ("expressions", "views"))
+    return {
+        "settings": dict(settings),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "people": {
+            "given": len(found.people),
+            "kept": len(kept),
+            "left_out": sorted(person["name"] for person in found.people if not person["keys"]),
+        },
+        "photos": {
+            "given": sum(photos) + len(found.rejected),
+            "accepted": sum(photos),
+            "rejected": len(found.rejected),
+            "rejected_by_reason": dict(Counter(reason for _, reason, _ in found.rejected).most_common()),
+        },
+        "photos_per_person": kept,
+        "expressions": expressions,
+        "views": views,
+        "variface": {
+            "photos_per_person": VARIFACE_PHOTOS,
+            "people_with_as_many": sum(count >= VARIFACE_PHOTOS for count in photos),
+            "median_photos_per_person": statistics.median(photos) if photos else 0,
+            "photos_missing": sum(max(0, VARIFACE_PHOTOS - count) for count in photos),
+            "expressions_missing": [name for name in EXPRESSIONS if name not in expressions],
+        },
+    }
+
+
+def summary(about: Mapping[str, Any]) -> str:
+    """A manifest in a few lines."""
+    people, photos, target = about["people"], about["photos"], about["variface"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in photos["rejected_by_reason"].items())
+    missing = ", ".join(target["expressions_missing"])
+    return "\n".join(
+        [
+            f"{people['kept']} of {people['given']} people, {photos['accepted']} of {photos['given']} photos",
+            f"left out: {reasons or 'none'}",
+            f"expressions: {_listed(about['expressions'])}{'; none ' + missing if missing else ''}",
+            f"poses: {_listed(about['views'])}",
+            f"against VariFace's N people x {target['photos_per_person']} photos: {people['kept']} x "
+            f"{target['median_photos_per_person']:g} (median), {target['people_with_as_many']} people have as many, "
+            f"{target['photos_missing']} photos are missing",
+        ]
+    )
+
+
+def write_manifest(folder: Path, found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes manifest.json, rejected.csv and contact_sheet.jpg of a finished data set; returns the first.
+
+    Raises InputError when the disk is full.
+    """
+    about = manifest(found, settings)
+    write_whole(folder / MANIFEST, json.dumps(about, indent=2, ensure_ascii=False).encode())
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("photo", "reason", "detail"), *found.rejected])
+    write_whole(folder / REJECTED, table.getvalue().encode())
+    sheet = io.BytesIO()
+    contact_sheet(SampleIndex(folder)).save(sheet, "JPEG", quality=90)
+    write_whole(folder / SHEET, sheet.getvalue())
+    return about
+
+
+def contact_sheet(index: SampleIndex) -> Image.Image:
+    """Up to 12 people, evenly from all, with up to 8 photos each: their name, and the face prompt of each photo."""
+    names = _evenly(list(index.people), _ROWS)
+    sheet = Image.new("RGB", (_COLUMNS * _TILE, max(1, len(names)) * (_TILE + 2 * _LABEL)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, name in enumerate(names):
+        top = row * (_TILE + 2 * _LABEL)
+        places = index.people[name]
+        _write(draw, f"{name}: {len(places)} photos", 0, top, _COLUMNS * _TILE)
+        for column, (shard, key) in enumerate(_evenly(places, _COLUMNS)):
+            sample = index.read(shard, key)
+            tile = Image.fromarray(sample.picture).resize((_TILE, _TILE), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (column * _TILE, top + _LABEL))
+            _write(draw, _short(sample), column * _TILE, top + _LABEL + _TILE, _TILE)
+    return sheet
+
+
+def _short(sample: Sample) -> str:
+    pitch, yaw, _ = sample.pose.tolist()
+    return f"{sample.expression or '-'} {yaw:+.0f} {pitch:+.0f}"
+
+
+def _write(draw: ImageDraw.ImageDraw, text: str, left: int, top: int, width: int) -> None:
+    font = ImageFont.load_default(12)
+    while text and draw.textlength(text, font) > width - 4:
+        text = text[:-1]
+    draw.text((left + 2, top + 2), text, fill="black", font=font)
+
+
+def _evenly(things: list[Any], most: int) -> list[Any]:
+    if len(things) <= most:
+        return things
+    return [things[round(i * (len(things) - 1) / (most - 1))] for i in range(most)]
+
+
+def _sum(counts: Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total.most_common())
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

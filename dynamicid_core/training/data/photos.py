@@ -1,0 +1,84 @@
+"""Photos on disk: a folder per person."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ...errors import InputError
+from ...images import Photo
+
+DEFAULT_CAPTION = "a photo of a person"
+_CAPTION = ".txt"
+_NO_PHOTOS = (_CAPTION, ".json", ".csv", ".md")
+
+
+@dataclass(frozen=True)
+class Person:
+    """One folder. name: the folder's. folder: its path. photos: paths below it, with /, sorted."""
+
+    name: str
+    folder: Path
+    photos: tuple[str, ...]
+
+    def checksum(self) -> str:
+        """Of the names and sizes of photos and captions: changes with them, and not with where the folder is."""
+        digest = hashlib.sha256()
+        for photo in self.photos:
+            path = self.folder / photo
+            for file in (path, path.with_suffix(_CAPTION)):
+                digest.update(f"{photo} {file.stat().st_size if file.is_file() else None}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def caption(self, photo: str) -> str:
+        """The text of the .txt file beside a photo, else a sentence that is true of every photo."""
+        path = (self.folder / photo).with_suffix(_CAPTION)
+        text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+        return text or DEFAULT_CAPTION
+
+
+def find_people(folder: Path) -> tuple[list[Person], list[str]]:
+    """The people of a folder, sorted by name, and photos that lie outside of their folders.
+
+    Raises InputError when there is no folder, or no photo in a folder of its own.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}. --photos names a folder that holds a folder per person.")
+    people = [
+        Person(place.name, place, tuple(_photos(place)))
+        for place in sorted(folder.iterdir())
+        if place.is_dir() and not place.name.startswith(".")
+    ]
+    strays = [path.name for path in sorted(folder.iterdir()) if _is_photo(path)]
+    people = [person for person in people if person.photos]
+    if not people:
+        found = f"{len(strays)} photos, but none" if strays else "no photo"
+        raise InputError(
+            f"{folder} holds {found} in a folder of a person. Make a folder per person in it, with the photos of that "
+            "person."
+        )
+    return people, strays
+
+
+def open_photo(path: Path) -> Photo:
+    """A photo upright, as its camera meant it; grey becomes RGB, transparency becomes white. Raises InputError."""
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            return np.array(picture.convert("RGB"))
+    except Exception as error:  # for broken files, Pillow raises what its many decoders raise
+        raise InputError(f"{path} could not be read as a picture ({error})") from error
+
+
+def _photos(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_photo(path))
+
+
+def _is_photo(path: Path) -> bool:
+    """Everything but hidden files and texts: what is no picture is then listed as unreadable instead of passed over."""
+    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in _NO_PHOTOS

@@ -1,0 +1,269 @@
+"""Samples in WebDataset shards: written so that an interrupted run goes on, read in order, shuffled, or by person."""
+
+import json
+import os
+import random
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from ...errors import InputError
+from .sample import Record, Sample, from_record
+from .storage import Progress, not_written, write_whole
+
+INDEX = "index.json"
+SHARD_SIZE = 1000
+_UNFINISHED = ".part"
+
+
+class ShardWriter:
+    """Writes people, one after the other, into ``<split>-000000.tar`` and so on, and ``index.json`` at the end.
+
+    A shard ends with the person who fills it, appears whole or not at all, and is the same, bit by bit, whether the run
+    was interrupted or not, as long as people come in the same order.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], split: str = "train", shard_size: int = SHARD_SIZE
+    ) -> None:
+        """Opens or begins a data set. settings: what it is told from others by. shard_size: least samples per shard.
+
+        Raises InputError as ``Progress`` does, and for a shard that has gone missing.
+        """
+        self.progress = Progress(folder, {**settings, "split": split, "shard_size": shard_size})
+        self._folder, self._split, self._shard_size = folder, split, shard_size
+        self._people: list[dict[str, Any]] = []
+        self._open: _OpenShard | None = None
+        for unfinished in folder.glob("*" + _UNFINISHED):
+            unfinished.unlink()
+        for shard in self._shards():
+            if not (folder / shard).is_file():
+                raise InputError(f"{folder / shard} is missing. Put it back, or begin anew in another --out folder.")
+
+    @property
+    def done(self) -> set[str]:
+        """Names of the people who are in whole shards, or were left out, in this run or an earlier one."""
+        return {person["name"] for person in self.progress.people}
+
+    def add(self, name: str, records: Mapping[str, Record], about: Mapping[str, Any]) -> None:
+        """Adds a person with their samples by key; without samples they are noted as left out.
+
+        about: what else to keep of them in ``progress.jsonl``. Raises InputError when the disk is full; whole shards
+        stay.
+        """
+        try:
+            for key, record in records.items():
+                if self._open is None:
+                    self._open = _OpenShard(self._folder / f"{self._split}-{len(self._shards()):06d}.tar")
+                self._open.write(key, record)
+            self._people.append({"name": name, "keys": list(records), **about})
+            if self._open is not None and self._open.samples >= self._shard_size:
+                self._end_shard()
+        except OSError as error:
+            self.abandon()
+            raise not_written(self._folder, error) from error
+
+    def finish(self) -> None:
+        """Ends the last shard and writes the index. Raises InputError when the disk is full."""
+        try:
+            if self._people:
+                self._end_shard()
+        except OSError as error:
+            self.abandon()
+            raise not_written(self._folder, error) from error
+        people = {
+            person["name"]: [[line["shard"], key] for key in person["keys"]]
+            for line in self.progress.lines
+            for person in line["people"]
+            if person["keys"]
+        }
+        index = {"shards": self._shards(), "people": people}
+        write_whole(self._folder / INDEX, json.dumps(index, ensure_ascii=False).encode())
+
+    def abandon(self) -> None:
+        """Drops the shard that is not whole; the people in it are not done."""
+        if self._open is not None:
+            self._open.drop()
+        self._open, self._people = None, []
+
+    def _end_shard(self) -> None:
+        shard = None if self._open is None else self._open.end()
+        self._open = None
+        self.progress.add(shard, self._people)
+        self._people = []
+
+    def _shards(self) -> list[str]:
+        return [line["shard"] for line in self.progress.lines if line["shard"] is not None]
+
+
+class _OpenShard:
+    """A tar file that is being written, under another name."""
+
+    def __init__(self, path: Path) -> None:
+        from webdataset import TarWriter
+
+        self._path, self._unfinished = path, path.with_name(path.name + _UNFINISHED)
+        self._file = open(self._unfinished, "wb")  # noqa: SIM115 - closed by end and drop
+        self._tar = TarWriter(self._file, encoder=False, mtime=0)  # no times, so that equal samples give equal files
+        self.samples = 0
+
+    def write(self, key: str, record: Record) -> None:
+        self._tar.write({"__key__": key, **record})
+        self.samples += 1
+
+    def end(self) -> str:
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._unfinished, self._path)
+        return self._path.name
+
+    def drop(self) -> None:
+        for close in (self._tar.close, self._file.close):
+            with suppress(OSError):  # a full disk does not take the rest of the file either
+                close()
+        self._unfinished.unlink(missing_ok=True)
+
+
+class SampleIndex:
+    """A finished data set by person; reads any sample on its own. Safe to share among processes.
+
+    people: name -> (shard, key) of each of their samples. shards: file names in order.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises InputError when there is no finished data set in the folder."""
+        self.folder = Path(folder)
+        path = self.folder / INDEX
+        if not path.is_file():
+            unfinished = "its data set is not finished; run the command that makes it again"
+            what = unfinished if self.folder.is_dir() and any(self.folder.iterdir()) else "make a data set there first"
+            raise InputError(f"{self.folder} has no {INDEX}: {what} (python -m dynamicid_core.training.data).")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            self.shards: list[str] = list(found["shards"])
+            self.people = {name: [(shard, key) for shard, key in places] for name, places in found["people"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged ({error}). Run the command that makes the data set again.") from error
+        self._places: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
+
+    def read(self, shard: str, key: str) -> Sample:
+        """One sample. Raises InputError when it is missing or damaged."""
+        path = self.folder / shard
+        record: dict[str, Any] = {"__key__": key, "__url__": str(path)}
+        places = self._places_in(shard).get(key, {})
+        try:
+            with open(path, "rb") as file:
+                for member, (offset, size) in places.items():
+                    file.seek(offset)
+                    record[member] = file.read(size)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return from_record(record)
+
+    def samples(self, name: str) -> list[Sample]:
+        """All samples of a person."""
+        return [self.read(shard, key) for shard, key in self.people[name]]
+
+    def _places_in(self, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
+        """Key -> member -> where it is in the tar file, and its size."""
+        if shard not in self._places:
+            path = self.folder / shard
+            places: dict[str, dict[str, tuple[int, int]]] = {}
+            try:
+                with tarfile.open(path) as tar:
+                    for info in tar:
+                        key, _, member = info.name.partition(".")
+                        places.setdefault(key, {})[member] = (info.offset_data, info.size)
+            except (OSError, tarfile.TarError) as error:
+                raise _unreadable(path, error) from error
+            self._places[shard] = places
+        return self._places[shard]
+
+
+def read_samples(folder: str | Path) -> Iterator[Sample]:
+    """All samples of a finished data set in the order they were written."""
+    index = SampleIndex(folder)
+    return map(from_record, _records(index.folder / shard for shard in index.shards))
+
+
+def dataset(
+    folder: str | Path,
+    *,
+    shuffle: int = 0,
+    seed: int = 0,
+    repeat: bool = False,
+    process: int | None = None,
+    processes: int = 1,
+) -> "ShardDataset":
+    """A finished data set for a DataLoader: each of its workers, on each of several processes, reads its own part.
+
+    shuffle: how many samples to mix at a time, 0 for the written order; shards are mixed too. seed: fixes the order.
+    repeat: go on for ever, mixed anew each time. process, processes: which of how many this is; None asks torch or the
+    launcher. Do not pass the loader to ``Accelerator.prepare``, which would share it out a second time.
+    """
+    return ShardDataset(SampleIndex(folder), shuffle, seed, repeat, None if process is None else (process, processes))
+
+
+class ShardDataset(IterableDataset[Sample]):
+    """See ``dataset``."""
+
+    def __init__(
+        self, index: SampleIndex, shuffle: int, seed: int, repeat: bool, process: tuple[int, int] | None
+    ) -> None:
+        self._index, self._shuffle, self._seed, self._repeat, self._process = index, shuffle, seed, repeat, process
+
+    def __iter__(self) -> Iterator[Sample]:
+        reader, readers = self._reader()
+        for epoch in count() if self._repeat else (0,):
+            yield from map(from_record, self._mixed(self._part(epoch, reader, readers), epoch, reader))
+
+    def _reader(self) -> tuple[int, int]:
+        """Which of how many readers this process and worker is."""
+        from webdataset.utils import pytorch_worker_info
+
+        rank, world, worker, workers = pytorch_worker_info()
+        if self._process is not None:
+            rank, world = self._process
+        return rank * workers + worker, world * workers
+
+    def _part(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
+        """Every so many shards; where there are fewer shards than readers, every so many samples."""
+        shards = [self._index.folder / shard for shard in self._index.shards]
+        if self._shuffle:
+            random.Random(f"{self._seed} {epoch}").shuffle(shards)
+        if len(shards) >= readers:
+            return _records(shards[reader::readers])
+        return islice(_records(shards), reader, None, readers)
+
+    def _mixed(self, records: Iterator[dict[str, Any]], epoch: int, reader: int) -> Iterator[dict[str, Any]]:
+        if not self._shuffle:
+            return records
+        from webdataset import shuffle
+
+        chance = random.Random(f"{self._seed} {epoch} {reader}")
+        mixed: Iterator[dict[str, Any]] = iter(shuffle(self._shuffle, initial=self._shuffle, rng=chance)(records))
+        return mixed
+
+
+def _records(shards: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """The records of shards, each with WebDataset's own __key__ and __url__."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    for shard in shards:
+        try:
+            # Opened here and not by WebDataset, which takes a Windows path for an address.
+            with open(shard, "rb") as file:
+                yield from group_by_keys(tar_file_expander([{"url": str(shard), "stream": file}]))
+        except (OSError, tarfile.TarError) as error:
+            raise _unreadable(shard, error) from error
+
+
+def _unreadable(shard: Path, error: Exception) -> InputError:
+    return InputError(f"{shard} could not be read ({error}). Copy it again, or build the data set anew.")

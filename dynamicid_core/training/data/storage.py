@@ -1,0 +1,104 @@
+"""A data set on disk: files that appear whole or not at all, and what has been finished so far."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+
+PROGRESS = "progress.jsonl"
+_FORMAT, _VERSION = "dynamicid-shards", 1
+
+
+def not_written(path: Path, error: OSError) -> InputError:
+    """What to say when a disk is full, or a folder may not be written to."""
+    return InputError(
+        f"{path} could not be written: {error.strerror or error}. Make room on that disk, or choose another --out "
+        "folder; the same command then goes on from the last whole shard."
+    )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that has its name only when it is complete. Raises InputError when it cannot be written."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise not_written(path, error) from error
+
+
+class Progress:
+    """The file progress.jsonl of a data set: the settings it is made with, then a line per finished shard.
+
+    A line is {"shard": its file name, or null if all its people were left out, "people": [what is known of each]}, and
+    each person has "name" and "keys", the keys of their samples.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Opens a data set, or begins one in a missing or empty folder. settings: by which it is told from others.
+
+        Raises InputError when the folder holds something else, or a data set made with other settings.
+        """
+        self._path = folder / PROGRESS
+        self.lines: list[dict[str, Any]] = []
+        if self._path.is_file():
+            self._go_on(settings)
+            return
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} is not empty and holds no data set. Choose a new or empty folder for --out.")
+        self._begin(settings)
+
+    @property
+    def people(self) -> list[dict[str, Any]]:
+        """Everybody who is finished, in the order they were added."""
+        return [person for line in self.lines for person in line["people"]]
+
+    def add(self, shard: str | None, people: Sequence[Mapping[str, Any]]) -> None:
+        """Adds a line; it is on the disk when this returns. Raises OSError, and then the file is as it was."""
+        line = {"shard": shard, "people": list(people)}
+        size = self._path.stat().st_size
+        try:
+            with open(self._path, "ab") as file:
+                file.write(_encoded(line))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(self._path, size)
+            raise
+        self.lines.append(line)
+
+    def _begin(self, settings: Mapping[str, Any]) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_written(self._path.parent, error) from error
+        write_whole(self._path, _encoded({"format": _FORMAT, "version": _VERSION, "settings": settings}))
+
+    def _go_on(self, settings: Mapping[str, Any]) -> None:
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        try:
+            header, *self.lines = [json.loads(line) for line in content[:whole].splitlines()]
+            known = (header["format"], header["version"]) == (_FORMAT, _VERSION)
+            theirs = header["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self._path} is damaged ({error}). Choose another --out folder.") from error
+        if not known:
+            raise InputError(f"{self._path} is of another version of this program. Choose another --out folder.")
+        mine = json.loads(json.dumps(settings))
+        differing = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
+        if differing:
+            then = ", ".join(f"{name} {theirs.get(name)} (now {mine.get(name)})" for name in differing)
+            raise InputError(
+                f"{self._path.parent} holds a data set that was made with other settings: {then}. Use those again to go "
+                "on with it, or choose another --out folder."
+            )
+        os.truncate(self._path, whole)  # a line that a killed run did not finish
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,32 @@
+"""ComfyUI's code for commands that run outside ComfyUI."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from ..errors import InputError
+
+
+def prepare_comfyui(folder: Path | None, cpu: bool = False) -> Path:
+    """Makes ``import comfy`` work and returns ComfyUI's folder. Call it before anything of ``comfy_host`` is imported.
+
+    folder: where ComfyUI is; by default what COMFYUI_PATH says. cpu: keep off the accelerator. Attention is PyTorch's
+    own, since others cannot take gradients.
+    """
+    given = folder or os.environ.get("COMFYUI_PATH")
+    if not given:
+        raise InputError(
+            "Training needs ComfyUI's code: give its folder with --comfyui, or set COMFYUI_PATH. It is only read."
+        )
+    comfyui = Path(given).resolve()
+    if not (comfyui / "comfy" / "model_management.py").is_file():
+        raise InputError(f"{comfyui} is no ComfyUI: there is no comfy/model_management.py. Give the folder of main.py.")
+    sys.path.insert(0, str(comfyui))
+    arguments, sys.argv = sys.argv, [sys.argv[0], "--use-pytorch-cross-attention", *(["--cpu"] if cpu else [])]
+    try:
+        importlib.import_module("comfy.options").enable_args_parsing()
+        importlib.import_module("comfy.cli_args")
+    finally:
+        sys.argv = arguments
+    return comfyui

@@ -1,0 +1,189 @@
+"""The training loop of both stages: one device or many, interrupted and resumed at will.
+
+Chance depends on the seed, the step and the process alone, and data comes in an order that the seed fixes; so a run
+that was interrupted and resumed computes what an uninterrupted one does.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..errors import InputError
+from .average import WeightAverage
+from .config import RunConfig
+from .curves import Metrics
+from .states import States
+
+_log = logging.getLogger(__name__)
+_AVERAGE = "average.safetensors"
+# Settings that may change when a run goes on; with others it would be another run.
+_FREE = {"steps", "log_every", "save_every", "sample_every", "sample_steps", "keep", "data", "output"}
+
+
+class Stage(Protocol):
+    """What the loop asks of a stage of training."""
+
+    @property
+    def network(self) -> nn.Module:
+        """Whose forward gives the losses of a batch by name."""
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[Any]:
+        """Endless data in an order that the seed fixes, without the first ``skip`` batches."""
+
+    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> Any:
+        """What the network takes."""
+
+    def save_weights(self, folder: Path) -> None:
+        """Writes the network's present weights in the loader's own format."""
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """A picture of what the present weights can do."""
+
+
+def train(stage: Stage, config: RunConfig, cpu: bool = False) -> None:
+    """Trains to ``config.steps``, going on from the last state in ``config.output`` if there is one.
+
+    Raises InputError when that folder holds another run, or the disk is full. KeyboardInterrupt saves a state first.
+    """
+    from accelerate import Accelerator
+
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=config.accumulation,
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        log_with="tensorboard",
+        project_dir=output,
+        cpu=cpu,
+    )
+    trained = [parameter for parameter in stage.network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    average = WeightAverage(stage.network, config.ema_decay)
+    network, optimiser = accelerator.prepare(stage.network, optimiser)
+    run = _Run(stage, config, accelerator, network, optimiser, average, States(output, config.keep))
+    start = run.resume()
+    accelerator.init_trackers("tensorboard")
+    metrics = Metrics(output, start) if accelerator.is_main_process else None
+    try:
+        run.steps(start, metrics)
+    except KeyboardInterrupt:
+        run.save()
+        raise
+    finally:
+        accelerator.end_training()
+
+
+@dataclasses.dataclass(eq=False)
+class _Run:
+    stage: Stage
+    config: RunConfig
+    accelerator: Any
+    network: nn.Module
+    optimiser: Any
+    average: WeightAverage
+    states: States
+    done: int = 0
+
+    def resume(self) -> int:
+        state = self.states.newest()
+        if state is None:
+            return 0
+        about = self.states.about(state)
+        mine = self._identity()
+        changed = [name for name in mine if about["config"].get(name) != mine[name]]
+        if changed:
+            raise InputError(
+                f"{self.config.output} holds another run: {', '.join(changed)} differ. Choose another output folder, "
+                f"or delete {state.parent} to begin anew."
+            )
+        self.accelerator.load_state(str(state))
+        self.average.load(load_file(state / _AVERAGE))
+        self.done = int(about["step"])
+        _log.info("Going on from step %d", self.done)
+        return self.done
+
+    def steps(self, start: int, metrics: Metrics | None) -> None:
+        config, accelerator = self.config, self.accelerator
+        skip = start * config.accumulation
+        data = self.stage.raw_batches(accelerator.process_index, accelerator.num_processes, skip)
+        bar = tqdm(range(start, config.steps), initial=start, total=config.steps, disable=metrics is None, unit="step")
+        for step in bar:
+            losses = self._step(step, data)
+            self.done = step + 1
+            if metrics is not None and _due(self.done, config.log_every):
+                figures = {name: float(loss) for name, loss in losses.items()} | {"learning_rate": self._rate(step)}
+                metrics.add(self.done, figures)
+                accelerator.log(figures, step=self.done)
+                bar.set_postfix(loss=f"{figures['loss']:.4f}")
+            last = self.done == config.steps
+            if _due(self.done, config.sample_every) or (last and config.sample_every):
+                self._sheet()
+            if _due(self.done, config.save_every) or last:
+                self.save()
+                if metrics is not None:
+                    metrics.draw()
+
+    def save(self) -> None:
+        """Weights for the loader, and the state to go on from."""
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process or self.done == 0:
+            return
+        with self.average.in_place():
+            self.stage.save_weights(Path(self.config.output))
+        self.states.save(self.done, {"config": self._identity()}, self._write_state)
+
+    def _write_state(self, folder: Path) -> None:
+        self.accelerator.save_state(str(folder))
+        save_file(self.average.weights, folder / _AVERAGE)
+
+    def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
+        config, accelerator = self.config, self.accelerator
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate(step)
+        total: dict[str, Tensor] = {}
+        for part in range(config.accumulation):
+            chance = _chance(config.seed, step, part, accelerator.process_index)
+            batch = self.stage.make_batch(next(data), chance, accelerator.device)
+            with accelerator.accumulate(self.network):
+                losses = self.network(batch)
+                accelerator.backward(losses["loss"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients)
+                self.optimiser.step()
+                self.optimiser.zero_grad()
+            for name, loss in losses.items():
+                total[name] = total.get(name, torch.zeros_like(loss)).detach() + loss.detach() / config.accumulation
+        self.average.update(step)
+        return {name: accelerator.reduce(loss, "mean") for name, loss in total.items()}
+
+    def _rate(self, step: int) -> float:
+        return self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+
+    def _sheet(self) -> None:
+        if self.accelerator.is_main_process:
+            folder = Path(self.config.output) / "sheets"
+            folder.mkdir(exist_ok=True)
+            with self.average.in_place():
+                self.stage.draw_sheet(folder / f"step-{self.done:08d}.jpg", self.config.sample_steps)
+
+    def _identity(self) -> dict[str, Any]:
+        return {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}
+
+
+def _chance(*numbers: int) -> torch.Generator:
+    """Chance for one part of one step of one process."""
+    import numpy as np
+
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) % 2**63)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

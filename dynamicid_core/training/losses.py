@@ -1,0 +1,21 @@
+"""The losses of both stages (paper section 3.4)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
+    """Anchoring: mean squared error of the noise, both [B, 4, h, w], in float32."""
+    return F.mse_loss(predicted.float(), noise.float())
+
+
+def feature_loss(edited: Tensor, target: Tensor) -> Tensor:
+    """Reconfiguration: mean squared error of edited tokens to those of the target photo, both [B, T, D]."""
+    return F.mse_loss(edited.float(), target.float())
+
+
+def diffusion_consistency_loss(with_edited: Tensor, with_target: Tensor) -> Tensor:
+    """Reconfiguration: mean squared error between the noise predicted with edited tokens and with those of the target
+    photo, both [B, 4, h, w]. The second is what to reach and takes no gradient.
+    """
+    return F.mse_loss(with_edited.float(), with_target.detach().float())

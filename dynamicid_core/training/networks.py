@@ -1,0 +1,134 @@
+"""The adapter as it is trained: the very layers that the nodes run, with parameters that take gradients."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .. import saa
+from ..adapter import UPDATED, AttentionLayer, IdentityProjections, projection_sizes, projection_weights
+from ..checkpoint import ADAPTER, Checkpoint, Variant
+from ..face_encoder import FaceEncoder, FaceEncoderSizes
+
+
+class LowRankUpdates(nn.Module):
+    """up @ down beside every projection of every attention layer, under the released names."""
+
+    def __init__(self, layers: Sequence[AttentionLayer], rank: int) -> None:
+        super().__init__()
+        self._paths = {layer.index: layer.path for layer in layers}
+        self.layers = nn.ModuleDict({str(layer.index): _updates(layer, rank) for layer in layers})
+
+    def add_to(self, unet: nn.Module) -> list[RemovableHandle]:
+        """From now on the UNet's projections give what they would with the updates merged, until the handles are
+        removed.
+        """
+        handles = []
+        for index, path in self._paths.items():
+            layer = cast(nn.ModuleDict, self.layers[str(index)])
+            for in_file, in_unet in UPDATED.items():
+                projection = unet.get_submodule(f"{path}.{in_unet}")
+                handles.append(projection.register_forward_hook(_adding(layer[f"{in_file}_lora"])))
+        return handles
+
+
+class TrainableAdapter(nn.Module):
+    """Face encoder, identity projections and low-rank updates of one UNet."""
+
+    def __init__(
+        self, layers: Sequence[AttentionLayer], encoder: FaceEncoderSizes, rank: int, variant: Variant
+    ) -> None:
+        super().__init__()
+        self.variant = variant
+        self.layers = list(layers)
+        self.face_encoder = FaceEncoder(encoder)
+        sizes = {layer.index: (layer.channels, layer.context) for layer in layers if layer.is_cross}
+        self.projections = IdentityProjections(sizes)
+        self.updates = LowRankUpdates(layers, rank)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, layers: Sequence[AttentionLayer]) -> "TrainableAdapter":
+        """An adapter to go on from, in float32."""
+        encoder, tensors = checkpoint.modules["face_encoder"], checkpoint.modules["saa"]
+        rank = next(tensor.shape[0] for key, tensor in tensors.items() if key.endswith("_lora.down.weight"))
+        adapter = cls(layers, FaceEncoderSizes.of(encoder), rank, checkpoint.variant)
+        adapter.face_encoder.load_state_dict(encoder)
+        adapter.projections.load_state_dict(projection_weights(tensors))
+        adapter.updates.load_state_dict({f"layers.{k}": v for k, v in tensors.items() if "_lora." in k})
+        return adapter
+
+    def start_from_text(self, unet: Mapping[str, Tensor]) -> None:
+        """Identity keys and values begin as those of the text (paper section 3.4). unet: its state dict."""
+        paths = {layer.index: layer.path for layer in self.layers}
+        with torch.no_grad():
+            for index in projection_sizes(self.saa_weights()):
+                layer = cast(nn.ModuleDict, self.projections.layers[str(index)])
+                for name in ("to_k", "to_v"):
+                    linear = cast(nn.Linear, layer[f"{name}_ip"])
+                    linear.weight.copy_(unet[f"{paths[index]}.{name}.weight"])
+
+    def tokens(self, embeddings: Tensor, clip_features: Tensor) -> Tensor:
+        """Identity tokens [B, T, D] of embeddings [B, 512] and CLIP features [B, patches, size]."""
+        return self.face_encoder(embeddings, clip_features, shortcut=self.variant.shortcut)
+
+    def patches(
+        self, tokens: Tensor, settings: saa.SaaSettings, text_attention: Callable[..., Tensor]
+    ) -> dict[Any, Callable[..., Tensor]]:
+        """Per cross-attention layer, under ComfyUI's key, what takes the attention's place: text and identity.
+
+        tokens: [B, T, D], one person a row. text_attention: the host's own, see ``identity_patch``.
+        """
+        return {
+            layer.block: self._attention(layer, tokens, settings, text_attention)
+            for layer in self.layers
+            if layer.is_cross
+        }
+
+    def checkpoint(self) -> Checkpoint:
+        """What is saved, in the loader's own format."""
+        encoder = {key: tensor.detach().cpu().clone() for key, tensor in self.face_encoder.state_dict().items()}
+        return Checkpoint(ADAPTER, {"face_encoder": encoder, "saa": self.saa_weights()}, self.variant)
+
+    def saa_weights(self) -> dict[str, Tensor]:
+        """Projections and updates under the released names."""
+        both = {**self.projections.state_dict(), **self.updates.state_dict()}
+        return {key.removeprefix("layers."): tensor.detach().cpu().clone() for key, tensor in both.items()}
+
+    def _attention(
+        self,
+        layer: AttentionLayer,
+        tokens: Tensor,
+        settings: saa.SaaSettings,
+        text_attention: Callable[..., Tensor],
+    ) -> Callable[..., Tensor]:
+        def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+            keys, values = self.projections(layer.index, tokens.to(q.dtype))
+            identity = saa.project_tokens(keys, values, extra_options["n_heads"], q.dtype)
+            return saa.semantic_activated_attention(text_attention(q, k, v, extra_options), q, identity, settings)
+
+        return attend
+
+
+def _updates(layer: AttentionLayer, rank: int) -> nn.ModuleDict:
+    sources = {"to_q": layer.channels, "to_k": layer.context, "to_v": layer.context, "to_out": layer.channels}
+    return nn.ModuleDict({f"{name}_lora": _update(source, rank, layer.channels) for name, source in sources.items()})
+
+
+def _update(source: int, rank: int, channels: int) -> nn.ModuleDict:
+    down, up = nn.Linear(source, rank, bias=False), nn.Linear(rank, channels, bias=False)
+    nn.init.normal_(down.weight, std=1 / rank)
+    nn.init.zeros_(up.weight)  # a new adapter leaves the UNet as it was
+    return nn.ModuleDict({"down": down, "up": up})
+
+
+def _adding(update: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    pair = cast(nn.ModuleDict, update)
+    down, up = cast(nn.Linear, pair["down"]), cast(nn.Linear, pair["up"])
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + F.linear(F.linear(inputs[0], down.weight.to(output.dtype)), up.weight.to(output.dtype))
+
+    return add

@@ -1,0 +1,59 @@
+"""In which order training sees a data set: shuffled anew each time around, the same for the same seed."""
+
+import logging
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .data.sample import Sample
+from .data.shards import SampleIndex
+
+_log = logging.getLogger(__name__)
+Place = tuple[str, str]
+"""Shard and key of a sample."""
+
+
+class ShardSource:
+    """A finished data set as the loop wants it."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        """Raises InputError when there is no finished data set in the folder, or nobody in it."""
+        self._index, self._seed = SampleIndex(folder), seed
+        self._places = [place for places in self._index.people.values() for place in places]
+        if not self._places:
+            raise InputError(f"The data set in {folder} is empty. Build it from more photos.")
+
+    def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
+        """Every picture of every person, for one of several processes, without the first ``skip`` of them."""
+        places = (self._places[i] for i in self._shuffled(len(self._places)))
+        for shard, key in islice(places, process + skip * processes, None, processes):
+            yield self._index.read(shard, key)
+
+    def people(self, process: int, processes: int, photos: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Every person of whom there are two photos: a source and ``photos`` - 1 others, which repeat where there are
+        too few.
+        """
+        several = [places for places in self._index.people.values() if len(places) > 1]
+        if not several:
+            raise InputError(
+                f"Nobody in {self._index.folder} has two photos, and reconfiguration learns from one to another. Add "
+                "photos of the same people, taken with other expressions and poses."
+            )
+        if len(several) < len(self._index.people):
+            _log.info("%d people have one photo only and are left out", len(self._index.people) - len(several))
+        turns = enumerate(self._shuffled(len(several)))
+        for turn, i in islice(turns, process + skip * processes, None, processes):
+            yield [self._index.read(*place) for place in self._chosen(several[i], photos, turn)]
+
+    def _shuffled(self, length: int) -> Iterator[int]:
+        for epoch in count():
+            yield from np.random.default_rng((self._seed, epoch)).permutation(length).tolist()
+
+    def _chosen(self, places: list[Place], photos: int, turn: int) -> list[Place]:
+        chance = np.random.default_rng((self._seed, turn, len(places)))
+        source, *others = (places[i] for i in chance.permutation(len(places)))
+        repeated = [others[i % len(others)] for i in range(photos - 1)]
+        return [source, *repeated]

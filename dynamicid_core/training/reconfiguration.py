@@ -1,0 +1,136 @@
+"""Reconfiguration (paper section 3.4): IMR and keypoint encoder learn to change the motion of tokens.
+
+L = |xi_edited - xi_target|^2 + lambda |eps(xi_edited) - eps(xi_target)|^2, over several photos of one person.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ..imr import Imr, KeypointEncoder
+from ..keypoints import encoder_input
+from ..saa import SaaSettings
+from .anchoring import faces, pictures
+from .config import ReconfigureConfig
+from .data.sample import Sample
+from .losses import diffusion_consistency_loss, feature_loss
+from .networks import TrainableAdapter
+
+
+@dataclass(frozen=True, eq=False)
+class ReconfigureBatch:
+    """B people, each with one source photo and R targets; targets of all people are rows one after the other.
+
+    source_tokens: [B, T, D]; target_tokens: [B * R, T, D]. source_rasters: [B, 1, 96, 96]; target_rasters. source_text:
+    [B, X], pooled face prompts; target_text. latents, noise: [B * R, 4, h, w] of the targets; timesteps; context:
+    [B * R, 77, D] of their captions.
+    """
+
+    source_tokens: Tensor
+    target_tokens: Tensor
+    source_rasters: Tensor
+    target_rasters: Tensor
+    source_text: Tensor
+    target_text: Tensor
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    context: Tensor
+
+
+class Reconfiguration(nn.Module):
+    """The losses of a batch; what trains is ``imr`` and ``keypoint_encoder``."""
+
+    def __init__(
+        self,
+        denoiser: DenoisingModel,
+        adapter: TrainableAdapter,
+        imr: Imr,
+        keypoint_encoder: KeypointEncoder,
+        config: ReconfigureConfig,
+    ) -> None:
+        super().__init__()
+        self.imr, self.keypoint_encoder = imr, keypoint_encoder
+        self._denoiser, self._weight = denoiser, config.diffusion_weight
+        self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it does not count as ours
+        self._settings = SaaSettings()
+        denoiser.carry(adapter.updates.add_to)
+
+    def forward(self, batch: ReconfigureBatch) -> dict[str, Tensor]:
+        """Losses by name; "loss" is the one to minimise."""
+        edited = self.edit(batch)
+        features = feature_loss(edited, batch.target_tokens)
+        if self._weight == 0:
+            return {"loss": features, "feature": features.detach()}
+        with torch.no_grad():
+            wanted = self.predict(batch, batch.target_tokens)
+        consistency = diffusion_consistency_loss(self.predict(batch, edited), wanted)
+        return {
+            "loss": features + self._weight * consistency,
+            "feature": features.detach(),
+            "consistency": consistency.detach(),
+        }
+
+    def edit(self, batch: ReconfigureBatch) -> Tensor:
+        """Each source's tokens with the motion of each of its targets, [B * R, T, D]."""
+        people = len(batch.source_tokens)
+        rows = len(batch.target_tokens) // people
+        motion = self.keypoint_encoder(torch.cat((batch.source_rasters, batch.target_rasters)))
+        sources, targets = motion[:people], motion[people:]
+        edited = [
+            self.imr(
+                batch.source_tokens[i : i + 1],
+                sources[i : i + 1],
+                targets[i * rows : (i + 1) * rows],
+                batch.source_text[i : i + 1],
+                batch.target_text[i * rows : (i + 1) * rows],
+            )
+            for i in range(people)
+        ]
+        return torch.cat(edited)
+
+    def predict(self, batch: ReconfigureBatch, tokens: Tensor) -> Tensor:
+        """The noise that UNet and adapter see in the targets' latents with these tokens, [B * R, 4, h, w]."""
+        patches = self._frozen[0].patches(tokens, self._settings, text_attention)
+        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        return self._denoiser(seen, batch.timesteps, batch.context, patches)
+
+
+class ReconfigureBatches:
+    """Makes batches of people, each a list of samples: the source and its targets."""
+
+    def __init__(self, encoders: FrozenEncoders, denoiser: DenoisingModel, adapter: TrainableAdapter) -> None:
+        self._encoders, self._timesteps, self._adapter = encoders, denoiser.timesteps, adapter
+
+    def make(self, people: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
+        """A batch on the device."""
+        sources = [samples[0] for samples in people]
+        targets = [sample for samples in people for sample in samples[1:]]
+        source_text = self._encoders.texts([sample.face_prompt for sample in sources])[1]
+        target_text = self._encoders.texts([sample.face_prompt for sample in targets])[1]
+        latents = self._encoders.latents(pictures(targets))
+        timesteps = torch.randint(self._timesteps, (len(targets),), generator=chance)
+        noise = torch.randn(latents.shape, generator=chance)
+        return ReconfigureBatch(
+            self._tokens(sources, device),
+            self._tokens(targets, device),
+            _rasters(sources).to(device),
+            _rasters(targets).to(device),
+            source_text.to(device),
+            target_text.to(device),
+            latents.to(device),
+            noise.to(device),
+            timesteps.to(device),
+            self._encoders.texts([sample.caption for sample in targets])[0].to(device),
+        )
+
+    @torch.no_grad()
+    def _tokens(self, samples: list[Sample], device: torch.device) -> Tensor:
+        embeddings, features = faces(samples, self._encoders, self._adapter.variant.embedding_channel_order)
+        return self._adapter.tokens(embeddings.to(device), features.to(device))
+
+
+def _rasters(samples: list[Sample]) -> Tensor:
+    return torch.cat([encoder_input(torch.from_numpy(sample.keypoints)) for sample in samples])

@@ -1,0 +1,202 @@
+"""Both stages as the loop runs them: their networks, their data, what they save and show."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..checkpoint import (
+    ADAPTER,
+    IMR,
+    KEYPOINT_ENCODER,
+    VARIANTS,
+    Checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ..errors import InputError
+from ..face_encoder import FaceEncoderSizes
+from ..images import Photo
+from ..imr import Imr, ImrSizes, KeypointEncoder
+from ..saa import SaaSettings
+from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces
+from .config import AnchorConfig, ReconfigureConfig
+from .data.sample import Sample
+from .networks import TrainableAdapter
+from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureBatches
+
+ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE = (
+    f"{name}.safetensors" for name in ("adapter", "imr", "keypoint_encoder")
+)
+SHEET_ROWS = 4
+_SHEET_CFG = 5.0
+_FEED_FORWARD = 4  # times the size of the IMR, as in the released one
+
+
+class SampleSource(Protocol):
+    """Training data in an order that a seed fixes; endless."""
+
+    def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
+        """Every picture of every person, for one of several processes, without its first ``skip``."""
+
+    def people(self, process: int, processes: int, photos: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Every person with so many photos of them, the first one unlike the others."""
+
+
+class AnchorStage:
+    """Face encoder and SAA."""
+
+    def __init__(
+        self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: AnchorConfig
+    ) -> None:
+        adapter = _adapter(denoiser, encoders, config)
+        self.network = Anchoring(denoiser, adapter, config)
+        self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
+        self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant.embedding_channel_order)
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
+        samples = self._source.samples(process, processes, skip * self._config.batch_size)
+        while True:
+            yield list(islice(samples, self._config.batch_size))
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> AnchorBatch:
+        """What ``network`` takes."""
+        return self._batches.make(raw, chance, device)
+
+    def save_weights(self, folder: Path) -> None:
+        """adapter.safetensors."""
+        save_checkpoint(self.network.adapter.checkpoint(), folder / ADAPTER_FILE)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Photos of the data, and what is painted of their captions with the tokens of each."""
+        samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
+        tokens, nobody = _tokens(self.network.adapter, self._encoders, samples)
+        painted = _paint(self.network.adapter, self._denoiser, self._encoders, samples, tokens, nobody, steps)
+        _save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
+
+
+class ReconfigureStage:
+    """IMR and keypoint encoder."""
+
+    def __init__(
+        self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: ReconfigureConfig
+    ) -> None:
+        self._adapter = TrainableAdapter.of(read_checkpoint(config.adapter, ADAPTER), denoiser.layers).to(
+            encoders.device
+        )
+        imr, keypoint_encoder = _motion_networks(self._adapter, encoders, config)
+        self.network = Reconfiguration(denoiser, self._adapter, imr, keypoint_encoder, config)
+        self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
+        self._batches = ReconfigureBatches(encoders, denoiser, self._adapter)
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[list[Sample]]]:
+        """Lists of ``batch_size`` people, each a source and its targets, without the first ``skip`` lists."""
+        people = self._source.people(process, processes, 1 + self._config.targets, skip * self._config.batch_size)
+        while True:
+            yield list(islice(people, self._config.batch_size))
+
+    def make_batch(self, raw: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
+        """What ``network`` takes."""
+        return self._batches.make(raw, chance, device)
+
+    def save_weights(self, folder: Path) -> None:
+        """imr.safetensors and keypoint_encoder.safetensors."""
+        for part, file, network in (
+            (IMR, IMR_FILE, self.network.imr),
+            (KEYPOINT_ENCODER, KEYPOINT_ENCODER_FILE, self.network.keypoint_encoder),
+        ):
+            weights = {key: tensor.detach().cpu().clone() for key, tensor in network.state_dict().items()}
+            save_checkpoint(Checkpoint(part, {part: weights}), folder / file)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Source photo, target photo, painted with the source's tokens, painted with the edited ones."""
+        people = list(islice(self._source.people(0, 1, 2), SHEET_ROWS))
+        sources, targets = [pair[0] for pair in people], [pair[1] for pair in people]
+        batch = self._batches.make(people, torch.Generator().manual_seed(0), self._encoders.device)
+        self.network.eval()
+        with torch.no_grad():
+            edited = self.network.edit(batch)
+        self.network.train()
+        own, nobody = _tokens(self._adapter, self._encoders, sources)
+        columns = [
+            _paint(self._adapter, self._denoiser, self._encoders, targets, tokens, nobody, steps)
+            for tokens in (own, edited)
+        ]
+        _save_sheet(
+            path,
+            [[s.picture, t.picture, *painted] for s, t, *painted in zip(sources, targets, *columns, strict=True)],
+        )
+
+
+def _adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorConfig) -> TrainableAdapter:
+    if config.start_from:
+        return TrainableAdapter.of(read_checkpoint(config.start_from, ADAPTER), denoiser.layers)
+    token_size = next(layer.context for layer in denoiser.layers if layer.is_cross)
+    sizes = FaceEncoderSizes(token_size, clip_size=encoders.clip_size)
+    torch.manual_seed(config.seed)
+    adapter = TrainableAdapter(denoiser.layers, sizes, config.rank, VARIANTS[config.variant])
+    adapter.start_from_text(denoiser.network.state_dict())
+    return adapter
+
+
+def _motion_networks(
+    adapter: TrainableAdapter, encoders: FrozenEncoders, config: ReconfigureConfig
+) -> tuple[Imr, KeypointEncoder]:
+    torch.manual_seed(config.seed)
+    if bool(config.imr) != bool(config.keypoint_encoder):
+        raise InputError(
+            "To go on from an IMR, give both files: imr and keypoint_encoder, which were trained together."
+        )
+    if config.imr:
+        weights = read_checkpoint(config.imr, IMR).modules[IMR]
+        of_keypoints = read_checkpoint(config.keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
+        imr, encoder = Imr(ImrSizes.of(weights)), KeypointEncoder(KeypointEncoder.features_of(of_keypoints))
+        imr.load_state_dict(weights)
+        encoder.load_state_dict(of_keypoints)
+        return imr, encoder
+    token_size = adapter.face_encoder.sizes.token_size
+    feature_size = config.features + encoders.pooled_size
+    feed_forward = _FEED_FORWARD * config.size
+    sizes = ImrSizes(token_size, feature_size, config.size, config.queries, feed_forward, config.depth, config.depth)
+    return Imr(sizes), KeypointEncoder(config.features)
+
+
+@torch.no_grad()
+def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    """Tokens [B, T, D] of samples, and [1, T, D] of nobody."""
+    embeddings, features = faces(samples, encoders, adapter.variant.embedding_channel_order)
+    nobody = torch.zeros(1, 3, encoders.image_size, encoders.image_size)
+    embeddings = torch.cat((embeddings, torch.zeros_like(embeddings[:1]))).to(encoders.device)
+    tokens = adapter.tokens(embeddings, torch.cat((features, encoders.clip_features(nobody))))
+    return tokens[:-1], tokens[-1:]
+
+
+def _paint(
+    adapter: TrainableAdapter,
+    denoiser: DenoisingModel,
+    encoders: FrozenEncoders,
+    samples: list[Sample],
+    tokens: Tensor,
+    nobody: Tensor,
+    steps: int,
+) -> list[Photo]:
+    """What the base model paints of the samples' captions with these tokens, in the size of their pictures."""
+    size = samples[0].picture.shape[0] // 8
+    noise = torch.randn(len(samples), 4, size, size, generator=torch.Generator().manual_seed(0))
+    context = encoders.texts([sample.caption for sample in samples] + [""] * len(samples))[0]
+    both = torch.cat((tokens, nobody.expand(len(tokens), -1, -1)))
+    patches = adapter.patches(both, SaaSettings(), text_attention)
+    latents = denoiser.paint(noise.to(encoders.device), steps, _SHEET_CFG, context, patches)
+    return [(picture.numpy() * 255).round().astype(np.uint8) for picture in encoders.pictures(latents)]
+
+
+def _save_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    Image.fromarray(sheet).save(path, quality=90)

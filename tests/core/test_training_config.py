@@ -1,0 +1,59 @@
+"""Settings of a training run: read whole, or refused with the name of what is wrong."""
+
+import pytest
+
+from dynamicid_core.errors import InputError
+from dynamicid_core.training.config import AnchorConfig, ReconfigureConfig, load_config
+
+NEEDED = "data: d\nbase_model: b\nclip_vision: c\noutput: o\n"
+
+
+def read(tmp_path, text, kind=AnchorConfig):
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, kind)
+
+
+def test_settings_that_are_not_given_have_defaults(tmp_path):
+    config = read(tmp_path, NEEDED + "steps: 12\nlearning_rate: 1e-4\nclip_gradients: 2\n")
+    assert (config.steps, config.learning_rate, config.clip_gradients) == (12, 1e-4, 2.0)
+    assert (config.rank, config.drop_text, config.threshold) == (128, 0.05, 0.0)
+
+
+def test_reconfiguration_has_the_papers_lambda_and_the_released_sizes(tmp_path):
+    config = read(tmp_path, NEEDED + "adapter: a\n", ReconfigureConfig)
+    assert (config.diffusion_weight, config.size, config.depth, config.features) == (1.0, 1024, 1, 768)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1e-4", 'There is no setting "lerning_rate"; did you mean learning_rate'),
+        ("xyz: 1", 'There is no setting "xyz"; it can be one of data, base_model'),
+        ("steps: many", "steps is 'many'; it must be of type int"),
+        ("steps: true", "steps is True; it must be of type int"),
+        ("steps: 0", "steps is 0; it must be at least 1"),
+        ("precision: fp8", 'precision is "fp8"; choose fp32 or bf16'),
+        ("variant: mine", 'variant is "mine"; choose one of DynamicID'),
+        ("ema_decay: 1.0", "ema_decay is 1; it must be from 0 to below 1"),
+        ("drop_text: 0.9\ndrop_face: 0.2", "must not be negative or more than 1 together"),
+        ("learning_rate: 0", "learning_rate is 0; it must be more than 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, NEEDED + text)
+
+
+def test_a_missing_setting_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"The setting output is missing \(.*run\.yaml\)"):
+        read(tmp_path, NEEDED.replace("output: o\n", ""))
+
+
+def test_what_is_no_list_of_settings_is_refused(tmp_path):
+    with pytest.raises(InputError, match="must hold lines such as steps: 1000; found str"):
+        read(tmp_path, "steps")
+    with pytest.raises(InputError, match="is no YAML file"):
+        read(tmp_path, "a: [1")
+    with pytest.raises(InputError, match="There is no config file"):
+        load_config(tmp_path / "none.yaml", AnchorConfig)
