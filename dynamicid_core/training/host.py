@@ -17,7 +17,7 @@ def prepare_comfyui(folder: Path | None, cpu: bool = False) -> Path:
     given = folder or os.environ.get("COMFYUI_PATH")
     if not given:
         raise InputError(
-            "Training needs ComfyUI's code: give its folder with --comfyui, or set COMFYUI_PATH. It is only read."
+            "This command needs ComfyUI's code: give its folder with --comfyui, or set COMFYUI_PATH. It is only read."
         )
     comfyui = Path(given).resolve()
     if not (comfyui / "comfy" / "model_management.py").is_file():

@@ -16,6 +16,8 @@ from .photos import find_people
 from .shards import SHARD_SIZE
 
 _PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
+_SYNTHESIZE = "synthesize"
+_INSTALL = "run python -m pip install -r requirements-training.txt"
 _DESCRIPTION = """\
 Makes a data set of photos, a folder per person:
 
@@ -57,9 +59,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    painted = commands.add_parser("synthesize", help="of painted heads, with exact labels")
-    # Imported for this command only: it needs packages that photos do not need.
-    if arguments[:1] == [painted.prog.rsplit(" ", 1)[-1]]:
+    painted = commands.add_parser(_SYNTHESIZE, help="of painted heads, with exact labels")
+    if arguments[:1] == [_SYNTHESIZE]:  # only then, since it needs packages that photos do not need
         command = _synthetic_command()
         command.add_arguments(painted)
         painted.set_defaults(run=command.run)
@@ -119,12 +120,11 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _synthetic_command() -> Any:
     try:
-        return import_module("...synthetic.command", __package__ + ".x" if __package__ else None)
+        return import_module("..synthetic.command", __package__)
     except ImportError as error:
-        raise InputError(
-            f"synthesize needs {error.name or error}, which is not installed. Run: python -m pip install -r "
-            "requirements-training.txt"
-        ) from error
+        missing = error.name or str(error)
+        mend = "update the pack" if missing.startswith(str(__package__).partition(".")[0]) else _INSTALL
+        raise InputError(f"{_SYNTHESIZE} cannot run without {missing}, which is not there: {mend}.") from error
 
 
 if __name__ == "__main__":

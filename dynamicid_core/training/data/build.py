@@ -4,10 +4,11 @@ import os
 import signal
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,12 +34,16 @@ _WAITING = 4  # people per worker who are worked on or wait to be written
 
 @dataclass(frozen=True)
 class Job:
-    """What to build, and how. photos, out: folders. pack: of InsightFace's models. workers: processes; 1 is this one."""
+    """What to build, and how.
+
+    photos, out, pack: folders, the last of InsightFace's models. provider: see ``open_pack``. workers: processes; 1 is
+    this one. shard_size: least samples per shard.
+    """
 
     photos: Path
     out: Path
     pack: Path
-    gates: Gates = Gates()
+    gates: Gates = field(default_factory=Gates)
     provider: str = "auto"
     workers: int = 1
     shard_size: int = SHARD_SIZE
@@ -101,8 +106,9 @@ def build(job: Job) -> ShardWriter:
     counts = Counter(photos=sum(len(person.photos) for person in people if person.name in done))
     total = sum(len(person.photos) for person in people)
     try:
-        with tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True) as bar:
-            for built in _in_parallel(todo, job):
+        bar = tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True)
+        with bar, closing(_in_parallel(todo, job)) as results:
+            for built in results:
                 writer.add(built.name, built.records, built.about)
                 counts.update(people=1, accepted=len(built.records), rejected=len(built.about["rejected"]))
                 bar.update(built.about["photos"])
@@ -222,7 +228,7 @@ def _unless_alone(candidates: list[Candidate], _: Gates) -> _Sieved:
 # --- on all cores ----------------------------------------------------------------------------------------------------
 
 
-def _in_parallel(people: Sequence[Person], job: Job) -> Iterator[Built]:
+def _in_parallel(people: Sequence[Person], job: Job) -> Generator[Built, None, None]:
     """Everybody built, in the order given."""
     tasks = ((person, job.gates, job.pack, job.provider) for person in people)
     if job.workers == 1:
@@ -272,7 +278,7 @@ def _work(person: Person, limits: Gates, pack: Path, provider: str) -> Built:
 
 @cache
 def _open(pack: Path, provider: str) -> FaceAnalysis:
-    return open_pack(pack, provider)
+    return open_pack(pack, provider, threads=1)
 
 
 def _check_same_people(people: Sequence[Person], writer: ShardWriter, job: Job) -> None:

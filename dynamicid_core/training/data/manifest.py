@@ -101,10 +101,10 @@ def write_manifest(folder: Path, found: Contents, settings: Mapping[str, Any]) -
     Raises InputError when the disk is full.
     """
     about = manifest(found, settings)
-    write_whole(folder / MANIFEST, json.dumps(about, indent=2, ensure_ascii=False).encode())
+    write_whole(folder / MANIFEST, json.dumps(about, indent=2).encode())
     table = io.StringIO(newline="")
     csv.writer(table).writerows([("photo", "reason", "detail"), *found.rejected])
-    write_whole(folder / REJECTED, table.getvalue().encode())
+    write_whole(folder / REJECTED, table.getvalue().encode(errors="backslashreplace"))
     sheet = io.BytesIO()
     contact_sheet(SampleIndex(folder)).save(sheet, "JPEG", quality=90)
     write_whole(folder / SHEET, sheet.getvalue())

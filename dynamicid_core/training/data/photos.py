@@ -1,6 +1,7 @@
 """Photos on disk: a folder per person."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Person:
         for photo in self.photos:
             path = self.folder / photo
             for file in (path, path.with_suffix(_CAPTION)):
-                digest.update(f"{photo} {file.stat().st_size if file.is_file() else None}\n".encode())
+                digest.update(os.fsencode(f"{photo} {file.stat().st_size if file.is_file() else None}\n"))
         return digest.hexdigest()[:16]
 
     def caption(self, photo: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ def sample_key(identity: str, number: int) -> str:
     """
     plain = re.sub(r"[^A-Za-z0-9-]+", "-", identity)[:_LONGEST_NAME].strip("-")
     if plain != identity:
-        plain = f"{plain}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}".strip("-")
+        plain = f"{plain}-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:8]}".strip("-")
     return f"{plain}_{number:04d}"
 
 
@@ -78,7 +79,7 @@ def to_record(sample: Sample) -> Record:
     return {
         # Without subsampling, which would blur the colour of lips and irises.
         _PICTURE: _encoded(sample.picture, format="JPEG", quality=_QUALITY, subsampling=0),
-        _LABELS: json.dumps(labels, ensure_ascii=False).encode(),
+        _LABELS: json.dumps(labels).encode(),
         _EMBEDDINGS: embeddings.getvalue(),
         _RASTER: _encoded(raster(torch.from_numpy(sample.keypoints)).numpy(), format="PNG"),
     }

@@ -33,8 +33,9 @@ class ShardWriter:
     ) -> None:
         """Opens or begins a data set. settings: what it is told from others by. shard_size: least samples per shard.
 
-        Raises InputError as ``Progress`` does, and for a shard that has gone missing.
+        Raises InputError as ``Progress`` does, for a shard that has gone missing, and without WebDataset.
         """
+        _import_webdataset()
         self.progress = Progress(folder, {**settings, "split": split, "shard_size": shard_size})
         self._folder, self._split, self._shard_size = folder, split, shard_size
         self._people: list[dict[str, Any]] = []
@@ -83,7 +84,7 @@ class ShardWriter:
             if person["keys"]
         }
         index = {"shards": self._shards(), "people": people}
-        write_whole(self._folder / INDEX, json.dumps(index, ensure_ascii=False).encode())
+        write_whole(self._folder / INDEX, json.dumps(index).encode())
 
     def abandon(self) -> None:
         """Drops the shard that is not whole; the people in it are not done."""
@@ -105,11 +106,10 @@ class _OpenShard:
     """A tar file that is being written, under another name."""
 
     def __init__(self, path: Path) -> None:
-        from webdataset import TarWriter
-
+        tar_writer = _import_webdataset().TarWriter
         self._path, self._unfinished = path, path.with_name(path.name + _UNFINISHED)
         self._file = open(self._unfinished, "wb")  # noqa: SIM115 - closed by end and drop
-        self._tar = TarWriter(self._file, encoder=False, mtime=0)  # no times, so that equal samples give equal files
+        self._tar = tar_writer(self._file, encoder=False, mtime=0)  # no times, so that equal samples give equal files
         self.samples = 0
 
     def write(self, key: str, record: Record) -> None:
@@ -226,9 +226,7 @@ class ShardDataset(IterableDataset[Sample]):
 
     def _reader(self) -> tuple[int, int]:
         """Which of how many readers this process and worker is."""
-        from webdataset.utils import pytorch_worker_info
-
-        rank, world, worker, workers = pytorch_worker_info()
+        rank, world, worker, workers = _import_webdataset().utils.pytorch_worker_info()
         if self._process is not None:
             rank, world = self._process
         return rank * workers + worker, world * workers
@@ -245,8 +243,7 @@ class ShardDataset(IterableDataset[Sample]):
     def _mixed(self, records: Iterator[dict[str, Any]], epoch: int, reader: int) -> Iterator[dict[str, Any]]:
         if not self._shuffle:
             return records
-        from webdataset import shuffle
-
+        shuffle = _import_webdataset().shuffle
         chance = random.Random(f"{self._seed} {epoch} {reader}")
         mixed: Iterator[dict[str, Any]] = iter(shuffle(self._shuffle, initial=self._shuffle, rng=chance)(records))
         return mixed
@@ -254,15 +251,25 @@ class ShardDataset(IterableDataset[Sample]):
 
 def _records(shards: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """The records of shards, each with WebDataset's own __key__ and __url__."""
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
+    tars = _import_webdataset().tariterators
     for shard in shards:
         try:
             # Opened here and not by WebDataset, which takes a Windows path for an address.
             with open(shard, "rb") as file:
-                yield from group_by_keys(tar_file_expander([{"url": str(shard), "stream": file}]))
+                yield from tars.group_by_keys(tars.tar_file_expander([{"url": str(shard), "stream": file}]))
         except (OSError, tarfile.TarError) as error:
             raise _unreadable(shard, error) from error
+
+
+def _import_webdataset() -> Any:
+    try:
+        import webdataset
+    except ImportError as error:
+        raise InputError(
+            f"Data sets need the Python package {error.name or 'webdataset'}, which is not installed. Run: "
+            "python -m pip install -r requirements-training.txt"
+        ) from error
+    return webdataset
 
 
 def _unreadable(shard: Path, error: Exception) -> InputError:

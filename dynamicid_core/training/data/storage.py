@@ -94,11 +94,11 @@ class Progress:
         if differing:
             then = ", ".join(f"{name} {theirs.get(name)} (now {mine.get(name)})" for name in differing)
             raise InputError(
-                f"{self._path.parent} holds a data set that was made with other settings: {then}. Use those again to go "
-                "on with it, or choose another --out folder."
+                f"{self._path.parent} holds a data set that was made with other settings: {then}. Use those again to "
+                "go on with it, or choose another --out folder."
             )
         os.truncate(self._path, whole)  # a line that a killed run did not finish
 
 
 def _encoded(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(line).encode() + b"\n"

@@ -33,7 +33,8 @@ EYE, EYE_RADIUS = (0.308, 7.284, 1.245), 0.15
 _BASE = "mpfb2/3dobjs/base.obj"
 _TEXTURES = "mpfb2/textures/mpfb_{}.jpg"
 _MACROS = "mpfb2/targets/macrodetails"
-_DETAILS = "mpfb2/targets/eyes"
+_DETAILS = "mpfb2/targets"
+_DETAIL_FOLDERS = ("cheek", "chin", "ears", "eyebrows", "eyes", "forehead", "head", "mouth", "neck", "nose")
 _ACTIONS = "faceunits01/targets/faceunits"
 _MASKS = ("lips", "ears", "inside-mouth")
 _HELPERS = {
@@ -44,6 +45,8 @@ _HELPERS = {
 }
 # Everything above the collar bones, without the arms.
 _LOWEST, _WIDEST = 4.9, 2.3
+# How far below its cut edge the body goes on straight down, so that no picture shows that it ends.
+_SKIRT = 3.0
 # Degrees by which the base mesh looks up where InsightFace's mean face (meanshape_68) looks straight ahead.
 _TILT = -5.0
 
@@ -63,9 +66,10 @@ class HeadMesh:
     base: [v, 3] control vertices in mesh units. refine: sparse [n, v], control vertices -> the n fine vertices that
     ``vertices`` returns. triangles: [t, 3] of fine vertices, clockwise in the picture when they face the viewer.
     materials: [t], indices of MATERIALS. lips, ears, lids (their edges): [n] 0 to 1. rest: [n, 3], the base mesh in
-    mesh units; for eyes the direction from the eye's centre instead: a place on the head that does not depend on shape,
-    to paint by. shapes, actions: by target name. eye_corners: [2], the control vertices at the outer corners of the
-    eyes. ear_rows: [e], the control vertices of the ears.
+    mesh units; for eyes the direction from the eye's centre instead: a place on the head that does not depend on
+    shape, to paint by. shapes, actions: by target name. details: those shapes that change one feature, such as the
+    width of the nose, and leave sex, age and origin to the others. eye_corners: [2], the control vertices at the outer
+    corners of the eyes. ear_rows: [e], the control vertices of the ears.
     """
 
     base: Array
@@ -77,6 +81,7 @@ class HeadMesh:
     lids: Array
     rest: Array
     shapes: dict[str, Displacement]
+    details: tuple[str, ...]
     actions: dict[str, Displacement]
     eye_corners: Array
     ear_rows: Array
@@ -149,19 +154,22 @@ def read_mesh(source: str | Path) -> HeadMesh:
     body = obj.faces["body"]
     corners = obj.vertices[body[..., 0]]
     body = body[((corners[..., 1] > _LOWEST) & (abs(corners[..., 0]) < _WIDEST)).all(axis=1)]
+    points, body = _with_skirt(obj.vertices, body)
     parts = [("skin", body)] + [(kind, obj.faces[name]) for kind, names in _HELPERS.items() for name in names]
     kept = np.unique(np.concatenate([faces[..., 0].ravel() for _, faces in parts]))
-    row_of = np.full(len(obj.vertices), -1)
+    row_of = np.full(len(points), -1)
     row_of[kept] = np.arange(len(kept))
 
-    base = obj.vertices[kept]
+    base = points[kept]
     masks = {name: _mask(files, name, body, obj.uv, row_of, len(kept)) for name in _MASKS}
     refined = [_refine_part(kind, row_of[faces[..., 0]], base) for kind, faces in parts]
     refine = sparse.vstack([part.refine for part in refined]).tocsr()
     triangles, materials = _join(refined, refine @ masks["inside-mouth"])
     rest = np.concatenate([part.rest for part in refined])
     skin = np.unique(row_of[body[..., 0]])
-    corner_targets = [f"{_DETAILS}/{side}-eye-corner1-up.target.gz" for side in "lr"]
+    corner_targets = [f"{_DETAILS}/eyes/{side}-eye-corner1-up.target.gz" for side in "lr"]
+    macros = [name for name in files.names(_MACROS) if _is_adult(name)]
+    details = [name for folder in _DETAIL_FOLDERS for name in files.names(f"{_DETAILS}/{folder}")]
     return HeadMesh(
         base=base,
         refine=refine,
@@ -171,7 +179,8 @@ def read_mesh(source: str | Path) -> HeadMesh:
         ears=refine @ masks["ears"],
         lids=_lid_edges(rest, triangles[materials == MATERIALS.index("lashes")]),
         rest=rest,
-        shapes={_stem(name): _read_target(files, name, row_of) for name in files.names(_MACROS) if _is_adult(name)},
+        shapes={_stem(name): _read_target(files, name, row_of) for name in macros + details},
+        details=tuple(_stem(name) for name in details),
         actions={_stem(name): _read_target(files, name, row_of) for name in files.names(_ACTIONS)},
         eye_corners=np.array([_most_moved(_read_target(files, name, row_of), skin) for name in corner_targets]),
         ear_rows=np.flatnonzero(masks["ears"] > 0.5),
@@ -236,6 +245,20 @@ def _parse_obj(text: str) -> _Obj:
             quads.append([[int(index) - 1 for index in corner.split("/")[:2]] for corner in values])
     arrays = {name: np.array(group) for name, group in faces.items() if group}
     return _Obj(np.array(vertices, np.float32), np.array(uv, np.float32), arrays)
+
+
+def _with_skirt(vertices: Array, body: Array) -> tuple[Array, Array]:
+    """Vertices [v, 3] and quads of the body [q, 4, 2] with walls hanging from its lower cut edges."""
+    sides = np.stack([body, np.roll(body, -1, axis=1)], axis=2).reshape(-1, 2, 2)  # edge, end, vertex and uv
+    _, edge_of, times = np.unique(np.sort(sides[..., 0], axis=1), axis=0, return_inverse=True, return_counts=True)
+    border = sides[times[edge_of] == 1]
+    border = border[(vertices[border[..., 0], 1] < _LOWEST + 1.5).all(axis=1)]  # not the lids and lips
+    upper, at = np.unique(border[..., 0], return_inverse=True)
+    lower = len(vertices) + at.reshape(-1, 2)
+    hanging = np.stack([lower, border[..., 1]], axis=-1)
+    walls = np.stack([border[:, 1], border[:, 0], hanging[:, 0], hanging[:, 1]], axis=1)
+    below = vertices[upper] - np.array([0, _SKIRT, 0], vertices.dtype)
+    return np.concatenate([vertices, below]), np.concatenate([body, walls])
 
 
 def _read_target(files: _Files, name: str, row_of: Array) -> Displacement:

@@ -57,7 +57,10 @@ def rotation(pose: tuple[float, float, float] | Array) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Look:
-    """The colours of a head, linear RGB 0 to 1. hair: None is bald. brow_arch: from 0, flat, to 1."""
+    """The colours of a head, linear RGB 0 to 1. hair: None is bald. brow_arch: from 0, flat, to 1.
+
+    hairline: how much higher than usual, mesh units.
+    """
 
     skin: Colour = (0.62, 0.40, 0.29)
     lips: Colour = (0.40, 0.14, 0.12)
@@ -66,6 +69,7 @@ class Look:
     hair: Colour | None = (0.04, 0.025, 0.02)
     brow_thickness: float = 0.9
     brow_arch: float = 0.5
+    hairline: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -197,13 +201,15 @@ def paint(material: Array, places: Array, look: Look) -> Array:
     colours = np.array([look.skin, (0.10, 0.02, 0.02), (0.62, 0.58, 0.55), (0.70, 0.65, 0.55), (0.40, 0.14, 0.13),
                         look.brows], np.float32)[material]  # fmt: skip
     skin, eyes = material == SKIN, material == EYES
-    colours[skin] = _over(colours[skin], look.lips, 0.85 * _ramp(lips[skin], 0.3, 0.6))
-    colours[skin] = _over(colours[skin], look.brows, _brows(rest[skin], look))
-    colours[skin] = _over(colours[skin], look.brows, 0.75 * lids[skin])
+    colours[skin] = over(colours[skin], look.lips, 0.85 * ramp(lips[skin], 0.3, 0.6))
+    colours[skin] = over(colours[skin], look.brows, _brows(rest[skin], look))
+    colours[skin] = over(colours[skin], look.brows, 0.75 * lids[skin])
     if look.hair is not None:
-        colours[skin] = _over(colours[skin], look.hair, _scalp(rest[skin]) * (1 - _ramp(ears[skin], 0.1, 0.4)))
-    colours[eyes] = _over(colours[eyes], look.iris, 1 - _ramp(_from_axis(rest[eyes]), _IRIS - 0.03, _IRIS + 0.03))
-    colours[eyes] = _over(colours[eyes], (0, 0, 0), 1 - _ramp(_from_axis(rest[eyes]), _PUPIL - 0.03, _PUPIL + 0.03))
+        colours[skin] = over(
+            colours[skin], look.hair, scalp(rest[skin], look.hairline) * (1 - ramp(ears[skin], 0.1, 0.4))
+        )
+    colours[eyes] = over(colours[eyes], look.iris, 1 - ramp(_from_axis(rest[eyes]), _IRIS - 0.03, _IRIS + 0.03))
+    colours[eyes] = over(colours[eyes], (0, 0, 0), 1 - ramp(_from_axis(rest[eyes]), _PUPIL - 0.03, _PUPIL + 0.03))
     return colours
 
 
@@ -219,13 +225,20 @@ def _lit(outward: Array, material: Array, light: Light) -> Array:
     return (ambient + light.key * wrapped) * np.where(material == MOUTH, 0.5, 1)
 
 
-def _over(below: Array, colour: Colour, share: Array) -> Array:
+def over(below: Array, colour: Colour | Array, share: Array) -> Array:
+    """Colours [m, 3] with another one laid over them, as much as share [m] says."""
     return below + share[:, None] * (np.array(colour, np.float32) - below)
 
 
-def _ramp(value: Array, start: float, end: float) -> Array:
+def ramp(value: Array, start: float | Array, end: float | Array) -> Array:
+    """0 at the start and before, 1 at the end and after, smooth between. The end may be less than the start."""
     t = ((value - start) / (end - start)).clip(0, 1)
     return t * t * (3 - 2 * t)
+
+
+def angle_of(rest: Array) -> Array:
+    """Where places [..., 3] of the base mesh are around the head: radians from the front, to the picture's right."""
+    return np.arctan2(rest[..., 0], rest[..., 2] - _AXIS)
 
 
 def _from_axis(direction: Array) -> Array:
@@ -234,21 +247,22 @@ def _from_axis(direction: Array) -> Array:
 
 def _brows(rest: Array, look: Look) -> Array:
     """How much brow there is at places on the skin: an arch, thick at the nose and thin at the temple."""
-    angle = abs(np.arctan2(rest[:, 0], rest[:, 2] - _AXIS))
+    angle = abs(angle_of(rest))
     along = (angle - 0.105) / 0.475
     arch = np.sin((along / 0.68).clip(0, 1.47) * np.pi / 2)
-    middle = 7.475 + (0.02 + 0.07 * look.brow_arch) * arch - 0.03 * _ramp(along, 0.7, 1)
-    half = 0.05 * look.brow_thickness * (1 - 0.75 * _ramp(along, 0.35, 1)) * (0.6 + 0.4 * _ramp(along, 0, 0.25))
+    middle = 7.475 + (0.02 + 0.07 * look.brow_arch) * arch - 0.03 * ramp(along, 0.7, 1)
+    half = 0.05 * look.brow_thickness * (1 - 0.75 * ramp(along, 0.35, 1)) * (0.6 + 0.4 * ramp(along, 0, 0.25))
     off = abs(rest[:, 1] - middle) / half
-    ends = _ramp(along, -0.03, 0.04) * (1 - _ramp(along, 0.97, 1.03))
-    return 0.9 * (1 - _ramp(off, 0.7, 1.2)) * ends * (rest[:, 2] > _AXIS)
+    ends = ramp(along, -0.03, 0.04) * (1 - ramp(along, 0.97, 1.03))
+    return 0.9 * (1 - ramp(off, 0.7, 1.2)) * ends * (rest[:, 2] > _AXIS)
 
 
 _HAIRLINE_ANGLES = (0, 0.45, 0.78, 0.98, 1.15, 1.30, 1.42, 1.60, 1.95, 2.40, np.pi)
 _HAIRLINE_HEIGHTS = (7.99, 8.0, 7.9, 7.66, 7.42, 7.05, 7.1, 7.35, 6.85, 6.5, 6.42)
 
 
-def _scalp(rest: Array) -> Array:
-    """How much hair covers places on the skin: short hair, as paint."""
-    angle = abs(np.arctan2(rest[:, 0], rest[:, 2] - _AXIS))
-    return _ramp(rest[:, 1] - np.interp(angle, _HAIRLINE_ANGLES, _HAIRLINE_HEIGHTS), -0.04, 0.04)
+def scalp(rest: Array, hairline: float = 0.0) -> Array:
+    """How much hair covers places [m, 3] on the skin, 0 to 1: short hair, as paint. hairline: as in Look."""
+    angle = abs(angle_of(rest))
+    height = np.interp(angle, _HAIRLINE_ANGLES, _HAIRLINE_HEIGHTS) + hairline * ramp(angle, 1.15, 0.8)
+    return ramp(rest[:, 1] - height, -0.04, 0.04)

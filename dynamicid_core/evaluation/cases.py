@@ -1,0 +1,175 @@
+"""What an evaluation asks for: which people, in which scenes, with which expressions and poses."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import InputError
+from ..expression import EXPRESSIONS
+from ..face_prompt import face_prompt
+from ..images import Photo
+from ..keypoints import Keypoints
+from ..layouts import MOST_PEOPLE
+from ..motion import LIMIT, edit_motion
+from .metrics import DOWN, FRONT, POSES, SIDE, UP
+
+SCENES = (
+    "a portrait photo of {who} on a beach at sunset",
+    "a photo of {who} in a snowy forest, soft light",
+    "a photo of {who} in a library, shelves of books behind",
+    "a photo of {who} at a table in a street cafe",
+    "a photo of {who} in a busy street at night, neon lights",
+    "a film still of {who} in a desert, dust in the air",
+    "a photo of {who} aboard a spaceship, control panels behind",
+    "a photo of {who} in a garden full of roses",
+    "an oil painting of {who} by a lake",
+    "a pencil drawing of {who} in front of mountains",
+)
+"""The paper does not publish its prompts; these are ours."""
+
+_WHO = ("a person", *(f"{n} people" for n in ("two", "three", "four", "five", "six", "seven", "eight")))
+# Pitch and yaw that are asked for, in degrees: well beyond the 10 at which a class begins.
+_ANGLES = {FRONT: (0.0, 0.0), SIDE: (0.0, 30.0), UP: (20.0, 0.0), DOWN: (-20.0, 0.0)}
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_LONGEST_NAME = 50  # names of people become names of files, which have an end
+# Step from one person of a group to the next through MOTIONS: another expression and another pose.
+_NEXT_MOTION = 9
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A person and the photo of them that is encoded and compared with."""
+
+    name: str
+    path: Path
+
+    def read(self) -> Photo:
+        """The photo, upright. Raises InputError when it is no picture."""
+        try:
+            with Image.open(self.path) as picture:
+                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise InputError(f"{self.path} could not be read as a picture: {error}") from error
+
+
+@dataclass(frozen=True)
+class Motion:
+    """An expression of EXPRESSIONS and a pose of POSES. right: to which side of the picture a side view looks."""
+
+    expression: str
+    pose: str
+    right: bool = True
+
+    @property
+    def prompt(self) -> str:
+        """The face prompt that asks for it."""
+        pitch, yaw = self._angles()
+        return face_prompt(self.expression, torch.tensor([pitch, yaw, 0.0]))
+
+    def keypoints(self, own: Keypoints) -> Keypoints:
+        """A person's own keypoints, turned to the pose, with the preset of the expression; roll stays as it is."""
+        pitch, yaw = self._angles()
+        still = edit_motion(own)
+        start = (0.0, 0.0, 0.0) if still.pose is None else still.pose.tolist()
+        turn, nod = (min(max(turn, -LIMIT), LIMIT) for turn in (yaw - start[1], pitch - start[0]))
+        return edit_motion(own, self.expression, yaw=turn, pitch=nod)
+
+    def _angles(self) -> tuple[float, float]:
+        pitch, yaw = _ANGLES[self.pose]
+        return pitch, yaw if self.right else -yaw
+
+
+# The seven expressions and four poses have no common factor, so that counting on in both meets each pair once, and any
+# few neighbours differ in both.
+MOTIONS = tuple((EXPRESSIONS[i % 7], POSES[i % 4]) for i in range(len(EXPRESSIONS) * len(POSES)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture to ask for. people: names, from left to right. motions: one each. scene: index into SCENES."""
+
+    people: tuple[str, ...]
+    motions: tuple[Motion, ...]
+    scene: int
+    seed: int
+
+    @property
+    def prompt(self) -> str:
+        """The text of the picture. Expression and pose are not in it: only the IMR is asked for them."""
+        return SCENES[self.scene].format(who=_WHO[len(self.people) - 1])
+
+    @property
+    def base_key(self) -> str:
+        """The name of the base model's picture of it, which knows no people."""
+        return f"people{len(self.people)}_scene{self.scene}_seed{self.seed}"
+
+    @property
+    def key(self) -> str:
+        """Its name, which differs from that of every other case."""
+        asked = "+".join(f"{motion.expression}-{motion.pose}" for motion in self.motions)
+        return f"{'+'.join(self.people)}_{asked}_scene{self.scene}_seed{self.seed}"
+
+
+def find_references(folder: Path) -> list[Reference]:
+    """The people in a folder, sorted by name: a picture for each, or a folder for each, whose first picture counts."""
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}. Give one with a photo, or a folder of photos, of each person.")
+    found: dict[str, Reference] = {}
+    for entry in sorted(folder.iterdir()):
+        photos = sorted(filter(_is_picture, entry.iterdir())) if entry.is_dir() else [entry] * _is_picture(entry)
+        name = entry.name if entry.is_dir() else entry.stem
+        if photos and name in found:
+            raise InputError(f"{folder} has two people named {name}: {found[name].path} and {photos[0]}. Rename one.")
+        if photos:
+            found[name] = Reference(name, photos[0])
+    if not found:
+        raise InputError(
+            f"{folder} has no photos ({', '.join(_PICTURES)}), neither in it nor in its folders. Put a photo, or a "
+            "folder of photos, of each person there."
+        )
+    for name in found:
+        if len(name) > _LONGEST_NAME:
+            raise InputError(f"The name {name} has {len(name)} letters; {_LONGEST_NAME} are allowed. Rename the photo.")
+    return list(found.values())
+
+
+def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None) -> list[Case]:
+    """The cases with so many people in a picture: every group, scene, seed and motion, at most ``limit`` of them.
+
+    Groups are neighbours in the list of names, which goes round: as many groups as people. The order is fixed and
+    even: 28 neighbours ask for each expression and pose once, any first ones are spread over people and scenes. So a
+    higher limit keeps the cases of a lower one. Raises InputError when there are fewer names than people.
+    """
+    if not 1 <= people <= MOST_PEOPLE:
+        raise InputError(f"{people} people were asked for; it can be 1 to {MOST_PEOPLE}.")
+    if len(names) < people:
+        raise InputError(
+            f"Pictures of {people} people need {people} references; found {len(names)}. Add photos of more people, or "
+            "leave that number out of --people."
+        )
+    if seeds < 1 or (limit is not None and limit < 1):
+        raise InputError("--seeds and --limit must be at least 1.")
+    groups = [tuple(names[(first + i) % len(names)] for i in range(people)) for first in range(len(names))]
+    settings = [(group, scene, seed) for seed in range(seeds) for scene in range(len(SCENES)) for group in groups]
+    random.Random(0).shuffle(settings)
+    cases = [
+        _case(*settings[(turn + first) % len(settings)], first)
+        for turn in range(len(settings))
+        for first in range(len(MOTIONS))
+    ]
+    return cases[:limit]
+
+
+def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
+    right = (scene + seed) % 2 == 0
+    motions = [MOTIONS[(first + _NEXT_MOTION * i) % len(MOTIONS)] for i in range(len(group))]
+    return Case(group, tuple(Motion(expression, pose, right) for expression, pose in motions), scene, seed)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in _PICTURES and not path.name.startswith(".")

@@ -1,0 +1,88 @@
+"""Pictures of the results: bars beside the paper's figures, and sheets of what was painted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from ..drawing import person_colour
+from ..errors import InputError
+from ..images import Photo
+from .cases import Reference
+from .results import Results, Row
+from .run import BASE, SETTINGS
+from .tables import MEASURES, Table
+
+_THUMBNAIL, _CAPTION = 256, 22
+_CASES_SHOWN = 8
+
+
+def draw_bars(tables: Sequence[Table], file: Path) -> None:
+    """A row for each table, a plot for each measure, a bar for each setting; a diamond is the paper's figure."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError(
+            "The results and tables are written, but plots need the Python package matplotlib. Run: python -m pip "
+            "install matplotlib, and the same command again."
+        ) from error
+    figure = Figure(figsize=(3.2 * len(MEASURES), 3.4 * len(tables)), layout="constrained")
+    for row, table in enumerate(tables):
+        for column, (name, heading) in enumerate(MEASURES.items(), start=1):
+            axes = figure.add_subplot(len(tables), len(MEASURES), row * len(MEASURES) + column)
+            axes.set_title(f"{table.title}: {heading}", fontsize=9)
+            lines = [line for line in table.lines if name in line.measured]
+            axes.set_xticks(range(len(lines)), [line.setting.name for line in lines], rotation=30, fontsize=8)
+            for place, line in enumerate(lines):
+                found = line.measured[name]
+                # Means of the resamples bracket the mean but for rounding.
+                spread = [[max(0.0, found.mean - found.low)], [max(0.0, found.high - found.mean)]]
+                colour = [part / 255 for part in person_colour(SETTINGS.index(line.setting))]
+                axes.bar(place, found.mean, yerr=spread, color=colour, capsize=3)
+                if name in line.paper:
+                    axes.plot(place, line.paper[name], marker="D", color="black", linestyle="none")
+    figure.savefig(file, dpi=110)
+
+
+def draw_sheets(results: Results, references: Sequence[Reference]) -> None:
+    """For each number of people ``sheet_N.jpg``: rows of cases with the references and a picture of each setting."""
+    for people in sorted({row.people for row in results.rows}):
+        rows = [row for row in results.rows if row.people == people]
+        _draw_sheet(rows, results.folder, references, results.folder / f"sheet_{people}.jpg")
+
+
+def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Reference], file: Path) -> None:
+    known = {reference.name: reference for reference in references}
+    base = {(row.prompt, row.seed): row for row in rows if row.setting == BASE.name}
+    cases: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.setting != BASE.name and all(name in known for name in row.names.split("; ")):
+            cases.setdefault(row.case, {})[row.setting] = row
+    lines = []
+    for painted in list(cases.values())[:_CASES_SHOWN]:
+        first = next(iter(painted.values()))
+        cells = [_cell(known[name].read(), name) for name in first.names.split("; ")]
+        cells.append(_painted(base.get((first.prompt, first.seed)), folder, BASE.label))
+        for setting in SETTINGS:
+            if any(setting.name in others for others in cases.values()):
+                cells.append(_painted(painted.get(setting.name), folder, f"{setting.name}: {first.asked}"))
+        lines.append(np.concatenate(cells, axis=1))
+    if lines:
+        Image.fromarray(np.concatenate(lines, axis=0)).save(file, quality=90)
+
+
+def _painted(row: Row | None, folder: Path, caption: str) -> Photo:
+    if row is None or not (folder / row.picture).is_file():
+        return _cell(np.full((8, 8, 3), 40, np.uint8), caption)
+    with Image.open(folder / row.picture) as picture:
+        return _cell(np.asarray(picture.convert("RGB")), caption)
+
+
+def _cell(photo: Photo, caption: str) -> Photo:
+    """A thumbnail over its caption, [_THUMBNAIL + _CAPTION, _THUMBNAIL, 3]."""
+    picture = ImageOps.pad(Image.fromarray(photo), (_THUMBNAIL, _THUMBNAIL), color=(255, 255, 255))
+    cell = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL + _CAPTION), (255, 255, 255))
+    cell.paste(picture)
+    ImageDraw.Draw(cell).text((3, _THUMBNAIL + 3), caption, fill=(0, 0, 0), font=ImageFont.load_default(13))
+    return np.asarray(cell)

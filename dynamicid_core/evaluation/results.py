@@ -1,0 +1,109 @@
+"""The rows of an evaluation, in a file that an interrupted run goes on with."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One picture. setting: by name. case: its key. people: how many. names, asked, seen, similarities: one for each
+    person, joined by "; ". The measures are means over the people of the picture, None where there is nothing to
+    measure. disruption: see ``metrics.disruption``. picture: below the folder of the file.
+    """
+
+    setting: str
+    case: str
+    people: int
+    names: str
+    prompt: str
+    seed: int
+    asked: str
+    seen: str
+    similarities: str
+    clip_t: float | None
+    face_sim: float | None
+    expression: float | None
+    pose: float | None
+    faces: float | None
+    disruption: float | None
+    picture: str
+
+
+_COLUMNS = [field.name for field in fields(Row)]
+_NUMBERS = {"people": int, "seed": int}
+_MEASURES = ("clip_t", "face_sim", "expression", "pose", "faces", "disruption")
+
+
+class Results:
+    """Rows in ``results.csv`` of a folder, each written as soon as it is there."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """about: settings by which the pictures differ. Raises InputError when the folder holds rows of others; what
+        was not set before, such as a further person's photo, is added.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self._file = folder, folder / "results.csv"
+        self.rows = self._read()
+        self._claim(folder / "settings.json", about)
+        self._write_all()
+        self._there = {(row.setting, row.case) for row in self.rows}
+
+    def has(self, setting: str, case: str) -> bool:
+        """Whether that picture has been measured."""
+        return (setting, case) in self._there
+
+    def add(self, row: Row) -> None:
+        """One more row, on the disk when this returns."""
+        with self._file.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow(_texts(row))
+        self.rows.append(row)
+        self._there.add((row.setting, row.case))
+
+    def _read(self) -> list[Row]:
+        if not self._file.is_file():
+            return []
+        text = self._file.read_text(encoding="utf-8")
+        lines = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have left half a row
+        header, *rows = csv.reader(lines) if lines else [_COLUMNS]
+        if header != _COLUMNS:
+            raise InputError(f"{self._file} has other columns than this version writes. Choose another folder.")
+        return [_row(values) for values in rows]
+
+    def _claim(self, file: Path, about: Mapping[str, Any]) -> None:
+        before = json.loads(file.read_text(encoding="utf-8")) if self.rows and file.is_file() else {}
+        changed = [name for name in about if name in before and before[name] != about[name]]
+        if changed:
+            raise InputError(
+                f"{self.folder} holds another evaluation: {', '.join(changed)} differ ({file.name}). Choose another "
+                "folder for --out."
+            )
+        unfinished = file.with_suffix(".part")
+        unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
+        os.replace(unfinished, file)
+
+    def _write_all(self) -> None:
+        unfinished = self._file.with_suffix(".part")
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([_COLUMNS, *map(_texts, self.rows)])
+        os.replace(unfinished, self._file)
+
+
+def _texts(row: Row) -> list[str]:
+    values = [getattr(row, name) for name in _COLUMNS]
+    return ["" if value is None else str(value) for value in values]
+
+
+def _row(values: list[str]) -> Row:
+    given: dict[str, Any] = dict(zip(_COLUMNS, values, strict=True))
+    for name, kind in _NUMBERS.items():
+        given[name] = kind(given[name])
+    for name in _MEASURES:
+        given[name] = float(given[name]) if given[name] else None
+    return Row(**given)

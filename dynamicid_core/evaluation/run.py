@@ -1,0 +1,201 @@
+"""Paints and measures every case with every setting, and goes on where an earlier run stopped."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..face import Face
+from ..images import Photo
+from . import metrics
+from .cases import Case, Motion, Reference
+from .results import Results, Row
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is switched on. name: in files. label: in tables. gate: SAA's gate. edit: expression and pose by the IMR."""
+
+    name: str
+    label: str
+    gate: bool
+    edit: bool
+
+
+FULL = Setting("full", "DynamicID", gate=True, edit=True)
+NO_GATE = Setting("no_gate", "without SAA (gate off)", gate=False, edit=True)
+NO_IMR = Setting("no_imr", "without IMR", gate=True, edit=False)
+NEITHER = Setting("neither", "without SAA and IMR", gate=False, edit=False)
+BASE = Setting("base", "base model alone", gate=False, edit=False)
+SETTINGS = (FULL, NO_GATE, NO_IMR, NEITHER, BASE)
+
+
+def settings_for(imr: bool) -> tuple[Setting, ...]:
+    """The settings to paint the cases with, besides the base model; without an IMR only those that need none."""
+    return (FULL, NO_GATE, NO_IMR) if imr else (NO_IMR, NEITHER)
+
+
+class Studio(Protocol):
+    """What makes and reads pictures."""
+
+    def encode(self, photo: Photo) -> Face:
+        """The largest face of a photo."""
+
+    def edit(self, face: Face, motion: Motion) -> Face:
+        """The face with another expression and pose."""
+
+    def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
+        """A picture of these people, from left to right; of nobody: by the base model alone."""
+
+    def look(self, photo: Photo) -> list[metrics.SeenFace]:
+        """All faces of a picture."""
+
+    def agreement(self, photo: Photo, prompt: str) -> float | None:
+        """CLIP-T; None without a CLIP for it."""
+
+
+def evaluate(
+    studio: Studio,
+    references: Sequence[Reference],
+    cases: Sequence[Case],
+    settings: Sequence[Setting],
+    results: Results,
+) -> None:
+    """Adds to the results a row for every case with every setting, and one for every picture of the base model.
+
+    What is there already is not painted again. Raises InputError for a reference without a usable face.
+    """
+    every = [(case, setting) for case in cases for setting in settings]
+    missing = [(case, setting) for case, setting in every if not results.has(setting.name, case.key)]
+    needed = {name for case, _ in missing for name in case.people}
+    faces = {one.name: _encode(studio, one) for one in references if one.name in needed}
+    run = _Run(studio, results, faces)
+    for case, setting in tqdm(missing, initial=len(every) - len(missing), total=len(every), unit="picture"):
+        run.measure(case, setting)
+
+
+@dataclass(frozen=True, eq=False)
+class _BasePicture:
+    photo: Photo
+    faces: list[metrics.SeenFace]
+
+
+@dataclass(eq=False)
+class _Run:
+    studio: Studio
+    results: Results
+    faces: dict[str, Face]
+    base_pictures: dict[str, _BasePicture] = field(default_factory=dict)
+
+    def measure(self, case: Case, setting: Setting) -> None:
+        base = self._base(case)
+        people = [self.faces[name] for name in case.people]
+        if setting.edit:
+            edited = [self.studio.edit(face, motion) for face, motion in zip(people, case.motions, strict=True)]
+        photo = self.studio.paint(edited if setting.edit else people, setting.gate, case.prompt, case.seed)
+        path = _picture_path(setting.name, case.key)
+        _save(photo, self.results.folder / path)
+        seen = self.studio.look(photo)
+        matches = metrics.assign(seen, [_embedding(face) for face in people])
+        disruption = metrics.disruption(photo, base.photo, [one.face.box for one in [*seen, *base.faces]])
+        self.results.add(
+            Row(
+                setting=setting.name,
+                case=case.key,
+                people=len(people),
+                names="; ".join(case.people),
+                prompt=case.prompt,
+                seed=case.seed,
+                asked="; ".join(f"{motion.expression} {motion.pose}" for motion in case.motions),
+                seen="; ".join(_describe(match) for match in matches),
+                similarities="; ".join("none" if match is None else f"{match.similarity:.4f}" for match in matches),
+                clip_t=self.studio.agreement(photo, case.prompt),
+                face_sim=metrics.face_similarity(matches),
+                expression=metrics.expression_share(matches, [motion.expression for motion in case.motions]),
+                pose=metrics.pose_share(matches, [motion.pose for motion in case.motions]),
+                faces=metrics.faces_found(matches),
+                disruption=None if math.isnan(disruption) else disruption,
+                picture=path,
+            )
+        )
+
+    def _base(self, case: Case) -> _BasePicture:
+        """The base model's picture of a case, painted once for all cases that differ in people or motion only."""
+        key = case.base_key
+        if key not in self.base_pictures:
+            path = _picture_path(BASE.name, key)
+            if (self.results.folder / path).is_file():
+                photo = _load(self.results.folder / path)
+            else:
+                photo = self.studio.paint([], False, case.prompt, case.seed)
+                _save(photo, self.results.folder / path)
+            self.base_pictures[key] = _BasePicture(photo, self.studio.look(photo))
+            if not self.results.has(BASE.name, key):
+                self.results.add(self._base_row(case, photo, path))
+        return self.base_pictures[key]
+
+    def _base_row(self, case: Case, photo: Photo, path: str) -> Row:
+        return Row(
+            setting=BASE.name,
+            case=case.base_key,
+            people=len(case.people),
+            names="",
+            prompt=case.prompt,
+            seed=case.seed,
+            asked="",
+            seen="",
+            similarities="",
+            clip_t=self.studio.agreement(photo, case.prompt),
+            face_sim=None,
+            expression=None,
+            pose=None,
+            faces=None,
+            disruption=None,
+            picture=path,
+        )
+
+
+def _encode(studio: Studio, reference: Reference) -> Face:
+    try:
+        face = studio.encode(reference.read())
+    except InputError as error:
+        raise InputError(f"{error} (reference {reference.name}: {reference.path})") from error
+    if face.keypoints is None:
+        raise InputError(
+            "This InsightFace pack has no model for keypoints (landmark_2d_106), by which poses are measured. Give one "
+            "that has it as --pack, such as buffalo_l."
+        )
+    return face
+
+
+def _embedding(face: Face) -> np.ndarray:
+    assert face.embedding is not None  # of a face that was just encoded
+    return face.embedding.numpy()
+
+
+def _describe(match: metrics.Match | None) -> str:
+    return "none" if match is None else f"{match.seen.expression} {metrics.pose_class(match.seen.pose)}"
+
+
+def _picture_path(setting: str, key: str) -> str:
+    return f"pictures/{setting}/{key}.png"
+
+
+def _save(photo: Photo, path: Path) -> None:
+    """Writes a picture whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    Image.fromarray(photo).save(unfinished, format="PNG")
+    os.replace(unfinished, path)
+
+
+def _load(path: Path) -> Photo:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))

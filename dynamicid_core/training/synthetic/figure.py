@@ -1,0 +1,137 @@
+"""A person made of meshes, once built and then moved into any pose."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial.transform import Rotation
+
+from . import clothes, hair, people, skin
+from .mesh import MATERIALS, Array, HeadMesh
+from .people import Identity
+from .render import Look, normals, ramp, rotation
+
+_PIVOT = np.array([0, 0.95, -0.15], np.float32)  # of the neck, in the head frame
+_BODY_FOLLOWS = 0.45  # share of the head's yaw that the shoulders make
+_HOLLOW_ROUNDS = 12
+_HOLLOW = 9.0
+# Corners of the face for the camera, in mesh units: forehead, chin, temples and cheeks, as face detectors box them.
+_FACE_LOW, _FACE_HIGH, _FACE_BACK = 6.1, 7.95, 0.62
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """A built person. shape: weights. beard, cloth: [n], how far they stand off the skin, units of the head frame.
+    maps: see skin.paint_maps. hair: None for bald and buzz. face: [f], vertices that bound the face. smooth: sparse
+    [n, n], the mean of each vertex's neighbours.
+    """
+
+    identity: Identity
+    mesh: HeadMesh
+    shape: dict[str, float]
+    beard: Array
+    cloth: Array
+    maps: Array
+    hair: hair.Hair | None
+    look: Look
+    face: Array
+    smooth: sparse.csr_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """A figure in a pose. body: [n, 3]. hair: [h, 3] or None. Both in the head frame of the unturned head. hollow: [n],
+    how much the surroundings shade each vertex, 0 to 1. landmarks: [n, 3], the skin without beard and cloth.
+    """
+
+    body: Array
+    hair: Array | None
+    hollow: Array
+    skin: Array
+
+
+def build(identity: Identity, mesh: HeadMesh) -> Figure:
+    """Everything of a person that pose, expression and light leave as it is; about half a second."""
+    shape = people.shape_of(identity, mesh)
+    vertices = mesh.vertices(shape)
+    on_skin = np.zeros(len(vertices), bool)
+    on_skin[mesh.triangles[mesh.materials == MATERIALS.index("skin")]] = True
+    beard = np.where(on_skin, skin.beard_share(identity, mesh.rest) * skin.BEARD_DEPTH[identity.beard], 0)
+    cloth = np.where(on_skin, clothes.stands_off(identity, mesh.rest), 0)
+    height = mesh.rest[:, 1]
+    face = on_skin & (height > _FACE_LOW) & (height < _FACE_HIGH) & (mesh.rest[:, 2] > _FACE_BACK) & (mesh.ears < 0.2)
+    return Figure(
+        identity=identity,
+        mesh=mesh,
+        shape=shape,
+        beard=beard.astype(np.float32),
+        cloth=cloth.astype(np.float32),
+        maps=skin.paint_maps(identity),
+        hair=hair.grow(identity, mesh, vertices),
+        look=_look(identity),
+        face=np.flatnonzero(face),
+        smooth=_neighbours(mesh),
+    )
+
+
+def move(figure: Figure, actions: dict[str, float], pose: tuple[float, float, float]) -> Posed:
+    """The figure with facial actions and the head in a pose, degrees: the neck bends, shoulders follow a little."""
+    mesh = figure.mesh
+    vertices = mesh.vertices(figure.shape, actions)
+    outward = normals(vertices, mesh.triangles)
+    surface = vertices + outward * (figure.beard + figure.cloth)[:, None]
+    # The chest is no part of the head's turn, eyes and teeth always are.
+    with_head = _with_head(vertices)
+    strands = None if figure.hair is None else bend(figure.hair.vertices, _with_head(figure.hair.vertices), pose)
+    return Posed(
+        body=bend(surface, with_head, pose),
+        hair=strands,
+        hollow=_hollow(figure, surface, outward),
+        skin=bend(vertices, with_head, pose),
+    )
+
+
+def bend(points: Array, with_head: Array, pose: tuple[float, float, float]) -> Array:
+    """Points [n, 3] turned around the neck, as far as each goes with the head [n] (0: like the shoulders, 1: fully)."""
+    shoulders = rotation((0, _BODY_FOLLOWS * pose[1], 0))
+    onward = Rotation.from_matrix(rotation(pose) @ shoulders.T).as_rotvec()
+    turned = Rotation.from_rotvec(with_head[:, None] * onward).apply((points - _PIVOT) @ shoulders.T)
+    return (turned + _PIVOT).astype(np.float32)
+
+
+def _with_head(points: Array) -> Array:
+    return ramp(points[:, 1] - 0.35 * points[:, 2], 1.75, 0.55)
+
+
+def _hollow(figure: Figure, surface: Array, outward: Array) -> Array:
+    """Vertices that lie lower than what is around them are seen by less light."""
+    around = surface
+    for _ in range(_HOLLOW_ROUNDS):
+        around = figure.smooth @ around
+    return (_HOLLOW * ((around - surface) * outward).sum(axis=1)).clip(0, 1).astype(np.float32)
+
+
+def _neighbours(mesh: HeadMesh) -> sparse.csr_matrix:
+    sides = mesh.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    both = np.concatenate([sides, sides[:, ::-1]])
+    count = len(mesh.rest)
+    matrix = sparse.csr_matrix((np.ones(len(both), np.float32), (both[:, 0], both[:, 1])), (count, count))
+    matrix.data[:] = 1  # an edge of two triangles counts once
+    total = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)
+    return (sparse.diags((1 / total).astype(np.float32)) @ matrix).tocsr()
+
+
+def _look(identity: Identity) -> Look:
+    hair_colour = people.HAIR_COLOURS[identity.hair_colour]
+    brows = tuple(0.55 * min(channel, 0.3) for channel in hair_colour)
+    painted = None if identity.hair_style == "bald" else tuple(0.8 * channel for channel in hair_colour)
+    return Look(
+        skin=identity.skin,
+        lips=identity.lips,
+        brows=brows,  # type: ignore[arg-type]
+        iris=people.EYE_COLOURS[identity.eye_colour],
+        hair=painted,  # type: ignore[arg-type]
+        brow_thickness=identity.brow_thickness,
+        brow_arch=identity.brow_arch,
+        hairline=identity.hairline,
+    )

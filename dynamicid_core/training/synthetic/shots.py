@@ -1,0 +1,175 @@
+"""Pictures of a person: expression, head pose, gaze, light, background and camera by chance, with exact labels."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ...expression import EXPRESSIONS
+from ...images import Photo
+from . import people
+from .actions import face_actions
+from .figure import Figure, Posed, move
+from .mesh import Array
+from .people import CLOTH_COLOURS
+from .render import View
+from .shading import Lamp, blurred, develop, draw
+
+SAMPLES = 2  # pixels in each direction that are averaged into one
+BACKGROUNDS = {
+    "plain": "in front of a plain {} wall",
+    "gradient": "in front of a {} studio backdrop",
+    "room": "in a room with a {} wall",
+    "outdoors": "outdoors under a clear sky",
+    "lights": "in front of {} lights out of focus",
+}
+"""Kind -> how a caption says it."""
+
+# Head poses of a series, as (yaw, pitch) ranges in degrees: half from the front, the rest as face prompts know them.
+_POSES: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = (
+    ((-9, 9), (-8, 8)),
+    ((15, 60), (-8, 8)),
+    ((-9, 9), (-8, 8)),
+    ((-60, -15), (-8, 8)),
+    ((-9, 9), (-8, 8)),
+    ((-20, 20), (13, 28)),
+    ((-9, 9), (-8, 8)),
+    ((-20, 20), (-28, -13)),
+)
+_ROLL, _GAZE_SIDEWAYS, _GAZE_UP = 6.0, 12.0, 6.0  # standard deviations, degrees
+_PORTRAIT = 2.0  # side of the picture in sides of the face, as portrait.MARGIN
+_NOISE = 0.008
+
+
+@dataclass(frozen=True)
+class Shot:
+    """How a picture is taken. expression: one of EXPRESSIONS, strength about 0.7 to 1.1. pose: pitch, yaw, roll, and
+    gaze: to the picture's right and up, in degrees. background: a key of BACKGROUNDS, background_colour of
+    CLOTH_COLOURS. zoom: 1 for a portrait, less for more around it. shift: of the face's middle, in sides of the face.
+    """
+
+    seed: int
+    expression: str
+    strength: float
+    pose: tuple[float, float, float]
+    gaze: tuple[float, float]
+    lamp: Lamp
+    background: str
+    background_colour: str
+    zoom: float
+    shift: tuple[float, float]
+
+    def labels(self) -> dict[str, Any]:
+        """All of it, for files."""
+        return asdict(self)
+
+
+def random_shot(person: int, number: int, attempt: int = 0) -> Shot:
+    """The picture with this number of a person. Seven in a row show every expression, eight every kind of pose.
+
+    attempt: another picture of the same expression and kind of pose, for one in which no face was found.
+    """
+    random = np.random.default_rng([3, person, number, attempt])
+    yaw, pitch = (random.uniform(*limits) for limits in _POSES[number % len(_POSES)])
+    warmth = float(random.uniform(-0.7, 0.9))
+    side = random.uniform(-1.2, 1.2)
+    lamp = Lamp(
+        direction=(float(np.sin(side)), float(-random.uniform(0.1, 0.9)), float(np.cos(side))),
+        key=float(random.uniform(0.45, 0.95)),
+        ambient=float(random.uniform(0.35, 0.7)),
+        warmth=warmth,
+    )
+    return Shot(
+        seed=int(random.integers(2**31)),
+        expression=EXPRESSIONS[number % len(EXPRESSIONS)],
+        strength=float(random.uniform(0.75, 1.1)),
+        pose=(float(pitch), float(yaw), float(random.normal(0, _ROLL))),
+        gaze=(float(random.normal(0, _GAZE_SIDEWAYS)), float(random.normal(0, _GAZE_UP))),
+        lamp=lamp,
+        background=str(random.choice(list(BACKGROUNDS))),
+        background_colour=str(random.choice(list(CLOTH_COLOURS))),
+        zoom=float(random.uniform(1.05, 1.2)),
+        shift=(float(random.normal(0, 0.03)), float(random.normal(0, 0.03))),
+    )
+
+
+def take(figure: Figure, shot: Shot, size: int) -> Photo:
+    """The picture [size, size, 3]; the face is about half as wide."""
+    posed = pose_figure(figure, shot)
+    view = portrait_view(figure, posed, shot, (size, size))
+    layer = draw(figure, posed, view.finer(SAMPLES), shot.lamp)
+    return finish(layer.onto(paint_background(shot, (size * SAMPLES, size * SAMPLES))), shot)
+
+
+def pose_figure(figure: Figure, shot: Shot) -> Posed:
+    """The figure as the shot has it."""
+    return move(figure, face_actions(figure.mesh, shot.expression, shot.strength, shot.gaze), shot.pose)
+
+
+def portrait_view(
+    figure: Figure, posed: Posed, shot: Shot, size: tuple[int, int], middle: tuple[float, float] | None = None
+) -> View:
+    """The camera for a picture of size (height, width) with the face's middle there, pixels (x, y); by default in the
+    picture's middle.
+    """
+    face = posed.skin[figure.face, :2]
+    low, high = face.min(axis=0), face.max(axis=0)
+    side = float((high - low).max())
+    scale = size[0] / (_PORTRAIT * side) * shot.zoom
+    x, y = middle or (size[1] / 2, size[0] / 2)
+    place = np.array([x, y]) + np.array(shot.shift) * side * scale - (low + high) / 2 * scale
+    return View((0.0, 0.0, 0.0), scale, (float(place[0]), float(place[1])), size)
+
+
+def finish(linear: Array, shot: Shot) -> Photo:
+    """Linear RGB with SAMPLES pixels for one -> the picture, with a camera's grain."""
+    random = np.random.default_rng(shot.seed)
+    height, width = (side // SAMPLES for side in linear.shape[:2])
+    return develop(linear, SAMPLES, random.normal(0, _NOISE, (height, width, 1)).astype(np.float32))
+
+
+def paint_background(shot: Shot, size: tuple[int, int]) -> Array:
+    """Linear RGB [H, W, 3]."""
+    random = np.random.default_rng([4, shot.seed])
+    colour = np.array(CLOTH_COLOURS[shot.background_colour], np.float32) * 0.8 + 0.05
+    height, width = size
+    down, across = np.mgrid[0:height, 0:width].astype(np.float32) / max(size)
+    if shot.background == "plain":
+        shade = 0.85 + 0.3 * across
+        return shade[..., None] * colour
+    if shot.background == "gradient":
+        bright = np.exp(-4 * ((across - 0.5) ** 2 + (down - 0.4) ** 2))
+        return (0.35 + 0.9 * bright)[..., None] * colour
+    if shot.background == "room":
+        edge = random.uniform(0.15, 0.85)
+        other = colour * random.uniform(0.4, 0.7) + 0.08
+        return blurred(np.where((across > edge)[..., None], colour, other).astype(np.float32), max(size) / 80)
+    if shot.background == "outdoors":
+        return _outdoors(random, down)
+    lights = np.zeros((height, width), np.float32)
+    for _ in range(30):
+        row, column = random.integers(0, height), random.integers(0, width)
+        lights[row, column] = random.uniform(0.3, 1)
+    radius = max(size) // 24
+    disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
+    spread = ndimage.grey_dilation(lights, footprint=disc)
+    return blurred((spread[..., None] * (colour + 0.25) + 0.03).astype(np.float32), max(size) / 200)
+
+
+def describe(figure: Figure, shot: Shot) -> str:
+    """The caption: who, in what, where."""
+    where = BACKGROUNDS[shot.background].format(shot.background_colour)
+    identity = figure.identity
+    return f"a portrait of {people.describe(identity)}, wearing {people.describe_clothes(identity)}, {where}"
+
+
+def _outdoors(random: np.random.Generator, down: Array) -> Array:
+    horizon = random.uniform(0.45, 0.7)
+    sky = np.array([0.32, 0.52, 0.86], np.float32) * (1.15 - 0.5 * (1 - down))[..., None]
+    ground = np.array([0.10, 0.19, 0.05], np.float32) * (0.7 + 0.6 * down)[..., None]
+    noise = ndimage.gaussian_filter(random.normal(0, 1, down.shape), 6).astype(np.float32)
+    land = down > horizon + 0.6 * noise
+    return blurred(
+        np.where(land[..., None], ground * (1 + 2 * noise[..., None]), sky).clip(0.01), max(down.shape) / 100
+    )

@@ -1,0 +1,106 @@
+"""What each gate measures in real photographs, and that it can be opened."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter
+
+from dynamicid_core.face_analysis import open_pack
+from dynamicid_core.training.data import gates
+from dynamicid_core.training.data.build import build_person
+from dynamicid_core.training.data.gates import Gates
+from dynamicid_core.training.data.photos import find_people
+from tests import photos
+
+PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
+pytestmark = pytest.mark.skipif(
+    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
+)
+MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return open_pack(PACK, "CPU")
+
+
+def portrait(pixels=None, scale=1.5):
+    """With a face of at least 128 pixels."""
+    picture = Image.fromarray(photos.astronaut()[:320, 60:380] if pixels is None else pixels)
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)))
+
+
+def judge(analysis, folder, pictures, **limits):
+    """Photos that are kept, and (reason, detail) of the others."""
+    (folder / "she").mkdir()
+    for name, picture in pictures.items():
+        picture.save(folder / "she" / f"{name}.png")
+    samples, rejected = build_person(analysis, find_people(folder)[0][0], Gates(size=64, **limits))
+    kept = {sample.labels["photo"] for sample in samples}
+    return kept, {found.photo: (found.reason, found.detail) for found in rejected}
+
+
+def test_a_group_has_several_faces(analysis, tmp_path):
+    group = {"a": Image.fromarray(photos.group_of_six())}
+    assert judge(analysis, tmp_path, group)[1] == {"she/a.png": (gates.SEVERAL_FACES, "6 faces of similar size")}
+
+
+def test_a_small_face_is_measured_and_can_be_let_in(analysis, tmp_path):
+    small = {"a": portrait(scale=1), "b": portrait(scale=1).transpose(MIRROR)}
+    _, rejected = judge(analysis, tmp_path, small)
+    assert {reason for reason, _ in rejected.values()} == {gates.SMALL_FACE}
+    assert all("pixels, at least 128 needed" in detail for _, detail in rejected.values())
+    (tmp_path / "again").mkdir()
+    assert judge(analysis, tmp_path / "again", small, min_face=90)[0] == {"she/a.png", "she/b.png"}
+
+
+def test_a_blurred_face_is_measured_and_can_be_let_in(analysis, tmp_path):
+    blurred = {"a": portrait().filter(ImageFilter.GaussianBlur(4)), "b": portrait().transpose(MIRROR)}
+    _, rejected = judge(analysis, tmp_path, blurred)
+    assert rejected["she/a.png"][0] == gates.BLURRED
+    assert rejected["she/b.png"] == (gates.ALONE, "2 needed"), "what is left is one photo"
+    (tmp_path / "again").mkdir()
+    assert judge(analysis, tmp_path / "again", blurred, sharpness=0.0)[0] == {"she/a.png", "she/b.png"}
+
+
+def test_another_person_is_measured_and_can_be_let_in(analysis, tmp_path):
+    group = photos.group_of_six()
+    pictures = {
+        "a": portrait(),
+        "b": portrait().transpose(MIRROR),
+        "c": portrait().rotate(12, Image.Resampling.BICUBIC),
+        "stranger": portrait(group[200:450, 20:220], 2),
+    }
+    kept, rejected = judge(analysis, tmp_path, pictures)
+    assert kept == {"she/a.png", "she/b.png", "she/c.png"}
+    reason, detail = rejected["she/stranger.png"]
+    assert reason == gates.ANOTHER_PERSON
+    assert "to the others, at least 0.35 needed" in detail
+    (tmp_path / "again").mkdir()
+    assert len(judge(analysis, tmp_path / "again", pictures, agreement=-1.0)[0]) == 4
+
+
+def test_a_duplicate_names_the_photo_that_stays(analysis, tmp_path):
+    pictures = {
+        "bright": ImageEnhance.Brightness(portrait()).enhance(1.2),
+        "large": portrait(scale=2),
+        "mirrored": portrait().transpose(MIRROR),
+    }
+    kept, rejected = judge(analysis, tmp_path, pictures)
+    assert kept == {"she/large.png", "she/mirrored.png"}, "a mirrored photo is another"
+    assert rejected == {"she/bright.png": (gates.DUPLICATE, "of large.png")}
+
+
+def test_the_six_of_a_group_are_six_people(analysis):
+    group = photos.group_of_six()
+    embeddings = [analysis.embed(group, face) for face in analysis.detect(group)]
+    assert len(gates.strangers(embeddings, 0.35)) == 5, "of six different people one is left, whom another gate finds"
+
+
+def test_the_same_face_many_times_has_no_strangers(analysis):
+    face = np.asarray(portrait())
+    embedding = analysis.embed(face, analysis.choose(face, "largest", 0).chosen)
+    assert gates.strangers([embedding] * 5, 0.35) == {}
+    assert gates.strangers([embedding], 0.35) == {}
+    assert gates.strangers([], 0.35) == {}
