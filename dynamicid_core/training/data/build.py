@@ -29,6 +29,7 @@ from .photos import Person, find_people, open_photo
 from .sample import Record, Sample, sample_key, to_record
 from .shards import SHARD_SIZE, ShardWriter
 
+_THINNEST = 100  # longer in shorter sides of a photo; the detector breaks when a side shrinks to no pixel
 _WAITING = 4  # people per worker who are worked on or wait to be written
 
 
@@ -145,7 +146,8 @@ def examine(analysis: FaceAnalysis, person: Person, photo: str, limits: Gates) -
     except InputError as error:
         return rejected(gates.UNREADABLE, str(error))
     height, width = pixels.shape[:2]
-    faces = in_order(analysis.detect(pixels), "largest", pixels)
+    thin = max(height, width) > _THINNEST * min(height, width)
+    faces = [] if thin else in_order(analysis.detect(pixels), "largest", pixels)
     if not faces:
         return rejected(gates.NO_FACE, f"{width} x {height}")
     face, *others = faces
@@ -259,7 +261,9 @@ def _in_order(pool: Executor, tasks: Iterable[Any], waiting: int) -> Iterator[Bu
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches workers too: they end without a traceback
+    # Ctrl-C reaches workers too. They end the person at hand, and the pool then ends them: one that died first would
+    # look like one that was killed from outside.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _work(person: Person, limits: Gates, pack: Path, provider: str) -> Built:

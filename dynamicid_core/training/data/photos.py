@@ -68,6 +68,8 @@ def open_photo(path: Path) -> Photo:
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+                picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
             if picture.has_transparency_data:
                 picture = picture.convert("RGBA")
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -77,7 +79,8 @@ def open_photo(path: Path) -> Photo:
 
 
 def _photos(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_photo(path))
+    found = (path.relative_to(folder) for path in folder.rglob("*") if _is_photo(path))
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 
 def _is_photo(path: Path) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -100,12 +101,15 @@ def from_record(record: Mapping[str, Any]) -> Sample:
         sample = Sample(
             picture=pixels, pose=pose, keypoints=keypoints, embedding=embedding, embedding_rgb=embedding_rgb, **labels
         )
-    except (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, SyntaxError) as error:
+    # TokenError: what numpy's reader makes of some broken headers.
+    except (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise _damaged(record, f"{type(error).__name__}: {error}") from error
     height, width, _ = pixels.shape
     if height != width:
         raise _damaged(record, f"its picture is {width} x {height}, not square")
-    for name, shape in (("pose", (3,)), ("keypoints", (COUNT, 2)), ("embedding", (EMBEDDING_SIZE,))):
+    vector = (EMBEDDING_SIZE,)
+    shapes = {"pose": (3,), "keypoints": (COUNT, 2), "embedding": vector, "embedding_rgb": vector}
+    for name, shape in shapes.items():
         values = getattr(sample, name)
         if values.shape != shape or not np.isfinite(values).all():
             raise _damaged(record, f"its {name} is not {list(shape)} numbers")

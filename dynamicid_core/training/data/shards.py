@@ -19,6 +19,7 @@ from .storage import Progress, not_written, write_whole
 INDEX = "index.json"
 SHARD_SIZE = 1000
 _UNFINISHED = ".part"
+_END = bytes(1024)  # of every tar file
 
 
 class ShardWriter:
@@ -222,7 +223,12 @@ class ShardDataset(IterableDataset[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         reader, readers = self._reader()
         for epoch in count() if self._repeat else (0,):
-            yield from map(from_record, self._mixed(self._part(epoch, reader, readers), epoch, reader))
+            samples = map(from_record, self._mixed(self._part(epoch, reader, readers), epoch, reader))
+            first = next(samples, None)
+            if first is None:  # with more readers than samples; it would look for one for ever
+                return
+            yield first
+            yield from samples
 
     def _reader(self) -> tuple[int, int]:
         """Which of how many readers this process and worker is."""
@@ -256,6 +262,10 @@ def _records(shards: Iterable[Path]) -> Iterator[dict[str, Any]]:
         try:
             # Opened here and not by WebDataset, which takes a Windows path for an address.
             with open(shard, "rb") as file:
+                file.seek(-len(_END), os.SEEK_END)
+                if file.read() != _END:  # cut off between two samples, which a tar file's readers do not notice
+                    raise tarfile.ReadError("it is cut off")
+                file.seek(0)
                 yield from tars.group_by_keys(tars.tar_file_expander([{"url": str(shard), "stream": file}]))
         except (OSError, tarfile.TarError) as error:
             raise _unreadable(shard, error) from error

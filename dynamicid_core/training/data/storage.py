@@ -48,7 +48,8 @@ class Progress:
         if self._path.is_file():
             self._go_on(settings)
             return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        unfinished = self._path.with_name(PROGRESS + ".part")  # of a run that was killed while it began
+        if folder.exists() and (not folder.is_dir() or any(path != unfinished for path in folder.iterdir())):
             raise InputError(f"{folder} is not empty and holds no data set. Choose a new or empty folder for --out.")
         self._begin(settings)
 
@@ -91,6 +92,9 @@ class Progress:
             raise InputError(f"{self._path} is of another version of this program. Choose another --out folder.")
         mine = json.loads(json.dumps(settings))
         differing = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
+        if differing and not self.lines:  # nothing is made with them yet
+            self._begin(settings)
+            return
         if differing:
             then = ", ".join(f"{name} {theirs.get(name)} (now {mine.get(name)})" for name in differing)
             raise InputError(

@@ -159,11 +159,12 @@ def take_sample(
     """
     for attempt in range(_ATTEMPTS):
         shot = shots.random_shot(_person_seed(job, number), picture, attempt)
-        photo = shots.take(figure, shot, job.size)
+        photo, landmarks = shots.take_with_landmarks(figure, shot, job.size)
         found = analysis.detect(photo)
         if len(found) == 1 and found[0].keypoints is not None:
             key = sample_key(name_of(job, number), picture)
-            return _sample(analysis, photo, found[0], figure, shot, name_of(job, number), key), attempt
+            labels = {"shot": shot.labels(), "person": asdict(figure.identity), "landmarks": landmarks}
+            return _sample(analysis, photo, found[0], figure, shot, name_of(job, number), key, labels), attempt
     return None
 
 
@@ -193,7 +194,14 @@ def write_groups(job: Job) -> None:
 
 
 def _sample(
-    analysis: FaceAnalysis, photo: Photo, face: DetectedFace, figure: Figure, shot: Shot, name: str, key: str
+    analysis: FaceAnalysis,
+    photo: Photo,
+    face: DetectedFace,
+    figure: Figure,
+    shot: Shot,
+    name: str,
+    key: str,
+    labels: dict[str, Any],
 ) -> Sample:
     assert face.keypoints is not None  # take_sample has looked
     pose = np.array(shot.pose, np.float32)
@@ -208,7 +216,7 @@ def _sample(
         keypoints=Square(0, 0, photo.shape[0]).fractions(face.keypoints),
         embedding=analysis.embed(photo, face),
         embedding_rgb=analysis.embed(photo, face, "rgb"),
-        labels={"shot": shot.labels(), "person": asdict(figure.identity)},
+        labels=labels,
     )
 
 

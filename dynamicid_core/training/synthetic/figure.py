@@ -17,13 +17,14 @@ _HOLLOW_ROUNDS = 12
 _HOLLOW = 9.0
 # Corners of the face for the camera, in mesh units: forehead, chin, temples and cheeks, as face detectors box them.
 _FACE_LOW, _FACE_HIGH, _FACE_BACK = 6.1, 7.95, 0.62
+_PUPIL = 0.97  # cosine of the angle from the eye's axis
 
 
 @dataclass(frozen=True, eq=False)
 class Figure:
     """A built person. shape: weights. beard, cloth: [n], how far they stand off the skin, units of the head frame.
-    maps: see skin.paint_maps. hair: None for bald and buzz. face: [f], vertices that bound the face. smooth: sparse
-    [n, n], the mean of each vertex's neighbours.
+    maps: see skin.paint_maps. hair: None for bald and buzz. face: [f], vertices that bound the face. landmarks: name
+    -> vertices around it. smooth: sparse [n, n], the mean of each vertex's neighbours.
     """
 
     identity: Identity
@@ -35,13 +36,14 @@ class Figure:
     hair: hair.Hair | None
     look: Look
     face: Array
+    landmarks: dict[str, Array]
     smooth: sparse.csr_matrix
 
 
 @dataclass(frozen=True, eq=False)
 class Posed:
     """A figure in a pose. body: [n, 3]. hair: [h, 3] or None. Both in the head frame of the unturned head. hollow: [n],
-    how much the surroundings shade each vertex, 0 to 1. landmarks: [n, 3], the skin without beard and cloth.
+    how much the surroundings shade each vertex, 0 to 1. skin: [n, 3], the body without beard and cloth.
     """
 
     body: Array
@@ -70,6 +72,7 @@ def build(identity: Identity, mesh: HeadMesh) -> Figure:
         hair=hair.grow(identity, mesh, vertices),
         look=_look(identity),
         face=np.flatnonzero(face),
+        landmarks=_landmarks(mesh, on_skin),
         smooth=_neighbours(mesh),
     )
 
@@ -109,6 +112,22 @@ def _hollow(figure: Figure, surface: Array, outward: Array) -> Array:
     for _ in range(_HOLLOW_ROUNDS):
         around = figure.smooth @ around
     return (_HOLLOW * ((around - surface) * outward).sum(axis=1)).clip(0, 1).astype(np.float32)
+
+
+def _landmarks(mesh: HeadMesh, on_skin: Array) -> dict[str, Array]:
+    """The five points by which faces are aligned; left and right are the picture's."""
+    rest, lips = mesh.rest, np.flatnonzero(mesh.lips > 0.45)
+    eyes = np.unique(mesh.triangles[mesh.materials == MATERIALS.index("eyes")])
+    middle = np.flatnonzero(on_skin & (abs(rest[:, 0]) < 0.03) & (abs(rest[:, 1] - 6.92) < 0.1))
+    across = mesh.vertices({})[eyes, 0]
+    seen = rest[eyes, 2] > _PUPIL  # of eyes rest is a direction
+    return {
+        "left eye": eyes[seen & (across < 0)],
+        "right eye": eyes[seen & (across > 0)],
+        "nose": middle[[rest[middle, 2].argmax()]],
+        "left mouth corner": lips[[rest[lips, 0].argmin()]],
+        "right mouth corner": lips[[rest[lips, 0].argmax()]],
+    }
 
 
 def _neighbours(mesh: HeadMesh) -> sparse.csr_matrix:

@@ -12,6 +12,7 @@ from ...images import Photo
 from ...regions import Box
 from . import people
 from .figure import Figure
+from .mesh import Array
 from .shading import draw
 from .shots import BACKGROUNDS, SAMPLES, Shot, finish, paint_background, portrait_view, pose_figure, random_shot
 
@@ -24,11 +25,14 @@ _LEAST_TURN, _MOST_TURN = -20.0, 20.0
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """picture: [H, W, 3]. caption: who is where. boxes: of each person, from left to right. shots: how each looks."""
+    """picture: [H, W, 3]. caption: who is where. From left to right: boxes, the column of each person; faces, the box
+    of each face; shots, how each looks.
+    """
 
     picture: Photo
     caption: str
     boxes: list[Box]
+    faces: list[Box]
     shots: list[Shot]
 
     def layout(self, names: Sequence[str]) -> dict[str, Any]:
@@ -36,9 +40,9 @@ class Scene:
         return {
             "caption": self.caption,
             "people": [
-                {"name": name, "box": [box.x0, box.y0, box.x1, box.y1], "face_prompt": _face_prompt(shot)}
+                {"name": name, "box": _edges(box), "face": _edges(face), "face_prompt": _face_prompt(shot)}
                 | {"expression": shot.expression, "pose": list(shot.pose)}
-                for name, box, shot in zip(names, self.boxes, self.shots, strict=True)
+                for name, box, face, shot in zip(names, self.boxes, self.faces, self.shots, strict=True)
             ],
         }
 
@@ -51,7 +55,7 @@ def arrange(figures: Sequence[Figure], seed: int, height: int) -> Scene:
     width = int(_ASPECT[count] * height) // 8 * 8
     size = (height * SAMPLES, width * SAMPLES)
     linear = paint_background(scene, size)
-    boxes, shots = [], []
+    boxes, faces, shots = [], [], []
     for place, figure in enumerate(figures):
         shot = _one_of_several(scene, random, _ZOOM)
         posed = pose_figure(figure, shot)
@@ -59,8 +63,9 @@ def arrange(figures: Sequence[Figure], seed: int, height: int) -> Scene:
         view = portrait_view(figure, posed, shot, (height, width), middle)
         linear = draw(figure, posed, view.finer(SAMPLES), shot.lamp).onto(linear)
         boxes.append(Box(place / count, 0.0, (place + 1) / count, 1.0))
+        faces.append(_face_box(view.project(posed.skin[figure.face])[:, :2] / (width, height)))
         shots.append(shot)
-    return Scene(finish(linear, scene), _caption(figures, scene), boxes, shots)
+    return Scene(finish(linear, scene), _caption(figures, scene), boxes, faces, shots)
 
 
 def _one_of_several(scene: Shot, random: np.random.Generator, zoom: float) -> Shot:
@@ -76,6 +81,16 @@ def _one_of_several(scene: Shot, random: np.random.Generator, zoom: float) -> Sh
         zoom=zoom,
         shift=(0.0, 0.0),
     )
+
+
+def _face_box(points: Array) -> Box:
+    """Around the points [n, 2] of a face, fractions of the picture."""
+    (x0, y0), (x1, y1) = points.min(axis=0).clip(0, 1), points.max(axis=0).clip(0, 1)
+    return Box(float(x0), float(y0), float(x1), float(y1))
+
+
+def _edges(box: Box) -> list[float]:
+    return [box.x0, box.y0, box.x1, box.y1]
 
 
 def _caption(figures: Sequence[Figure], scene: Shot) -> str:

@@ -71,7 +71,7 @@ def grow(identity: Identity, mesh: HeadMesh, vertices: Array) -> Hair | None:
     random = np.random.default_rng([4, identity.seed])
     around = np.linspace(-np.pi, np.pi, _AROUND + 1)
     along = np.linspace(0, 1, _ALONG)
-    skull = _Skull(mesh, vertices, identity.hairline)
+    skull = _Skull(mesh, vertices, identity.hairline, over_ears=style.falls_to is not None)
     points = _paths(identity, style, skull, around, along)
     if style.curl:
         away = points - _CENTRE
@@ -99,10 +99,10 @@ def grow(identity: Identity, mesh: HeadMesh, vertices: Array) -> Hair | None:
 class _Skull:
     """How far the skull reaches from its centre, and how far down hair grows, by direction."""
 
-    def __init__(self, mesh: HeadMesh, vertices: Array, hairline: float) -> None:
+    def __init__(self, mesh: HeadMesh, vertices: Array, hairline: float, over_ears: bool) -> None:
         skin = np.zeros(len(vertices), bool)
         skin[mesh.triangles[mesh.materials == MATERIALS.index("skin")]] = True
-        rows = np.flatnonzero(skin & (mesh.rest[:, 1] > 6.4) & (mesh.ears < 0.2))
+        rows = np.flatnonzero(skin & (mesh.rest[:, 1] > 6.4) & ((mesh.ears < 0.2) | over_ears))
         away = vertices[rows] - _CENTRE
         self._length = np.linalg.norm(away, axis=1)
         self._directions = away / self._length[:, None]

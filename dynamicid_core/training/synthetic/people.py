@@ -63,9 +63,9 @@ _FEMALE_STYLES = {"short": 0.07, "side": 0.08, "curly": 0.12, "afro": 0.06, "bun
 _BEARD_SHARES = (0.45, 0.20, 0.10, 0.10, 0.15)
 
 # Standard deviations of the detail targets by the feature that they change; at twice these, faces are caricatures.
-_SPREAD = {"head": 0.13, "cheek": 0.30, "chin": 0.26, "ear": 0.30, "eyebrows": 0.35, "eye": 0.26, "forehead": 0.20,
+_SPREAD = {"head": 0.13, "cheek": 0.30, "chin": 0.26, "ear": 0.30, "eyebrows": 0.25, "eye": 0.26, "forehead": 0.20,
            "mouth": 0.26, "nose": 0.26, "neck": 0.12, "measure": 0.08}  # fmt: skip
-_GAIN = 1.4
+_GAIN = 1.6
 # Axes that shift a whole feature far out of its place.
 _GENTLE = ("mouth-trans", "neck-trans", "head-trans", "nose-trans", "ear-flap", "eye-push1", "eye-push2")
 _OPPOSITES = {"incr": "decr", "up": "down", "out": "in", "forward": "backward", "convex": "concave",

@@ -150,10 +150,11 @@ def _albedo(figure: Figure, material: Array, places: Array) -> tuple[Array, Arra
     on_skin = np.flatnonzero(material == SKIN)
     maps = skin.look_up(figure.maps, rest[on_skin])
     painted = colours[on_skin] * maps[:, :3]
-    painted = over(painted, skin.beard_colour(identity), maps[:, 3])
+    beard = maps[:, 3] * skin.beard_share(identity, rest[on_skin]) if identity.male else maps[:, 3]
+    painted = over(painted, skin.beard_colour(identity), beard)
     cloth = clothes.cover(identity, rest[on_skin])[:, None]
     colours[on_skin] = painted + cloth * (clothes.paint(identity, rest[on_skin]) - painted)
-    gloss[on_skin] *= (1 - cloth[:, 0]) * (1 - maps[:, 3])
+    gloss[on_skin] *= (1 - cloth[:, 0]) * (1 - beard)
     return colours, gloss, sharpness
 
 

@@ -96,10 +96,20 @@ def random_shot(person: int, number: int, attempt: int = 0) -> Shot:
 
 def take(figure: Figure, shot: Shot, size: int) -> Photo:
     """The picture [size, size, 3]; the face is about half as wide."""
+    return take_with_landmarks(figure, shot, size)[0]
+
+
+def take_with_landmarks(figure: Figure, shot: Shot, size: int) -> tuple[Photo, dict[str, tuple[float, float]]]:
+    """The picture, and where Figure.landmarks are in it: (x, y) in fractions, seen or hidden."""
     posed = pose_figure(figure, shot)
     view = portrait_view(figure, posed, shot, (size, size))
     layer = draw(figure, posed, view.finer(SAMPLES), shot.lamp)
-    return finish(layer.onto(paint_background(shot, (size * SAMPLES, size * SAMPLES))), shot)
+    photo = finish(layer.onto(paint_background(shot, (size * SAMPLES, size * SAMPLES))), shot)
+    # Whole numbers are the middles of pixels.
+    middles = {
+        name: (view.project(posed.skin[rows]).mean(axis=0) + 0.5) / size for name, rows in figure.landmarks.items()
+    }
+    return photo, {name: (float(x), float(y)) for name, (x, y, _) in middles.items()}
 
 
 def pose_figure(figure: Figure, shot: Shot) -> Posed:
@@ -147,13 +157,9 @@ def paint_background(shot: Shot, size: tuple[int, int]) -> Array:
         return blurred(np.where((across > edge)[..., None], colour, other).astype(np.float32), max(size) / 80)
     if shot.background == "outdoors":
         return _outdoors(random, down)
-    lights = np.zeros((height, width), np.float32)
-    for _ in range(30):
-        row, column = random.integers(0, height), random.integers(0, width)
-        lights[row, column] = random.uniform(0.3, 1)
-    radius = max(size) // 24
-    disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
-    spread = ndimage.grey_dilation(lights, footprint=disc)
+    spread = np.zeros((height, width), np.float32)
+    for row, column, bright in random.uniform((0, 0, 0.3), (height / max(size), width / max(size), 1), (30, 3)):
+        spread[(down - row) ** 2 + (across - column) ** 2 < 1 / 24**2] = bright
     return blurred((spread[..., None] * (colour + 0.25) + 0.03).astype(np.float32), max(size) / 200)
 
 

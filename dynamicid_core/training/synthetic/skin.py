@@ -16,14 +16,13 @@ _TOP, _BOTTOM = 8.7, 4.8  # mesh units
 _BEARD_STRENGTH = {"none": 0.12, "stubble": 0.45, "moustache": 0.85, "goatee": 0.85, "full": 0.88}
 BEARD_DEPTH = {"none": 0.0, "stubble": 0.0, "moustache": 0.035, "goatee": 0.05, "full": 0.06}
 """How far a beard stands off the skin, in units of the head frame."""
-_BROW_ROUGHNESS = 3.5
 
 # How much each channel is dimmed by brown pigment, by blood, and by shadow.
 _MELANIN, _BLOOD = np.array([0.7, 1.0, 1.25], np.float32), np.array([0.05, 0.40, 0.36], np.float32)
 
 
 def paint_maps(identity: Identity) -> Array:
-    """For a person, float32 [*MAP_SIZE, 5]: factor on the skin's colour (3 channels), beard, roughness of brows."""
+    """For a person, float32 [*MAP_SIZE, 4]: factor on the skin's colour (3 channels), and how dense a beard is."""
     random = np.random.default_rng([3, identity.seed])
     angle, height = _places()
     pale = 1 - 0.6 * identity.skin_darkness
@@ -35,11 +34,9 @@ def paint_maps(identity: Identity) -> Array:
     blood = (blood + 0.12 * noise(random, 18)) * pale
     tired = random.uniform(0.1, 0.4) * sum(_blob(angle - side, height - 7.11, 0.13, 0.05) for side in (-0.33, 0.33))
     shade = melanin[..., None] * _MELANIN + blood[..., None] * _BLOOD + (tired + _lines(random, identity))[..., None]
-    beard = beard_share(identity, np.dstack([np.sin(angle), height, np.cos(angle) + 0.45]))
     strength = _BEARD_STRENGTH[identity.beard] if identity.male else 0
     grain = (0.9 + 0.14 * noise(random, 1.5)).clip(0, 1)
-    strokes = 0.75 + 0.2 * ndimage.gaussian_filter(random.standard_normal(MAP_SIZE), (1.2, 0.5)) * _BROW_ROUGHNESS
-    return np.dstack([np.exp(-shade), strength * beard * grain, strokes.clip(0, 1)]).astype(np.float32)
+    return np.dstack([np.exp(-shade), strength * grain]).astype(np.float32)
 
 
 def look_up(maps: Array, rest: Array) -> Array:
@@ -53,9 +50,11 @@ def look_up(maps: Array, rest: Array) -> Array:
 def beard_share(identity: Identity, rest: Array) -> Array:
     """Where a beard grows at places [..., 3] on the base mesh, 0 to 1. Shaved men: where it would."""
     side, height = abs(angle_of(rest)), rest[..., 1]
+    # The throat is nearer to the neck's axis than chin and jaw.
+    in_front = ramp(np.hypot(rest[..., 0], rest[..., 2] - 0.45), 0.52, 0.68)
     cheek = ramp(side, 0.28, 0.5) * ramp(side, 1.28, 1.05)
     cheek *= ramp(height - 0.32 * (side - 0.55).clip(0, 1), 6.75, 6.55)
-    throat = ramp(height + 0.2 * side, 5.95, 6.1)
+    throat = ramp(height + 0.2 * side, 5.95, 6.1) * in_front
     chin = ramp(side, 0.45, 0.3) * ramp(height, 6.44, 6.36) * throat
     lip = ramp(side, 0.27, 0.2) * ramp(height + 0.2 * side, 6.66, 6.69) * ramp(height + 0.35 * side, 6.84, 6.79)
     corner = ramp(side, 0.2, 0.24) * ramp(side, 0.34, 0.29) * ramp(height, 6.72, 6.66) * ramp(height, 6.2, 6.3)
