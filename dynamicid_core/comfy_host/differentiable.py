@@ -37,10 +37,20 @@ class DenoisingModel:
                 f"This base model predicts {base.model_type.name}, not noise (EPS). Train on SD1.5, or a model made of "
                 "it."
             )
+        self._dtype = dtype
         self.network: nn.Module = base.diffusion_model.to(device, dtype).requires_grad_(False).eval()
         self.layers: list[AttentionLayer] = layer_map({k: v.shape for k, v in self.network.state_dict().items()})
         if not any(layer.is_cross for layer in self.layers):
             raise InputError("This base model has no cross-attention of a Stable Diffusion UNet. Train on SD1.5.")
+        if getattr(self.network, "num_classes", None) is not None:
+            raise InputError(
+                "This base model also takes pooled text and sizes (SDXL), which training does not give. Train on SD1.5."
+            )
+        if getattr(self.network, "in_channels", 4) != 4:
+            raise InputError(
+                f"This base model takes {getattr(self.network, 'in_channels', 0)} channels (inpainting); training "
+                "gives the 4 of a latent. Train on an SD1.5 model that is not for inpainting."
+            )
         self._sampling = base.model_sampling.to(device)
         self._scale_latents: Callable[[Tensor], Tensor] = base.process_latent_in
         self._unscale_latents: Callable[[Tensor], Tensor] = base.process_latent_out
@@ -65,11 +75,15 @@ class DenoisingModel:
         return self._sampling.calculate_input(sigma, mixed)
 
     def __call__(self, seen: Tensor, timesteps: Tensor, context: Tensor, attention: Mapping[Any, Any]) -> Tensor:
-        """Predicted noise [B, 4, h, w]. context: [B, L, D] text. attention: what takes the place of cross-attentions,
-        by the host's key.
+        """Predicted noise [B, 4, h, w] in float32. context: [B, L, D] text. attention: what takes the place of
+        cross-attentions, by the host's key.
         """
         options = {"patches_replace": {"attn2": dict(attention)}}
-        return self.network(seen, timesteps.float(), context=context, transformer_options=options)
+        dtype = self._dtype
+        predicted = self.network(
+            seen.to(dtype), timesteps.float(), context=context.to(dtype), transformer_options=options
+        )
+        return predicted.float()
 
     @torch.no_grad()
     def paint(self, noise: Tensor, steps: int, cfg: float, context: Tensor, attention: Mapping[Any, Any]) -> Tensor:

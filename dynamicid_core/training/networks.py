@@ -105,7 +105,7 @@ class TrainableAdapter(nn.Module):
         text_attention: Callable[..., Tensor],
     ) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-            keys, values = self.projections(layer.index, tokens.to(q.dtype))
+            keys, values = self.projections(layer.index, tokens)
             identity = saa.project_tokens(keys, values, extra_options["n_heads"], q.dtype)
             return saa.semantic_activated_attention(text_attention(q, k, v, extra_options), q, identity, settings)
 

@@ -479,3 +479,37 @@ def test_a_file_that_is_no_base_model_is_told(tmp_path):
         module.load_base_model(tmp_path / "cut.safetensors")
     with pytest.raises(ValueError, match="There is no CLIP vision model"):
         module.load_clip_vision(tmp_path / "none.safetensors")
+
+
+@pytest.fixture
+def _new_process():
+    """Accelerate takes one precision a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("_new_process")
+@pytest.mark.parametrize("kind", ["anchor", "reconfigure"])
+def test_half_precision_trains_and_draws_its_sheets(models, tmp_path, adapter_file, kind):
+    denoiser = core("comfy_host.differentiable").DenoisingModel(
+        tiny_unet(), torch.device("cpu"), torch.bfloat16, gradient_checkpointing=True
+    )
+    pair, changes = (denoiser, models[1]), {"precision": "bf16", "sample_every": 2, "sample_steps": 1, "steps": 2}
+    if kind == "anchor":
+        train(*anchor_stage(pair, tmp_path, **changes))
+    else:
+        train(*reconfigure_stage(pair, tmp_path, adapter_file, **changes))
+    assert np.isfinite(losses(tmp_path)).all()
+    assert len(list(tmp_path.glob("sheets/*.jpg"))) == 1
+    name = {"anchor": "adapter", "reconfigure": "imr"}[kind]
+    assert {tensor.dtype for tensor in load_file(tmp_path / f"{name}.safetensors").values()} == {torch.float32}
+
+
+def test_an_sdxl_base_model_is_refused():
+    from tests.host.test_sdxl import tiny_sdxl
+
+    with pytest.raises(ValueError, match=r"also takes pooled text and sizes \(SDXL\)"):
+        core("comfy_host.differentiable").DenoisingModel(tiny_sdxl(), torch.device("cpu"), torch.float32, False)

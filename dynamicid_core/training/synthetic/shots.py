@@ -39,6 +39,7 @@ _POSES: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = (
 )
 _ROLL, _GAZE_SIDEWAYS, _GAZE_UP = 6.0, 12.0, 6.0  # standard deviations, degrees
 _PORTRAIT = 2.0  # side of the picture in sides of the face, as portrait.MARGIN
+_BOX_ABOVE = 0.08  # sides of the face by which InsightFace's box lies higher than it; that box is to be in the middle
 _NOISE = 0.008
 
 
@@ -128,7 +129,8 @@ def portrait_view(
     side = float((high - low).max())
     scale = size[0] / (_PORTRAIT * side) * shot.zoom
     x, y = middle or (size[1] / 2, size[0] / 2)
-    place = np.array([x, y]) + np.array(shot.shift) * side * scale - (low + high) / 2 * scale
+    shift = np.array([shot.shift[0], shot.shift[1] + _BOX_ABOVE])
+    place = np.array([x, y]) + shift * side * scale - (low + high) / 2 * scale
     return View((0.0, 0.0, 0.0), scale, (float(place[0]), float(place[1])), size)
 
 
