@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
     """One stage, from its config file to its weights."""
     config = load_config(options.config, _KINDS[options.stage])
     prepare_comfyui(options.comfyui, options.cpu)
+    choose_device(options.cpu)
     # Only now can what imports ComfyUI be imported.
     from ..comfy_host.differentiable import load_models
     from .loop import train
@@ -62,6 +63,13 @@ def run(options: argparse.Namespace) -> None:
         train(AnchorStage(denoiser, encoders, source, config), config, options.cpu)
     elif isinstance(config, ReconfigureConfig):
         train(ReconfigureStage(denoiser, encoders, source, config), config, options.cpu)
+
+
+def choose_device(cpu: bool) -> None:
+    """Lets every process of a launcher have its own device, before ComfyUI loads models onto the current one."""
+    from accelerate import PartialState
+
+    PartialState(cpu=cpu)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.host.conftest import COMFYUI
 from tests.host.graphs import tiny_clip, tiny_vae
-from tests.host.rig import apply, core, eps, photo_adapter, run, tiny_clip_vision, tiny_unet
+from tests.host.rig import apply, core, eps, photo_adapter, run, sample, tiny_clip_vision, tiny_unet
 
 SIDE = 64
 
@@ -60,8 +60,8 @@ class Listed:
 
     def people(self, process, processes, photos, skip=0):
         groups = {}
-        for sample in self._samples:
-            groups.setdefault(sample.identity, []).append(sample)
+        for one in self._samples:
+            groups.setdefault(one.identity, []).append(one)
         people = cycle([group[:photos] for group in groups.values()])
         return islice(people, process + skip * processes, None, processes)
 
@@ -166,6 +166,28 @@ def test_the_noise_loss_is_that_of_the_model_with_the_nodes(models, tmp_path):
     with torch.no_grad():
         loss = float(stage.network(batch)["loss"])
     assert loss == pytest.approx(float(((trained - batch.noise) ** 2).mean()), rel=1e-5)
+
+
+def test_the_trainer_paints_the_picture_that_the_nodes_paint(models, tmp_path):
+    stage, _ = anchor_stage(models, tmp_path)
+    randomise(stage.network)
+    stage.network.eval()
+    denoiser, encoders = models
+    module = core("training.stages")
+    samples = make_samples()[:1]
+    tokens, nobody = module._tokens(stage.network.adapter, encoders, samples)
+    context = encoders.texts([samples[0].caption, ""])[0]
+    latent = torch.zeros(1, 4, 16, 16)
+    noise = torch.randn(latent.shape, generator=torch.manual_seed(1))
+    settings, attention = core("saa").SaaSettings(), core("comfy_host.differentiable").text_attention
+    patches = stage.network.adapter.patches(torch.cat((tokens, nobody)), settings, attention)
+    painted = denoiser.paint(noise, 3, 5.0, context, patches)
+    stage.save_weights(tmp_path)
+    face = core("face").Face(tokens, nobody, "token size 64")
+    positive, negative = [[context[:1], {}]], [[context[1:], {}]]
+    by_nodes = sample(*apply(load(tmp_path), face, positive=positive, negative=negative), latent, steps=3, seed=1)
+    assert (by_nodes - sample(tiny_unet(), positive, negative, latent, steps=3, seed=1)).abs().max() > 0.1
+    torch.testing.assert_close(painted, by_nodes, atol=2e-3, rtol=0)
 
 
 def load(folder):
