@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .adapter import describe_family, projection_sizes
 from .errors import InputError
 from .face_encoder import FaceEncoder, FaceEncoderSizes
-from .imr import Imr, ImrSizes, KeypointEncoder
+from .imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 
 ADAPTER, IMR, KEYPOINT_ENCODER = "adapter", "imr", "keypoint_encoder"
 PART_NAMES = {ADAPTER: "an adapter (face encoder and SAA)", IMR: "an IMR", KEYPOINT_ENCODER: "a keypoint encoder"}
@@ -135,8 +135,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     metadata = {"format": f"dynamicid-{checkpoint.part}", "version": FORMAT_VERSION}
     if checkpoint.part == KEYPOINT_ENCODER:
-        features = KeypointEncoder.features_of(checkpoint.modules[KEYPOINT_ENCODER])
-        return {**metadata, "sizes": json.dumps({"features": features})}
+        sizes = KeypointEncoderSizes.of(checkpoint.modules[KEYPOINT_ENCODER])
+        return {**metadata, "sizes": json.dumps(vars(sizes))}
     metadata["base_model"] = checkpoint.family
     if checkpoint.part == IMR:
         return {**metadata, "sizes": json.dumps(vars(ImrSizes.of(checkpoint.modules[IMR])))}
@@ -306,7 +306,7 @@ def _imr_faults(weights: dict[str, Tensor]) -> list[str]:
 def _keypoint_encoder_faults(weights: dict[str, Tensor]) -> list[str]:
     return _network_faults(
         "the keypoint encoder",
-        lambda given: KeypointEncoder(KeypointEncoder.features_of(given), device="meta"),
+        lambda given: KeypointEncoder(KeypointEncoderSizes.of(given), device="meta"),
         weights,
     )
 

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 RASTER_SIZE = 96
 """Side of the keypoint picture that the keypoint encoder takes."""
 
-# (channels, kernel, stride, padding) of each convolution; 96 -> 96, 48, 24, 12, 6, 3 -> 1. Where the channels stay the
-# same within a stage, the convolution has a residual.
+# (channels in widths, kernel, stride, padding) of each convolution; 96 -> 96, 48, 24, 12, 6, 3 -> 1. Where the channels
+# stay the same within a stage, the convolution has a residual.
 _STAGES = (
-    ((16, 7, 1, 3),),
-    ((32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)),
-    ((64, 3, 2, 1), (64, 3, 1, 1), (64, 3, 1, 1), (64, 3, 1, 1)),
-    ((128, 3, 2, 1), (128, 3, 1, 1), (128, 3, 1, 1)),
-    ((256, 3, 2, 1), (256, 3, 1, 1), (256, 3, 1, 1)),
-    ((512, 3, 2, 1), (512, 3, 1, 1)),
-    ((512, 3, 1, 0),),
+    ((1, 7, 1, 3),),
+    ((2, 3, 2, 1), (2, 3, 1, 1), (2, 3, 1, 1)),
+    ((4, 3, 2, 1), (4, 3, 1, 1), (4, 3, 1, 1), (4, 3, 1, 1)),
+    ((8, 3, 2, 1), (8, 3, 1, 1), (8, 3, 1, 1)),
+    ((16, 3, 2, 1), (16, 3, 1, 1), (16, 3, 1, 1)),
+    ((32, 3, 2, 1), (32, 3, 1, 1)),
+    ((32, 3, 1, 0),),
 )
 
 
@@ -150,6 +150,26 @@ class SelfAttention(nn.Module):
         return self.to_out(_attend(self.to_q(tokens), self.to_kv(tokens), self.heads))
 
 
+@dataclass(frozen=True)
+class KeypointEncoderSizes:
+    """What the weights fix; the released keypoint encoder has 768 features and width 16, that of its first layer."""
+
+    features: int = 768
+    width: int = 16
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> "KeypointEncoderSizes":
+        """Reads the sizes from a state dict. Raises KeyError when its first or last convolution is missing."""
+        first, last = "blocks.0.0.conv_block.0.weight", f"blocks.{len(_STAGES) - 1}.1.conv_block.0.weight"
+        return cls(weights[last].shape[0], weights[first].shape[0])
+
+    @property
+    def stages(self) -> list[list[tuple[int, int, int, int]]]:
+        """Channels, kernel, stride and padding of each convolution."""
+        scaled = [[(widths * self.width, *how) for widths, *how in stage] for stage in _STAGES]
+        return [*scaled[:-1], [*scaled[-1], (self.features, 1, 1, 0)]]  # type: ignore[list-item]
+
+
 class KeypointEncoder(nn.Module):
     """A picture of 106 keypoints -> motion features.
 
@@ -157,24 +177,25 @@ class KeypointEncoder(nn.Module):
     cast their weights when they run, torch's do not.
     """
 
-    def __init__(self, features: int = 768, *, operations: Any = nn, dtype: Any = None, device: Any = None) -> None:
+    def __init__(
+        self,
+        sizes: KeypointEncoderSizes | None = None,
+        *,
+        operations: Any = nn,
+        dtype: Any = None,
+        device: Any = None,
+    ) -> None:
         super().__init__()
+        self.sizes = sizes or KeypointEncoderSizes()
         placed = {"dtype": dtype, "device": device}
-        stages = (*_STAGES[:-1], (*_STAGES[-1], (features, 1, 1, 0)))
         blocks, before = [], 1
-        for stage in stages:
+        for stage in self.sizes.stages:
             layers = []
             for channels, kernel, stride, padding in stage:
                 layers.append(_ConvBlock(before, channels, kernel, stride, padding, operations, placed))
                 before = channels
             blocks.append(nn.Sequential(*layers))
         self.blocks = nn.ModuleList(blocks)
-        self.features = features
-
-    @staticmethod
-    def features_of(weights: Mapping[str, Tensor]) -> int:
-        """Reads the number of features from a state dict. Raises KeyError when the last convolution is missing."""
-        return weights[f"blocks.{len(_STAGES) - 1}.1.conv_block.0.weight"].shape[0]
 
     def forward(self, raster: Tensor) -> Tensor:
         """raster: [B, 1, 96, 96], -1 and 1 -> [B, features], never negative. Call in evaluation mode: the batch

@@ -74,6 +74,10 @@ class DenoisingModel:
         mixed = self._scale_latents(latents) + noise * sigma.view(-1, 1, 1, 1)
         return self._sampling.calculate_input(sigma, mixed)
 
+    def signal_to_noise(self, timesteps: Tensor) -> Tensor:
+        """How much more of the picture than of the noise there is at timesteps [B], as variances."""
+        return self._sampling.sigma(timesteps.float()) ** -2
+
     def __call__(self, seen: Tensor, timesteps: Tensor, context: Tensor, attention: Mapping[Any, Any]) -> Tensor:
         """Predicted noise [B, 4, h, w] in float32. context: [B, L, D] text. attention: what takes the place of
         cross-attentions, by the host's key.
@@ -109,7 +113,7 @@ class FrozenEncoders:
     """VAE, text encoder and CLIP vision model, without gradients. Everything comes back in float32."""
 
     def __init__(self, vae: Any, clip: Any, clip_vision: Any, device: torch.device) -> None:
-        self._vae, self._clip, self._clip_vision, self.device = vae, clip, clip_vision, device
+        self._vae, self.clip, self._clip_vision, self.device = vae, clip, clip_vision, device
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
@@ -128,10 +132,14 @@ class FrozenEncoders:
         if len(self._texts) > _TEXTS_KEPT:
             self._texts.clear()
         for prompt in set(prompts) - self._texts.keys():
-            context, pooled = self._clip.encode_from_tokens(self._clip.tokenize(prompt), return_pooled=True)
+            context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(prompt), return_pooled=True)
             self._texts[prompt] = context[:, :77].float().cpu(), pooled.float().cpu()
         context, pooled = zip(*(self._texts[prompt] for prompt in prompts), strict=True)
         return torch.cat(context).to(self.device), torch.cat(pooled).to(self.device)
+
+    def contexts(self, prompts: list[str]) -> Tensor:
+        """Prompts -> text tokens [B, 77, D]."""
+        return self.texts(prompts)[0]
 
     @torch.no_grad()
     def clip_features(self, pixels: Tensor) -> Tensor:

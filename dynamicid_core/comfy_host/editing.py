@@ -127,7 +127,7 @@ def _own_keypoints(face: Face, imr: ModelPatcher) -> Keypoints:
 
 
 def _check_text_size(imr: ModelPatcher, keypoint_encoder: ModelPatcher, texts: Tensor) -> None:
-    needed, features, found = imr.model.sizes.feature_size, keypoint_encoder.model.features, texts.shape[-1]
+    needed, features, found = imr.model.sizes.feature_size, keypoint_encoder.model.sizes.features, texts.shape[-1]
     if features >= needed:
         raise InputError(
             f"The keypoint encoder gives {features} features, but the IMR takes {needed} of keypoints and text "

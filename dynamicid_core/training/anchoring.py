@@ -80,7 +80,7 @@ class AnchorBatches:
             latents.to(device),
             noise.to(device),
             timesteps.to(device),
-            self._encoders.texts(captions)[0].to(device),
+            self._encoders.contexts(captions).to(device),
             seen.to(device),
             features.to(device),
         )

@@ -14,19 +14,15 @@ PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What both stages need.
+class LoopConfig:
+    """What the training loop needs, whatever it trains.
 
-    data: folder of shards (training.data). base_model, clip_vision: files of a UNet checkpoint and of CLIP's vision
-    model. output: folder for weights, states, curves and sheets. batch_size: pictures (anchoring) or people
-    (reconfiguration) a device sees at once; accumulation: how many of those make one step. warmup_steps: over which the
-    learning rate rises. ema_decay: of the averaged weights that are saved, 0 for none. gradient_checkpointing: less
-    memory for more time. save_every, sample_every, log_every: steps; 0 for never. keep: how many states to keep.
+    output: folder for weights, states, curves and sheets. batch_size: what a device sees at once; accumulation: how
+    many of those make one step. warmup_steps: over which the learning rate rises; cooldown_steps: the last ones, over
+    which it falls to 0. ema_decay: of the averaged weights that are saved, 0 for none. save_every, sample_every,
+    log_every: steps; 0 for never. keep: how many states to keep.
     """
 
-    data: str
-    base_model: str
-    clip_vision: str
     output: str
     steps: int = 100_000
     batch_size: int = 8
@@ -34,10 +30,10 @@ class RunConfig:
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup_steps: int = 500
+    cooldown_steps: int = 0
     clip_gradients: float = 1.0
     ema_decay: float = 0.999
     precision: str = "fp32"
-    gradient_checkpointing: bool = False
     seed: int = 0
     log_every: int = 10
     save_every: int = 1000
@@ -51,6 +47,21 @@ class RunConfig:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be more than 0")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay:g}; it must be from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(LoopConfig):
+    """What both stages need.
+
+    data: folder of shards (training.data). base_model, clip_vision: files of a UNet checkpoint and of CLIP's vision
+    model. batch_size: pictures (anchoring) or people (reconfiguration). gradient_checkpointing: less memory for more
+    time.
+    """
+
+    data: str
+    base_model: str
+    clip_vision: str
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +95,8 @@ class AnchorConfig(RunConfig):
 class ReconfigureConfig(RunConfig):
     """Reconfiguration (paper section 3.4): IMR and keypoint encoder, with the adapter of the anchoring stage frozen.
 
-    adapter: its file. imr, keypoint_encoder: files to go on from, else new weights of the given size and depth.
+    adapter: its file. imr, keypoint_encoder: files to go on from, else new weights: of the given size, depth and
+    queries, and with so many features and that width.
     targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, how much the
     diffusion consistency counts beside the features.
     """
@@ -96,12 +108,13 @@ class ReconfigureConfig(RunConfig):
     depth: int = 1
     queries: int = 4
     features: int = 768
+    width: int = 16
     targets: int = 4
     diffusion_weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("targets", "depth", "queries", "features"):
+        for name in ("targets", "depth", "queries", "features", "width"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         _require(self.size % 64 == 0 and self.size > 0, f"size is {self.size}; it must be a multiple of 64")
         _require(self.diffusion_weight >= 0, "diffusion_weight must not be negative")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .average import WeightAverage
-from .config import RunConfig
+from .config import LoopConfig
 from .curves import Metrics
 from .states import States
 
@@ -47,7 +47,7 @@ class Stage(Protocol):
         """A picture of what the present weights can do."""
 
 
-def train(stage: Stage, config: RunConfig, cpu: bool = False) -> None:
+def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     """Trains to ``config.steps``, going on from the last state in ``config.output`` if there is one.
 
     Raises InputError when that folder holds another run, or the disk is full. KeyboardInterrupt saves a state first.
@@ -83,7 +83,7 @@ def train(stage: Stage, config: RunConfig, cpu: bool = False) -> None:
 @dataclasses.dataclass(eq=False)
 class _Run:
     stage: Stage
-    config: RunConfig
+    config: LoopConfig
     accelerator: Any
     network: nn.Module
     optimiser: Any
@@ -164,7 +164,9 @@ class _Run:
         return {name: accelerator.reduce(loss, "mean") for name, loss in total.items()}
 
     def _rate(self, step: int) -> float:
-        return self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        rising = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        falling = min(1.0, (self.config.steps - step) / (self.config.cooldown_steps + 1))
+        return self.config.learning_rate * min(rising, falling)
 
     def _sheet(self) -> None:
         if self.accelerator.is_main_process:

@@ -123,7 +123,7 @@ class ReconfigureBatches:
             latents.to(device),
             noise.to(device),
             timesteps.to(device),
-            self._encoders.texts([sample.caption for sample in targets])[0].to(device),
+            self._encoders.contexts([sample.caption for sample in targets]).to(device),
         )
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_att
 from ..errors import InputError
 from ..face_encoder import FaceEncoderSizes
 from ..images import Photo
-from ..imr import Imr, ImrSizes, KeypointEncoder
+from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from ..saa import SaaSettings
 from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces
 from .config import AnchorConfig, ReconfigureConfig
@@ -79,7 +79,7 @@ class AnchorStage:
         samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
         tokens, nobody = _tokens(self.network.adapter, self._encoders, samples)
         painted = _paint(self.network.adapter, self._denoiser, self._encoders, samples, tokens, nobody, steps)
-        _save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
+        save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
 
 
 class ReconfigureStage:
@@ -129,7 +129,7 @@ class ReconfigureStage:
             _paint(self._adapter, self._denoiser, self._encoders, targets, tokens, nobody, steps)
             for tokens in (own, edited)
         ]
-        _save_sheet(
+        save_sheet(
             path,
             [[s.picture, t.picture, *painted] for s, t, *painted in zip(sources, targets, *columns, strict=True)],
         )
@@ -157,7 +157,7 @@ def _motion_networks(
     if config.imr:
         weights = read_checkpoint(config.imr, IMR).modules[IMR]
         of_keypoints = read_checkpoint(config.keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
-        imr, encoder = Imr(ImrSizes.of(weights)), KeypointEncoder(KeypointEncoder.features_of(of_keypoints))
+        imr, encoder = Imr(ImrSizes.of(weights)), KeypointEncoder(KeypointEncoderSizes.of(of_keypoints))
         imr.load_state_dict(weights)
         encoder.load_state_dict(of_keypoints)
         return imr, encoder
@@ -165,7 +165,7 @@ def _motion_networks(
     feature_size = config.features + encoders.pooled_size
     feed_forward = _FEED_FORWARD * config.size
     sizes = ImrSizes(token_size, feature_size, config.size, config.queries, feed_forward, config.depth, config.depth)
-    return Imr(sizes), KeypointEncoder(config.features)
+    return Imr(sizes), KeypointEncoder(KeypointEncoderSizes(config.features, config.width))
 
 
 @torch.no_grad()
@@ -190,13 +190,14 @@ def _paint(
     """What the base model paints of the samples' captions with these tokens, in the size of their pictures."""
     size = samples[0].picture.shape[0] // 8
     noise = torch.randn(len(samples), 4, size, size, generator=torch.Generator().manual_seed(0))
-    context = encoders.texts([sample.caption for sample in samples] + [""] * len(samples))[0]
+    context = encoders.contexts([sample.caption for sample in samples] + [""] * len(samples))
     both = torch.cat((tokens, nobody.expand(len(tokens), -1, -1)))
     patches = adapter.patches(both, SaaSettings(), text_attention)
     latents = denoiser.paint(noise.to(encoders.device), steps, _SHEET_CFG, context, patches)
     return [(picture.numpy() * 255).round().astype(np.uint8) for picture in encoders.pictures(latents)]
 
 
-def _save_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+def save_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    """A JPEG of rows of pictures, uint8 [H, W, 3] each."""
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
     Image.fromarray(sheet).save(path, quality=90)

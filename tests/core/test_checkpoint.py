@@ -14,7 +14,7 @@ from dynamicid_core import checkpoint
 from dynamicid_core.checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_encoder import FaceEncoder, FaceEncoderSizes
-from dynamicid_core.imr import Imr, ImrSizes, KeypointEncoder
+from dynamicid_core.imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASED = GOLDEN / "SAA_tiny.bin"
@@ -125,7 +125,7 @@ def imr():
 
 
 def keypoint_encoder(features=64):
-    return KeypointEncoder(features).state_dict()
+    return KeypointEncoder(KeypointEncoderSizes(features)).state_dict()
 
 
 def test_an_imr_is_recognised_and_read(imr):

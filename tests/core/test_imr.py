@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dynamicid_core.imr import Imr, ImrSizes, KeypointEncoder
+from dynamicid_core.imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from tests import formula
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -59,7 +59,7 @@ def test_depths_and_sizes_are_read_from_the_weights(imr, golden):
 
 def test_keypoint_features_match_the_released_encoder():
     tensors, config = read("kpe_true")
-    encoder = KeypointEncoder(config["embedding_dim"])
+    encoder = KeypointEncoder(KeypointEncoderSizes(config["embedding_dim"]))
     formula.fill(encoder, salt=config["weight_salt"], gains={"conv_block": 1.2})
     with torch.no_grad():
         out = encoder.eval()(tensors["in.x"])

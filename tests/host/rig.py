@@ -17,7 +17,7 @@ from comfy_api.latest import io
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dynamicid_core.imr import KeypointEncoder
+from dynamicid_core.imr import KeypointEncoder, KeypointEncoderSizes
 from tests import formula
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -107,7 +107,7 @@ def driving():
 
 def tiny_keypoint_encoder(features=64):
     """The keypoint encoder that goes with the golden IMR, with weights by formula."""
-    network = KeypointEncoder(features)
+    network = KeypointEncoder(KeypointEncoderSizes(features))
     formula.fill(network, salt="tiny:", gains={"conv_block": 1.2})
     return network.eval()
 

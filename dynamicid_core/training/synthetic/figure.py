@@ -1,6 +1,6 @@
 """A person made of meshes, once built and then moved into any pose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -56,10 +56,8 @@ def build(identity: Identity, mesh: HeadMesh) -> Figure:
     """Everything of a person that pose, expression and light leave as it is; about half a second."""
     shape = people.shape_of(identity, mesh)
     vertices = mesh.vertices(shape)
-    on_skin = np.zeros(len(vertices), bool)
-    on_skin[mesh.triangles[mesh.materials == MATERIALS.index("skin")]] = True
+    on_skin = _on_skin(mesh)
     beard = np.where(on_skin, skin.beard_share(identity, mesh.rest) * skin.BEARD_DEPTH[identity.beard], 0)
-    cloth = np.where(on_skin, clothes.stands_off(identity, mesh.rest), 0)
     height = mesh.rest[:, 1]
     face = on_skin & (height > _FACE_LOW) & (height < _FACE_HIGH) & (mesh.rest[:, 2] > _FACE_BACK) & (mesh.ears < 0.2)
     return Figure(
@@ -67,7 +65,7 @@ def build(identity: Identity, mesh: HeadMesh) -> Figure:
         mesh=mesh,
         shape=shape,
         beard=beard.astype(np.float32),
-        cloth=cloth.astype(np.float32),
+        cloth=_cloth(identity, mesh),
         maps=skin.paint_maps(identity),
         hair=hair.grow(identity, mesh, vertices),
         look=_look(identity),
@@ -75,6 +73,11 @@ def build(identity: Identity, mesh: HeadMesh) -> Figure:
         landmarks=_landmarks(mesh, on_skin),
         smooth=_neighbours(mesh),
     )
+
+
+def dressed(figure: Figure, identity: Identity) -> Figure:
+    """The figure in the clothes of an identity that is the same in all else, see ``people.other_clothes``."""
+    return replace(figure, identity=identity, cloth=_cloth(identity, figure.mesh))
 
 
 def move(figure: Figure, actions: dict[str, float], pose: tuple[float, float, float]) -> Posed:
@@ -100,6 +103,17 @@ def bend(points: Array, with_head: Array, pose: tuple[float, float, float]) -> A
     onward = Rotation.from_matrix(rotation(pose) @ shoulders.T).as_rotvec()
     turned = Rotation.from_rotvec(with_head[:, None] * onward).apply((points - _PIVOT) @ shoulders.T)
     return (turned + _PIVOT).astype(np.float32)
+
+
+def _on_skin(mesh: HeadMesh) -> Array:
+    """Which vertices are skin, [n]."""
+    on_skin = np.zeros(len(mesh.rest), bool)
+    on_skin[mesh.triangles[mesh.materials == MATERIALS.index("skin")]] = True
+    return on_skin
+
+
+def _cloth(identity: Identity, mesh: HeadMesh) -> Array:
+    return np.where(_on_skin(mesh), clothes.stands_off(identity, mesh.rest), 0).astype(np.float32)
 
 
 def _with_head(points: Array) -> Array:

@@ -1,7 +1,7 @@
 """People who do not exist: shape, colours, hair and clothes by chance, and the words that describe them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -147,6 +147,13 @@ def random_identity(seed: int) -> Identity:
         cloth_colour=str(cloth),
         cloth_second=str(second),
     )
+
+
+def other_clothes(identity: Identity, seed: int) -> Identity:
+    """The same person in clothes by chance."""
+    random = np.random.default_rng([7, seed])
+    cloth, second = random.choice(list(CLOTH_COLOURS), 2, replace=False)
+    return replace(identity, garment=str(random.choice(GARMENTS)), cloth_colour=str(cloth), cloth_second=str(second))
 
 
 def shape_of(identity: Identity, mesh: HeadMesh) -> dict[str, float]:

@@ -1,0 +1,198 @@
+"""The miniature: a whole small model in ComfyUI's own classes, and the files it is kept in.
+
+Its UNet has the topology of SD1.5, with the same 16 attention blocks under the same names, so that every node works on
+it as on SD1.5.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.model_management
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint
+from ..errors import InputError
+from .loading import DynamicID, load_dynamicid
+
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "miniature"
+"""Where the shipped weights are."""
+UNET_FILE, VAE_FILE, TEXT_FILE, IMAGE_FILE = (
+    f"{name}.safetensors" for name in ("unet", "vae", "text_encoder", "image_encoder")
+)
+ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE = (
+    f"{name}.safetensors" for name in ("adapter", "imr", "keypoint_encoder")
+)
+WORDS = "words"
+"""In the text encoder's file: the numbers of the tokens [n] whose rows of the embedding table it holds. All others,
+which it never met, are zero."""
+
+PICTURE_SIZE = 128
+"""Side of the pictures that it was trained on."""
+_TEXT_SIZE = 128
+_UNET: dict[str, Any] = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "use_checkpoint": False, "legacy": False,
+    "use_spatial_transformer": True, "use_linear_in_transformer": False, "adm_in_channels": None,
+    "use_temporal_attention": False, "use_temporal_resblock": False, "model_channels": 64, "context_dim": _TEXT_SIZE,
+    "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 1, 2, 2], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1, "transformer_depth_output": [1] * 9 + [0] * 3,
+}  # fmt: skip
+_HEADS = 2
+_VAE: dict[str, Any] = {
+    "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
+    "ch_mult": [1, 1, 2, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+}  # fmt: skip
+TEXT: dict[str, Any] = {"hidden_size": _TEXT_SIZE, "intermediate_size": 256, "num_attention_heads": 4,
+                        "num_hidden_layers": 3}  # fmt: skip
+"""The text encoder's sizes, by the names of transformers; all else is as in SD1.5."""
+IMAGE: dict[str, Any] = {
+    "model_type": "clip_vision_model", "hidden_size": 192, "intermediate_size": 384, "hidden_act": "gelu",
+    "image_size": 112, "patch_size": 16, "num_attention_heads": 4, "num_channels": 3, "num_hidden_layers": 5,
+    "projection_dim": _TEXT_SIZE,
+}  # fmt: skip
+"""The image encoder's sizes likewise."""
+_PROJECTION = "text_projection.weight"
+_EMBEDDING = "text_model.embeddings.token_embedding.weight"
+
+
+class _Sd15(comfy.supported_models.SD15):
+    unet_extra_config = {"num_heads": _HEADS, "num_head_channels": -1}  # noqa: RUF012 - as the host has it
+
+
+@dataclass(frozen=True, eq=False)
+class Miniature:
+    """MODEL, CLIP, VAE and CLIP_VISION of the host, and the adapter with its IMR."""
+
+    model: ModelPatcher
+    clip: Any
+    vae: Any
+    clip_vision: Any
+    dynamicid: DynamicID
+
+
+def load_miniature(folder: Path = FOLDER) -> Miniature:
+    """All of it from its files. Raises InputError for a missing or damaged one."""
+    parts = {
+        part: read_checkpoint(_existing(folder / file), part)
+        for part, file in ((ADAPTER, ADAPTER_FILE), (IMR, IMR_FILE), (KEYPOINT_ENCODER, KEYPOINT_ENCODER_FILE))
+    }
+    return Miniature(
+        load_unet(folder / UNET_FILE),
+        load_text_encoder(folder / TEXT_FILE),
+        load_vae(folder / VAE_FILE),
+        load_image_encoder(folder / IMAGE_FILE),
+        load_dynamicid(parts[ADAPTER], imr=parts[IMR], keypoint_encoder=parts[KEYPOINT_ENCODER]),
+    )
+
+
+def load_unet(file: Path) -> ModelPatcher:
+    """MODEL of a file."""
+    model = build_unet()
+    _fill(model.model.diffusion_model, _read(file), file)
+    return model
+
+
+def load_vae(file: Path) -> Any:
+    """VAE of a file."""
+    return build_vae(_read(file))
+
+
+def load_text_encoder(file: Path) -> Any:
+    """CLIP of a file."""
+    weights = _read(file)
+    words = weights.pop(WORDS)
+    clip = build_text_encoder()
+    network = text_network(clip)
+    rows = weights[_EMBEDDING].float()
+    weights[_EMBEDDING] = torch.zeros(network.get_input_embeddings().weight.shape).index_copy(0, words, rows)
+    # SD1.5 leaves its pooled text as it is.
+    _fill(network, weights | {_PROJECTION: torch.eye(_TEXT_SIZE)}, file)
+    return clip
+
+
+def load_image_encoder(file: Path) -> Any:
+    """CLIP_VISION of a file."""
+    clip_vision = build_image_encoder()
+    _fill(clip_vision.model, _read(file), file)
+    return clip_vision
+
+
+def build_unet() -> ModelPatcher:
+    """MODEL without weights."""
+    config = _Sd15(dict(_UNET))
+    device = comfy.model_management.get_torch_device()
+    offload = comfy.model_management.unet_offload_device()
+    dtype = comfy.model_management.unet_dtype(device=device, supported_dtypes=config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
+    return ModelPatcher(config.get_model({}, "", device=offload), load_device=device, offload_device=offload)
+
+
+def build_vae(weights: Mapping[str, Tensor]) -> Any:
+    """VAE with weights."""
+    return comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": dict(_VAE), "embed_dim": 4}})
+
+
+def vae_network() -> nn.Module:
+    """The VAE's network alone, without weights, for training."""
+    return comfy.sd.AutoencoderKL(ddconfig=dict(_VAE), embed_dim=4)
+
+
+def build_text_encoder() -> Any:
+    """CLIP without weights."""
+    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    return comfy.sd.CLIP(target, model_options={"clip_l_model_config": dict(TEXT)})
+
+
+def text_network(clip: Any) -> Any:
+    """The transformer inside a CLIP."""
+    model = clip.cond_stage_model
+    return getattr(model, model.clip).transformer
+
+
+def build_image_encoder() -> Any:
+    """CLIP_VISION without weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps(IMAGE), encoding="utf-8")
+        return comfy.clip_vision.ClipVisionModel(str(config))
+
+
+def packed_text_weights(weights: Mapping[str, Tensor], words: Tensor) -> dict[str, Tensor]:
+    """What a text encoder's file holds: its weights, and of the embedding table only the rows of ``words`` [n]."""
+    kept = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}
+    return kept | {_EMBEDDING: weights[_EMBEDDING][words], WORDS: words}
+
+
+def _fill(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+    try:
+        network.load_state_dict(dict(weights), strict=True)
+    except RuntimeError as error:
+        raise InputError(
+            f"{file.name} does not fit this version of the pack: install the pack again. ({file})"
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return dict(comfy.utils.load_torch_file(str(_existing(file)), safe_load=True))
+    except InputError:
+        raise
+    except Exception as error:  # safetensors has types of its own
+        raise InputError(f"{file.name} is damaged ({error}): install the pack again. ({file})") from error
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise InputError(f"The miniature's {file.name} is missing from {file.parent}: install the pack again.")
+    return file

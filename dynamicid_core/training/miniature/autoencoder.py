@@ -1,0 +1,138 @@
+"""The miniature's VAE: pictures to latents and back. What it keeps of a face is the ceiling of all that follows."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...comfy_host.miniature import VAE_FILE, vae_network
+from ..anchoring import pictures
+from ..config import LoopConfig
+from ..data.sample import Sample
+from ..stages import SHEET_ROWS, SampleSource, save_sheet
+from .weights import initialise
+
+LATENT_STD = 1 / 0.18215
+"""Of the latents of SD1.5's VAE, whose scale ComfyUI takes for granted."""
+_CROP = 64  # pixels; convolutions learn from parts as well as from wholes, and parts are quicker
+_FACES = 0.75  # share of the crops that are of the face
+_EDGES, _KL = 1.0, 3e-4  # weights of the losses
+_COUNTED = 512  # pictures by which latents are scaled
+
+
+class Autoencoding(nn.Module):
+    """The losses of a batch of pictures."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.vae: Any = initialise(vae_network(), seed)
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """batch: [B, 3, S, S], -1 to 1. Losses by name: what a picture and its edges differ by after coming back, and
+        how far latents are from a normal distribution.
+        """
+        mean, log_variance = self.moments(batch)
+        latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        back = self.decode(latents)
+        colour = F.l1_loss(back, batch)
+        edges = _slopes_differ(back, batch, 2) + _slopes_differ(back, batch, 3)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return {
+            "loss": colour + _EDGES * edges + _KL * kl,
+            "colour": colour.detach(),
+            "edges": edges.detach(),
+            "kl": kl.detach(),
+        }
+
+    def moments(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the variance of latents, [B, 4, S / 8, S / 8] each."""
+        mean, log_variance = self.vae.quant_conv(self.vae.encoder(batch)).chunk(2, dim=1)
+        return mean, log_variance.clamp(-20, 10)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [B, 3, S, S]."""
+        return self.vae.decoder(self.vae.post_quant_conv(latents))
+
+
+class AutoencoderStage:
+    """As the loop runs it."""
+
+    def __init__(self, source: SampleSource, config: LoopConfig) -> None:
+        self.network = Autoencoding(config.seed)
+        self._source, self._config = source, config
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
+        samples = self._source.samples(process, processes, skip * self._config.batch_size)
+        while True:
+            yield list(islice(samples, self._config.batch_size))
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> Tensor:
+        """Crops, half of them mirrored."""
+        crops = [_crop(sample, chance) for sample in raw]
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for the noise on the latents
+        return (torch.stack(crops) * 2 - 1).to(device)
+
+    def save_weights(self, folder: Path) -> None:
+        """vae.safetensors, scaled so that latents have the mean and spread that ComfyUI takes for granted."""
+        save_file(scaled(self.network, self._whole(_COUNTED)), folder / VAE_FILE)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Pictures of the data, and what comes back of them."""
+        photos = self._whole(SHEET_ROWS)
+        with torch.no_grad():
+            back = self.network.decode(self.network.moments(photos)[0])
+        save_sheet(path, [[_photo(a), _photo(b)] for a, b in zip(photos, back, strict=True)])
+
+    def _whole(self, count: int) -> Tensor:
+        """The first pictures of the data, [count, 3, S, S], -1 to 1."""
+        samples = list(islice(self._source.samples(0, 1), count))
+        device = next(self.network.parameters()).device
+        return (pictures(samples).movedim(-1, 1) * 2 - 1).to(device)
+
+
+@torch.no_grad()
+def scaled(network: Autoencoding, photos: Tensor) -> dict[str, Tensor]:
+    """The VAE's weights, changed in the layers around the latents only: each channel has mean 0 and ``LATENT_STD``.
+
+    photos: [n, 3, S, S] to measure by.
+    """
+    mean = torch.cat([network.moments(part)[0] for part in photos.split(32)])
+    shift, spread = mean.mean((0, 2, 3)), mean.std((0, 2, 3))
+    factor = LATENT_STD / spread
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in network.vae.state_dict().items()}
+    count = len(shift)
+    into, out = "quant_conv", "post_quant_conv"
+    bias = weights[f"{out}.bias"] + weights[f"{out}.weight"][:, :, 0, 0] @ shift.cpu()
+    weights[f"{into}.weight"][:count] *= factor.cpu().view(-1, 1, 1, 1)
+    weights[f"{into}.bias"][:count] = (weights[f"{into}.bias"][:count] - shift.cpu()) * factor.cpu()
+    weights[f"{out}.weight"] /= factor.cpu().view(1, -1, 1, 1)
+    weights[f"{out}.bias"] = bias
+    return weights
+
+
+def _crop(sample: Sample, chance: torch.Generator) -> Tensor:
+    """A square of the picture, most often around the face, [3, S, S], 0 to 1."""
+    size = sample.picture.shape[0]
+    across, down = (torch.rand(2, generator=chance) * (size - _CROP)).tolist()
+    if torch.rand(1, generator=chance) < _FACES:
+        middle = sample.keypoints.mean(axis=0) * size - _CROP / 2
+        across, down = (middle + torch.randn(2, generator=chance).numpy() * _CROP / 8).tolist()
+    x, y = (int(np.clip(round(value), 0, size - _CROP)) for value in (across, down))
+    crop = torch.from_numpy(sample.picture[y : y + _CROP, x : x + _CROP].copy()).movedim(-1, 0).float() / 255
+    return crop.flip(-1) if torch.rand(1, generator=chance) < 0.5 else crop
+
+
+def _slopes_differ(one: Tensor, other: Tensor, axis: int) -> Tensor:
+    """How much the differences of neighbouring pixels differ."""
+    return F.l1_loss(one.diff(dim=axis), other.diff(dim=axis))
+
+
+def _photo(picture: Tensor) -> np.ndarray:
+    return ((picture.movedim(0, -1).cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -1,0 +1,61 @@
+"""The miniature's language: captions with parts left out by chance, so that each part means something by itself."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.sample import Sample
+from ..order import ShardSource
+from ..synthetic import people
+from ..synthetic.people import Identity
+from ..synthetic.shots import BACKGROUNDS
+
+_PICTURES = ("a portrait of", "a photo of")
+
+
+def reduced(sample: Sample, chance: np.random.Generator, told: float, motion: float) -> str:
+    """A caption of a synthetic picture in which clothes and place are told three times out of four.
+
+    told: share of captions that describe the person; others say "a man", "a woman" or "a person". motion: share that
+    ends with the face prompt.
+    """
+    identity = _identity(sample.labels["person"])
+    shot = sample.labels["shot"]
+    plain = ("a man" if identity.male else "a woman", "a person")[int(chance.random() < 0.7)]
+    who = people.describe(identity) if chance.random() < told else plain
+    parts = [f"{chance.choice(_PICTURES)} {who}"]
+    if chance.random() < 0.75:
+        parts.append(f"wearing {people.describe_clothes(identity)}")
+    if chance.random() < 0.75:
+        parts.append(BACKGROUNDS[shot["background"]].format(shot["background_colour"]))
+    if chance.random() < motion:
+        parts.append(sample.face_prompt)
+    return ", ".join(parts)
+
+
+class CaptionSource(ShardSource):
+    """A data set of synthetic people, whose captions change each time around."""
+
+    def __init__(self, folder: Path, seed: int, told: float, motion: float) -> None:
+        """told, motion: see ``reduced``."""
+        super().__init__(folder, seed)
+        self._how = {"told": told, "motion": motion}
+
+    def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
+        """As in ``ShardSource``."""
+        for turn, sample in enumerate(super().samples(process, processes, skip), start=skip):
+            chance = np.random.default_rng((self._seed, process, turn))
+            yield replace(sample, caption=reduced(sample, chance, **self._how))
+
+    def people(self, process: int, processes: int, photos: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """As in ``ShardSource``."""
+        for turn, samples in enumerate(super().people(process, processes, photos, skip), start=skip):
+            chance = np.random.default_rng((self._seed, process, turn))
+            yield [replace(sample, caption=reduced(sample, chance, **self._how)) for sample in samples]
+
+
+def _identity(labels: dict[str, Any]) -> Identity:
+    return Identity(**{field.name: labels[field.name] for field in fields(Identity)})

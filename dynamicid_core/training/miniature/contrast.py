@@ -1,0 +1,138 @@
+"""The miniature's text and image encoders: pictures and their captions find each other (CLIP, arXiv 2103.00020)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...comfy_host.miniature import (
+    IMAGE,
+    IMAGE_FILE,
+    TEXT,
+    TEXT_FILE,
+    build_image_encoder,
+    build_text_encoder,
+    packed_text_weights,
+)
+from ...images import clip_pixels
+from ...keypoints import COUNT
+from ..config import LoopConfig
+from ..data.sample import Sample
+from ..stages import SampleSource
+
+_LOCAL = 1.0  # weight of the loss on keypoints and pose
+_PENULTIMATE = -2  # the layer whose features the face encoder gets
+_WORDS_COUNTED = 4000  # captions by which the vocabulary is known
+_DEGREES = 30.0
+_END = 49407  # the token that ends a text
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastBatch:
+    """pixels: [B, 3, S, S], normalised. tokens: [B, 77]. keypoints: [B, 212]. pose: [B, 3], in 30 degrees."""
+
+    pixels: Tensor
+    tokens: Tensor
+    keypoints: Tensor
+    pose: Tensor
+
+
+class Contrast(nn.Module):
+    """The losses of a batch.
+
+    The features that the face encoder gets are those of the image encoder's patches in its last layer but one; a
+    linear layer on their mean, which is thrown away afterwards, has to tell keypoints and pose of the face from them.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.text, self.image = _text_network(), _image_network()
+        self.sharpness = nn.Parameter(torch.tensor(2.5))
+        self.local = nn.Linear(IMAGE["hidden_size"], 2 * COUNT + 3)
+
+    def forward(self, batch: ContrastBatch) -> dict[str, Tensor]:
+        """Losses by name, and how often a caption finds its picture."""
+        pictures, features = self.look(batch.pixels)
+        texts = self.text(batch.tokens).pooler_output
+        alike = F.normalize(texts, dim=-1) @ F.normalize(pictures, dim=-1).T * self.sharpness.exp().clamp(max=100)
+        own = torch.arange(len(alike), device=alike.device)
+        contrast = (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
+        local = F.l1_loss(self.local(features.mean(dim=1)), torch.cat((batch.keypoints, batch.pose), dim=1))
+        return {
+            "loss": contrast + _LOCAL * local,
+            "contrast": contrast.detach(),
+            "local": local.detach(),
+            "found": (alike.argmax(dim=1) == own).float().mean().detach(),
+        }
+
+    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, D] and the features of the patches [B, patches, size]."""
+        seen = self.image(pixel_values=pixels, output_hidden_states=True)
+        return seen.image_embeds, seen.hidden_states[_PENULTIMATE][:, 1:]
+
+
+class ContrastStage:
+    """As the loop runs it."""
+
+    def __init__(self, source: SampleSource, config: LoopConfig) -> None:
+        self._clip, self._clip_vision = build_text_encoder(), build_image_encoder()
+        self.network = Contrast(config.seed)
+        self._source, self._config = source, config
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
+        samples = self._source.samples(process, processes, skip * self._config.batch_size)
+        while True:
+            yield list(islice(samples, self._config.batch_size))
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> ContrastBatch:
+        """What the network takes."""
+        size, mean, std = (getattr(self._clip_vision, name) for name in ("image_size", "image_mean", "image_std"))
+        pixels = torch.stack([clip_pixels(sample.picture, size) for sample in raw])
+        pixels = ((pixels - torch.tensor(mean)) / torch.tensor(std)).movedim(-1, 1)
+        tokens = torch.tensor([self._tokens(sample.caption) for sample in raw])
+        keypoints = torch.from_numpy(np.stack([sample.keypoints for sample in raw])).float().flatten(1) * 2 - 1
+        pose = torch.from_numpy(np.stack([sample.pose for sample in raw])).float() / _DEGREES
+        return ContrastBatch(pixels.to(device), tokens.to(device), keypoints.to(device), pose.to(device))
+
+    def save_weights(self, folder: Path) -> None:
+        """text_encoder.safetensors and image_encoder.safetensors."""
+        samples = islice(self._source.samples(0, 1), _WORDS_COUNTED)
+        words = torch.tensor(sorted({token for sample in samples for token in self._tokens(sample.caption)}))
+        save_file(_contiguous(packed_text_weights(self.network.text.state_dict(), words)), folder / TEXT_FILE)
+        save_file(_contiguous(self.network.image.state_dict()), folder / IMAGE_FILE)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Nothing: an embedding cannot be looked at."""
+
+    def _tokens(self, caption: str) -> list[int]:
+        """The first 77 tokens of a caption."""
+        return [int(token) for token, *_ in next(iter(self._clip.tokenize(caption).values()))[0]][:77]
+
+
+def _text_network() -> Any:
+    """The text encoder in transformers, under ComfyUI's names; ComfyUI's own layers write over what gradients need."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(**TEXT, eos_token_id=_END, bos_token_id=_END - 1, projection_dim=TEXT["hidden_size"])
+    )
+
+
+def _image_network() -> Any:
+    """The image encoder likewise."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**{k: v for k, v in IMAGE.items() if k != "model_type"}))
+
+
+def _contiguous(weights: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}

@@ -1,0 +1,130 @@
+"""The miniature's base model: a UNet that learns to see the noise in latents, from captions."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
+from ...comfy_host.miniature import UNET_FILE, build_unet
+from ...errors import InputError
+from ...images import Photo
+from ..config import LoopConfig
+from ..data.sample import Sample
+from ..stages import SHEET_ROWS, SampleSource, save_sheet
+from .weights import initialise
+
+_SNR_LIMIT = 5.0  # min-SNR weighting (arXiv 2303.09556)
+_DROP_TEXT = 0.1
+_SCENES = 0.15  # share of the batches that are scenes of several people
+_SHEET_CFG = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class DenoisingBatch:
+    """latents, noise: [B, 4, h, w]. timesteps: [B]. context: [B, 77, D], of dropped captions that of ""."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    context: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture of several people, [H, W, 3], and its caption."""
+
+    picture: Photo
+    caption: str
+
+
+class Denoising(nn.Module):
+    """The loss of a batch."""
+
+    def __init__(self, denoiser: DenoisingModel) -> None:
+        super().__init__()
+        self.unet = denoiser.network.requires_grad_(True)
+        self._denoiser = denoiser
+
+    def forward(self, batch: DenoisingBatch) -> dict[str, Tensor]:
+        """Losses by name: of the noise, weighted by what is left of the picture in it, and as it is."""
+        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        error = (self._denoiser(seen, batch.timesteps, batch.context, {}) - batch.noise).square().mean((1, 2, 3))
+        snr = self._denoiser.signal_to_noise(batch.timesteps)
+        return {"loss": (error * (snr.clamp(max=_SNR_LIMIT) / snr)).mean(), "noise": error.mean().detach()}
+
+
+class DenoisingStage:
+    """As the loop runs it."""
+
+    def __init__(
+        self, encoders: FrozenEncoders, source: SampleSource, scenes: dict[int, list[Scene]], config: LoopConfig
+    ) -> None:
+        """scenes: of several people, by their number."""
+        model = build_unet()
+        initialise(model.model.diffusion_model, config.seed)
+        self._denoiser = DenoisingModel(model, encoders.device, torch.float32, gradient_checkpointing=False)
+        self.network = Denoising(self._denoiser)
+        self._encoders, self._source, self._scenes, self._config = encoders, source, scenes, config
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
+        samples = self._source.samples(process, processes, skip * self._config.batch_size)
+        while True:
+            yield list(islice(samples, self._config.batch_size))
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DenoisingBatch:
+        """Of the samples, or now and then of scenes in their place, which are larger and so fewer."""
+        shown: list[tuple[Photo, str]] = [(sample.picture, sample.caption) for sample in raw]
+        if self._scenes and torch.rand(1, generator=chance) < _SCENES:
+            numbers = sorted(self._scenes)
+            of_one_size = self._scenes[numbers[int(torch.randint(len(numbers), (1,), generator=chance))]]
+            chosen = torch.randint(len(of_one_size), (max(1, len(raw) // 2),), generator=chance).tolist()
+            shown = [(of_one_size[i].picture, of_one_size[i].caption) for i in chosen]
+        dropped = torch.rand(len(shown), generator=chance) < _DROP_TEXT
+        captions = ["" if drop else caption for (_, caption), drop in zip(shown, dropped.tolist(), strict=True)]
+        latents = self._encoders.latents(torch.stack([torch.from_numpy(photo.copy()) for photo, _ in shown]) / 255)
+        return DenoisingBatch(
+            latents.to(device),
+            torch.randn(latents.shape, generator=chance).to(device),
+            torch.randint(self._denoiser.timesteps, (len(shown),), generator=chance).to(device),
+            self._encoders.contexts(captions).to(device),
+        )
+
+    def save_weights(self, folder: Path) -> None:
+        """unet.safetensors."""
+        weights = self._denoiser.network.state_dict()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / UNET_FILE)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Pictures of the data beside what is painted of their captions."""
+        samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
+        rows = [(sample.picture, sample.caption) for sample in samples]
+        size = rows[0][0].shape[0] // 8
+        noise = torch.randn(len(rows), 4, size, size, generator=torch.Generator().manual_seed(0))
+        context = self._encoders.contexts([caption for _, caption in rows] + [""] * len(rows))
+        latents = self._denoiser.paint(noise.to(self._encoders.device), steps, _SHEET_CFG, context, {})
+        painted = [(one.numpy() * 255).round().astype(np.uint8) for one in self._encoders.pictures(latents)]
+        save_sheet(path, [[photo, one] for (photo, _), one in zip(rows, painted, strict=True)])
+
+
+def read_scenes(folder: Path) -> dict[int, list[Scene]]:
+    """The scenes that ``training.data synthesize --groups`` wrote, by the number of people. None without the folder."""
+    layout = folder / "layout.json"
+    if not layout.is_file():
+        raise InputError(f"There are no scenes of several people: {layout} is missing. Make the data again.")
+    found: dict[int, list[Scene]] = {}
+    told: dict[str, Any] = json.loads(layout.read_text(encoding="utf-8"))
+    for name, about in told.items():
+        with Image.open(folder / name) as picture:
+            scene = Scene(np.asarray(picture.convert("RGB")), about["caption"])
+        found.setdefault(len(about["people"]), []).append(scene)
+    return found

