@@ -6,7 +6,7 @@ from ..dynamicid_core.comfy_host.folders import register_model_folders
 from .apply import ApplyDynamicID
 from .face import EncodeFace, LoadFace, MixFaces, SaveFace
 from .inspection import ActivationMap, CompareFaces
-from .loaders import LoadDynamicID, LoadFaceAnalysis
+from .loaders import LoadDynamicID, LoadFaceAnalysis, LoadMiniature
 from .motion import DescribeFace, EditFace, FaceKeypoints, LoadKeypoints, PoseKeypoints, SaveKeypoints
 from .regions import AutoLayout, PlaceFace
 
@@ -19,6 +19,7 @@ class DynamicIDExtension(ComfyExtension):
         return [
             LoadDynamicID,
             LoadFaceAnalysis,
+            LoadMiniature,
             EncodeFace,
             MixFaces,
             SaveFace,

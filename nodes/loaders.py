@@ -6,7 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dynamicid_core import checkpoint, face_analysis
-from ..dynamicid_core.comfy_host import folders, loading
+from ..dynamicid_core.comfy_host import folders, loading, miniature
 from ..dynamicid_core.errors import InputError
 from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType
 
@@ -86,6 +86,39 @@ class LoadDynamicID(io.ComfyNode):
             checkpoint.KEYPOINT_ENCODER: _read_part(keypoint_encoder, checkpoint.KEYPOINT_ENCODER),
         }
         return io.NodeOutput(loading.load_dynamicid(loaded, **parts))
+
+
+class LoadMiniature(io.ComfyNode):
+    """The small model that comes with the pack."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        size = miniature.PICTURE_SIZE
+        return io.Schema(
+            node_id="DynamicIDMiniatureLoader",
+            display_name="Load Miniature",
+            category=CATEGORY,
+            description="Loads a whole small model that comes with the pack: for trying every node without downloads, "
+            f"on any computer. It paints drawn people in pictures of {size} x {size} pixels and knows few words.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip=f"For Apply DynamicID. It paints well at {size} x {size} pixels only."
+                ),
+                io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode. It knows the words of its captions."),
+                io.Vae.Output(display_name="vae", tooltip="For VAE Decode and VAE Encode."),
+                io.ClipVision.Output(display_name="clip_vision", tooltip="For Encode Face."),
+                DynamicIDType.Output(
+                    display_name="dynamicid",
+                    tooltip="For Encode Face, Edit Expression & Pose and Apply DynamicID. The IMR is in it.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        loaded = miniature.load_miniature()
+        return io.NodeOutput(loaded.model, loaded.clip, loaded.vae, loaded.clip_vision, loaded.dynamicid)
 
 
 class LoadFaceAnalysis(io.ComfyNode):

@@ -4,8 +4,8 @@ Each stage goes on where it was interrupted, and is left out when it is done.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ...comfy_host import miniature
 from ...comfy_host.differentiable import DenoisingModel
 from .. import stages
 from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
+from ..data.shards import SampleIndex
 from ..loop import train
 from ..states import States
 from ..synthetic import command
@@ -46,7 +47,9 @@ class Effort:
     """How much of everything. The default is what the shipped weights were made with.
 
     people, others, unseen: number of people in each folder of data, and of pictures of each. scenes: of two people, and
-    of three, for the base model only. Else steps of the stages.
+    of three, for the base model only. ceiling: pictures of each unseen person by which the ceilings are known.
+    measured: number of people -> pictures measured with each setting; few_steps: pictures measured with each sampler
+    and number of steps. Else steps of the stages.
     """
 
     people: tuple[int, int] = (1000, 10)
@@ -59,6 +62,9 @@ class Effort:
     denoising: int = 5000
     anchoring: int = 1600
     reconfiguration: int = 1500
+    ceiling: int = 4
+    measured: Mapping[int, int] = field(default_factory=lambda: {1: 84, 2: 42, 3: 28})
+    few_steps: int = 20
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,44 @@ def pack(kitchen: Kitchen) -> None:
         save_checkpoint(replace(checkpoint, modules=halves), folder / file)
 
 
+def measure_all(kitchen: Kitchen) -> None:
+    """What the finished files can do with unseen people: tables, plots and sheets in the folder ``measured``."""
+    from ...face_analysis import open_pack
+    from . import measure, report
+    from .judge import open_judge
+
+    folder, effort = kitchen.out / "measured", kitchen.effort
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    bench = measure.Bench(
+        miniature.load_miniature(kitchen.out / "miniature"),
+        open_pack(kitchen.pack, "CPU" if kitchen.cpu else "auto"),
+        open_judge(kitchen.out / "miniature" / JUDGE_FILE),
+    )
+    index = SampleIndex(kitchen.data(UNSEEN))
+    of_people = [index.samples(name) for name in index.people]
+    people = [bench.person(samples[0]) for samples in of_people]
+    rest = [sample for samples in of_people for sample in samples[1 : 1 + effort.ceiling]]
+    ceilings = measure.ceilings(bench, rest, people)
+    findings = [
+        finding
+        for number, cases in effort.measured.items()
+        for finding in measure.measure(bench, people, number, cases, measure.SETTINGS, folder / "pictures")
+    ]
+    steps = measure.few_steps(bench, people, effort.few_steps)
+    text = report.tables(ceilings, findings, steps)
+    (folder / "tables.md").write_text(text, encoding="utf-8")
+    report.save_figures(ceilings, findings, steps, folder / "figures.json")
+    report.draw_steps(steps, folder / "steps.png")
+    for number in effort.measured:
+        rows = [
+            (setting.label, report.read_pictures(folder / "pictures", number, place, 8 // number))
+            for place, setting in enumerate(measure.SETTINGS)
+        ]
+        photos = [person.photo for person in people[:8]]
+        report.sheet([("photos, never seen in training", photos), *rows], folder / f"people_{number}.jpg")
+    _log.info(text)
+
+
 STAGES: dict[str, Callable[[Kitchen], None]] = {
     "data": make_data,
     "autoencoder": train_autoencoder,
@@ -205,6 +249,7 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "anchoring": train_adapter,
     "reconfiguration": train_editor,
     "pack": pack,
+    "measure": measure_all,
 }
 """Name -> what it does; each needs those before it."""
 

@@ -1,0 +1,334 @@
+"""What the miniature can do, on people that no stage ever saw, by the path of the nodes and real InsightFace models.
+
+Everything is measured on ComfyUI's side of the finished files, in half precision, as they are shipped.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from ...comfy_host.editing import edit_face
+from ...comfy_host.encoding import encode_photos
+from ...comfy_host.miniature import PICTURE_SIZE, Miniature
+from ...comfy_host.painting import BaseModel, Sampling, paint
+from ...evaluation.cases import MOTIONS, Motion
+from ...evaluation.metrics import pose_class
+from ...expression import EXPRESSIONS
+from ...face import Face, Placement
+from ...face_analysis import DetectedFace, FaceAnalysis
+from ...head import solve_pose
+from ...images import Photo
+from ...keypoints import Keypoints
+from ...layouts import equal_columns
+from ...portrait import portrait_square
+from ...saa import SaaSettings
+from ..data.sample import Sample
+from .judge import COLOURS, SIZE, Judge, Verdict, answers_of, ask
+
+STEPS, CFG = 20, 4.0
+_ENLARGED = 4  # times, before faces are looked for: the detector does not know faces so small
+_COLUMN = 112  # pixels of the picture's width for each of several people
+_FEW = (4, 6, 8, 12, 20, 30)
+_SAMPLERS = ("euler", "dpmpp_2m", "ddim")
+_NUMBERS = {2: "two", 3: "three"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is switched on: SAA's gate, the people's regions, and editing by the IMR."""
+
+    label: str
+    gate: bool = True
+    regions: bool = True
+    edit: bool = True
+
+
+FULL = Setting("DynamicID")
+NO_SAA = Setting("without SAA's gate and masks", gate=False, regions=False)
+NO_IMR = Setting("without IMR", edit=False)
+SETTINGS = (FULL, NO_SAA, NO_IMR)
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Somebody unseen. photo: what is encoded. embedding: [512] of it."""
+
+    name: str
+    photo: Photo
+    face: Face
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One person of one picture. own: cosine to their photo; others: to the photos of everybody else. nearest: whether
+    the nearest of the people in the picture is they. Without a face all are None and nothing is right.
+    """
+
+    setting: str
+    people: int
+    own: float | None
+    others: list[float]
+    nearest: bool
+    expression: bool
+    pose: bool
+    clothes: bool
+    background: bool
+
+
+@dataclass(eq=False)
+class Bench:
+    """The models, and what looks at pictures."""
+
+    miniature: Miniature
+    analysis: FaceAnalysis
+    judge: Judge
+    steps: int = STEPS
+    cfg: float = CFG
+    sampler: str = "euler"
+    scheduler: str = "normal"
+
+    def person(self, sample: Sample) -> Person:
+        """Somebody by a photo of the data."""
+        mini = self.miniature
+        with torch.inference_mode():
+            face = encode_photos(mini.dynamicid, self.analysis, mini.clip_vision, [sample.picture])[0]
+        assert face.embedding is not None
+        return Person(sample.identity, sample.picture, face, face.embedding.numpy())
+
+    @torch.inference_mode()
+    def edited(self, person: Person, motion: Motion) -> Face:
+        """A person with the expression and pose of a motion."""
+        face = person.face
+        assert face.keypoints is not None
+        target = motion.keypoints(Keypoints(face.keypoints, face.pose))
+        return edit_face(self.miniature.dynamicid, self.miniature.clip, face, motion.prompt, target)
+
+    def picture(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
+        """Of these people, one anywhere, several in equal columns."""
+        mini = self.miniature
+        columns: Sequence[Any] = (
+            equal_columns(len(faces)) if setting.regions and len(faces) > 1 else [None] * len(faces)
+        )
+        width = PICTURE_SIZE if len(faces) == 1 else _COLUMN * len(faces)
+        return paint(
+            BaseModel(mini.model, mini.clip, mini.vae),
+            mini.dynamicid,
+            [Placement(face, column) for face, column in zip(faces, columns, strict=True)],
+            SaaSettings(gate=setting.gate),
+            prompt,
+            "",
+            Sampling(width, PICTURE_SIZE, self.steps, self.cfg, self.sampler, self.scheduler),
+            seed,
+        )[0]
+
+    def faces(self, photo: Photo) -> list[DetectedFace]:
+        """The faces of a picture, in pixels of ``enlarged``."""
+        return self.analysis.detect(enlarged(photo))
+
+    def look(self, photo: Photo, face: DetectedFace) -> tuple[NDArray[np.float32], Verdict, str]:
+        """Embedding [512], what the judge says, and the class of the pose of a face."""
+        large = enlarged(photo)
+        assert face.keypoints is not None
+        portrait = portrait_square(large, face)
+        seen = Image.fromarray(portrait.cut(large)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        pose = solve_pose(torch.from_numpy(portrait.fractions(face.keypoints)))
+        assert pose is not None
+        return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
+
+
+def enlarged(photo: Photo) -> Photo:
+    """A picture with four times the pixels in each direction."""
+    height, width = photo.shape[:2]
+    size = (width * _ENLARGED, height * _ENLARGED)
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC))
+
+
+# --- the ceilings ----------------------------------------------------------------------------------------------------
+
+
+def ceilings(bench: Bench, samples: Sequence[Sample], people: Sequence[Person]) -> dict[str, Any]:
+    """What true renders of the same people give, and what is left of it after the autoencoder.
+
+    samples: pictures of ``people``, the first of each left out here.
+    """
+    found: dict[str, Any] = {"renders": _ceiling(bench, samples, people, lambda photo: photo)}
+    found["after the autoencoder"] = _ceiling(bench, samples, people, lambda photo: _there_and_back(bench, photo))
+    return found
+
+
+def _ceiling(
+    bench: Bench, samples: Sequence[Sample], people: Sequence[Person], through: Callable[[Photo], Photo]
+) -> dict[str, float]:
+    own: list[float] = []
+    others: list[float] = []
+    kept: list[float] = []
+    right: dict[str, list[bool]] = {name: [] for name in ("found", "expression", "pose", "clothes", "background")}
+    for sample in tqdm(samples, unit="picture"):
+        photo = through(sample.picture)
+        faces = bench.faces(photo)
+        right["found"].append(bool(faces))
+        if not faces:
+            continue
+        embedding, verdict, pose = bench.look(photo, faces[0])
+        for person in people:
+            (own if person.name == sample.identity else others).append(float(embedding @ person.embedding))
+        kept.append(float(embedding @ sample.embedding))
+        answers = answers_of(sample)
+        right["expression"].append(EXPRESSIONS.index(verdict.expression) == answers["expression"])
+        right["pose"].append(pose == pose_class(torch.from_numpy(sample.pose)))
+        right["clothes"].append(COLOURS.index(verdict.clothes) == answers["clothes"])
+        if answers["background"] >= 0:
+            right["background"].append(COLOURS.index(verdict.background) == answers["background"])
+    return {
+        "own": _mean(own),
+        "others": _mean(others),
+        "auc": auc(own, others),
+        "to the original": _mean(kept),
+        **{name: _mean(values) for name, values in right.items()},
+    }
+
+
+@torch.inference_mode()
+def _there_and_back(bench: Bench, photo: Photo) -> Photo:
+    vae = bench.miniature.vae
+    back = vae.decode(vae.encode(torch.from_numpy(photo.copy())[None].float() / 255))[0]
+    return (back.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def measure(
+    bench: Bench, people: Sequence[Person], number: int, cases: int, settings: Sequence[Setting], folder: Path
+) -> list[Finding]:
+    """Findings of ``cases`` pictures of ``number`` people with each setting; the pictures go to the folder."""
+    findings = []
+    for case, setting in tqdm(list(product(range(cases), settings)), unit="picture", desc=f"{number} people"):
+        random = np.random.default_rng((8, number, case))
+        group = [people[(case * number + i) % len(people)] for i in range(number)]
+        motions = [_motion(case, place) for place in range(number)]
+        clothes, background = random.choice(COLOURS, 2, replace=False).tolist()
+        faces = [
+            bench.edited(person, motion) if setting.edit else person.face
+            for person, motion in zip(group, motions, strict=True)
+        ]
+        photo = bench.picture(faces, setting, prompt_for(number, clothes, background), case)
+        path = folder / f"{number}-{SETTINGS.index(setting)}-{case:03d}.png"
+        Image.fromarray(photo).save(path)
+        findings += find(bench, photo, group, people, motions, clothes, background, setting.label)
+    return findings
+
+
+def prompt_for(number: int, clothes: str, background: str) -> str:
+    """A prompt in the miniature's words; of several people it tells the background only."""
+    where = f"in front of a plain {background} wall"
+    if number > 1:
+        return f"{_NUMBERS[number]} people {where}"
+    return f"a portrait of a person, wearing {'an' if clothes[0] in 'aeiou' else 'a'} {clothes} T-shirt, {where}"
+
+
+def find(
+    bench: Bench,
+    photo: Photo,
+    group: Sequence[Person],
+    everybody: Sequence[Person],
+    motions: Sequence[Motion],
+    clothes: str,
+    background: str,
+    setting: str,
+) -> list[Finding]:
+    """What became of each person of a group: the face in their column is they."""
+    width = photo.shape[1] * _ENLARGED
+    faces = bench.faces(photo)
+    if len(group) == 1:
+        faces = faces[:1]
+    findings = []
+    for place, (person, motion) in enumerate(zip(group, motions, strict=True)):
+        here = [face for face in faces if int(_middle(face) / width * len(group)) == place] if len(group) > 1 else faces
+        if not here:
+            findings.append(Finding(setting, len(group), None, [], False, False, False, False, False))
+            continue
+        embedding, verdict, pose = bench.look(photo, here[0])
+        own = float(embedding @ person.embedding)
+        findings.append(
+            Finding(
+                setting=setting,
+                people=len(group),
+                own=own,
+                others=[float(embedding @ other.embedding) for other in everybody if other.name != person.name],
+                nearest=own >= max(float(embedding @ other.embedding) for other in group),
+                expression=verdict.expression == motion.expression,
+                pose=pose == motion.pose,
+                clothes=verdict.clothes == clothes,
+                background=verdict.background == background,
+            )
+        )
+    return findings
+
+
+def few_steps(bench: Bench, people: Sequence[Person], cases: int) -> list[dict[str, Any]]:
+    """Similarity and separation against the number of steps, for three samplers: rows for a plot."""
+    rows = []
+    for sampler, steps in tqdm(list(product(_SAMPLERS, _FEW)), desc="few steps"):
+        scheduler = "ddim_uniform" if sampler == "ddim" else "normal"
+        quick = replace(bench, steps=steps, sampler=sampler, scheduler=scheduler)
+        findings = []
+        for case in range(cases):
+            person, prompt = people[case % len(people)], prompt_for(1, COLOURS[case % 11], COLOURS[(case + 5) % 11])
+            photo = quick.picture([person.face], NO_IMR, prompt, case)
+            still = Motion("neutral", "front")
+            findings += find(quick, photo, [person], people, [still], COLOURS[case % 11], COLOURS[(case + 5) % 11], "")
+        rows.append({"sampler": sampler, "steps": steps, **summary(findings)})
+    return rows
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def summary(findings: Sequence[Finding]) -> dict[str, float]:
+    """Means over findings; a person without a face counts as 0 and as wrong. auc: of own against others, of faces."""
+    found = [one for one in findings if one.own is not None]
+    own = [one.own for one in found if one.own is not None]
+    others = [value for one in found for value in one.others]
+    return {
+        "own": sum(own) / max(1, len(findings)),
+        "others": _mean(others),
+        "auc": auc(own, others),
+        "found": len(found) / max(1, len(findings)),
+        **{
+            name: _mean([getattr(one, name) for one in findings])
+            for name in ("nearest", "expression", "pose", "clothes", "background")
+        },
+    }
+
+
+def auc(own: Sequence[float], others: Sequence[float]) -> float:
+    """Area under the ROC curve: how often one of ``own`` is above one of ``others``. 0.5 where one of both is empty."""
+    if not len(own) or not len(others):
+        return 0.5
+    below = np.searchsorted(np.sort(others), own, "left") + np.searchsorted(np.sort(others), own, "right")
+    return float(below.mean() / 2 / len(others))
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return float(np.mean(values)) if values else 0.0
+
+
+def _motion(case: int, place: int) -> Motion:
+    """What is asked of a person of a picture: neighbours differ in both, 28 pictures ask for each pair once."""
+    expression, pose = MOTIONS[(case + 9 * place) % len(MOTIONS)]
+    return Motion(expression, pose, right=bool(case % 2))
+
+
+def _middle(face: DetectedFace) -> float:
+    return float(face.box[0] + face.box[2]) / 2
