@@ -1,8 +1,9 @@
-"""Run the whole pack once: a photograph in, a picture of that person out.
+"""Run the whole pack: photographs in, pictures of those people out.
 
-Sets up what is needed on first use, starts ComfyUI without a window, runs workflows/one_person.json and writes the
-picture and a contact sheet to output/. With COMFYUI_PATH set, uses that ComfyUI and its models; else models of random
-numbers.
+Sets up what is needed on first use, starts ComfyUI without a window, runs shipped workflows and writes the pictures and
+a contact sheet to output/. By default on the miniature, the small model that comes with the pack: one person as in the
+photo, smiling, and turned, and two people in boxes. With COMFYUI_PATH set to a ComfyUI that has models for it, one
+picture with those.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -27,31 +26,62 @@ from workflow import WorkflowError, to_api
 if TYPE_CHECKING:
     from PIL import Image
 
-WORKFLOW = ROOT / "workflows" / "one_person.json"
 OUTPUT = ROOT / "output"
-PICTURE = OUTPUT / "one_person.png"
-SHEET = OUTPUT / "one_person_sheet.png"
-PHOTO_NAME = "dynamicid_demo_photo.png"
-
-# Enough to see every part run, on a processor, in a minute or two.
-RANDOM_SIZE, RANDOM_STEPS = (256, 256), 6
-RANDOM_DISK = 4_000_000_000
+SHEET = OUTPUT / "demo.png"
+PEOPLE = tuple(ROOT / "dynamicid_core" / "data" / "miniature" / "photos" / f"person_{i}.jpg" for i in (1, 2))
+PHOTO_NAME = "dynamicid_demo_photo_{}.png"
+MINIATURE = "DynamicIDMiniatureLoader"
+# Loaders whose place the miniature takes, and which of its outputs each of theirs becomes.
+REPLACED = {"CheckpointLoaderSimple": (0, 1, 2), "CLIPVisionLoader": (3,), "DynamicIDLoader": (4,)}
+STEPS, CFG = 20, 4.0
 
 INSIGHTFACE_NOTE = (
     "InsightFace's SCRFD, 2d106det and ArcFace find and recognise the face; "
     "their weights are for non-commercial research only."
 )
-RANDOM_NOTE = (
-    "The weights are random: the picture is noise; it shows that every part runs, not what DynamicID can do.\n"
-    "For a real picture set COMFYUI_PATH to a ComfyUI with an SD 1.5 checkpoint in models/checkpoints, CLIP ViT-H in\n"
-    "models/clip_vision and DynamicID's SAA file in models/dynamicid."
+MINIATURE_NOTE = (
+    "This is the miniature: a small model of drawn people. For pictures like photographs, set COMFYUI_PATH to a\n"
+    "ComfyUI with an SD 1.5 checkpoint in models/checkpoints, CLIP ViT-H in models/clip_vision and DynamicID's SAA\n"
+    "file in models/dynamicid."
+)
+
+
+@dataclass(frozen=True)
+class Take:
+    """One picture. name: of its file. workflow: which of workflows/ makes it. prompt, size: for the miniature."""
+
+    name: str
+    title: str
+    workflow: str
+    prompt: str
+    size: tuple[int, int] = (128, 128)
+
+    @property
+    def path(self) -> Path:
+        """The workflow's file."""
+        return ROOT / "workflows" / f"{self.workflow}.json"
+
+    @property
+    def picture(self) -> Path:
+        """Where the picture goes."""
+        return OUTPUT / f"{self.name}.png"
+
+
+PORTRAIT = "a portrait of a person, wearing a red T-shirt, in front of a plain blue wall"
+TAKES = (
+    Take("one_person", "As in the photo", "one_person", PORTRAIT),
+    Take("smiling", "Smiling", "expression_by_words", PORTRAIT),
+    Take("turned", "Turned", "pose_by_sliders", PORTRAIT),
+    Take(
+        "two_people", "Two people in boxes", "two_people_boxes", "two people in front of a plain green wall", (224, 128)
+    ),
 )
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line, checked as far as they can be before anything is set up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photo", type=Path, metavar="FILE", help="photograph of a person (default: a sample)")
+    parser.add_argument("--photo", type=Path, metavar="FILE", help="photograph of a person (default: a drawn one)")
     parser.add_argument("--prompt", metavar="TEXT", help="what the picture shows (default: the workflow's)")
     parser.add_argument("--steps", type=positive, metavar="N", help="sampling steps (default: the workflow's)")
     parser.add_argument("--size", type=picture_size, metavar="WxH", help="size in pixels (default: the workflow's)")
@@ -88,48 +118,33 @@ def run(options: argparse.Namespace) -> None:
     host = environment.user_host() or environment.ensure_host()
     base = environment.base_directory("demo")
     environment.add_insightface_pack(base)
-    weights = choose_weights(host, base)
-    photo = options.photo or environment.sample_photo("astronaut")
-    save_photo(photo, base / "input" / PHOTO_NAME)
+    weights = find_weights(host) if environment.user_host() else None
+    photos = (options.photo or (PEOPLE[0] if weights is None else environment.sample_photo("astronaut")), PEOPLE[1])
+    for number, photo in enumerate(photos, start=1):
+        save_photo(photo, base / "input" / PHOTO_NAME.format(number))
     print(f"Set-up took {time.monotonic() - begun:.1f} s. {INSIGHTFACE_NOTE}", flush=True)
 
     print(f"Starting ComfyUI {environment.host_version(host)}.", flush=True)
     with HostServer(host, base) as server:
-        print(f"ComfyUI started in {server.start_seconds:.1f} s. Running {WORKFLOW.relative_to(ROOT)}:", flush=True)
-        prompt = to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
-        fill_in(prompt, weights, options)
-        add_activation_map(prompt)
-        started = time.monotonic()
-        history = server.queue(prompt, report=lambda line: print(line, flush=True))
-        print(f"The workflow took {time.monotonic() - started:.1f} s.")
-        results = fetch_results(server, prompt, history)
+        print(f"ComfyUI started in {server.start_seconds:.1f} s.", flush=True)
+        takes = TAKES if weights is None else TAKES[:1]
+        results = [make(server, take, weights, options) for take in takes]
     OUTPUT.mkdir(exist_ok=True)
-    results.picture.save(PICTURE)
-    contact_sheet(results, weights).save(SHEET)
-    describe(weights, photo, prompt)
+    for take, result in zip(takes, results, strict=True):
+        result.picture.save(take.picture)
+    contact_sheet(takes, results).save(SHEET)
+    describe(takes, results, photos, weights)
     print(f"Done in {time.monotonic() - begun:.1f} s.")
 
 
-def choose_weights(host: Path, base: Path) -> Weights:
-    """The user's models if COMFYUI_PATH has one of each kind, else random ones."""
-    found = find_weights(host) if environment.user_host() else None
-    return found or random_weights(host, base / "models")
-
-
-def random_weights(host: Path, models: Path) -> Weights:
-    """Written by a process of its own: it holds a whole checkpoint in memory, and imports the host's code."""
-    import random_weights as writer
-
-    names = (writer.CHECKPOINT, writer.CLIP_VISION, writer.ADAPTER)
-    if not all((models / name).exists() for name in names):
-        if shutil.disk_usage(models).free < RANDOM_DISK:
-            raise SetupError("Model files of random numbers need 4 GB of disk space in .cache, which are not free.")
-        print("Writing model files of random numbers (3.5 GB, once).", flush=True)
-        command = [sys.executable, str(Path(writer.__file__)), str(host), str(models)]
-        if subprocess.run(command).returncode:
-            raise SetupError("The model files of random numbers could not be written.")
-    checkpoint, clip_vision, adapter = (Path(name).name for name in names)
-    return Weights(checkpoint, clip_vision, adapter, random=True)
+def make(server: HostServer, take: Take, weights: Weights | None, options: argparse.Namespace) -> Result:
+    """Runs a workflow."""
+    print(f"Running {take.path.relative_to(ROOT)}:", flush=True)
+    prompt = to_api(json.loads(take.path.read_text(encoding="utf-8")), server.object_info())
+    fill_in(prompt, take, weights, options)
+    add_activation_map(prompt)
+    history = server.queue(prompt, report=lambda line: print(line, flush=True))
+    return fetch_results(server, prompt, history)
 
 
 def save_photo(photo: Path, target: Path) -> None:
@@ -155,30 +170,54 @@ def the_node(prompt: Prompt, kind: str) -> str:
     """Id of the first node of a kind that the workflow must have."""
     found = nodes_of(prompt, kind)
     if not found:
-        raise WorkflowError(f"{WORKFLOW.relative_to(ROOT)} has no {kind}.")
+        raise WorkflowError(f"The workflow has no {kind}.")
     return found[0]
 
 
-def fill_in(prompt: Prompt, weights: Weights, options: argparse.Namespace) -> None:
-    """Set what depends on this machine and on the options."""
+def fill_in(prompt: Prompt, take: Take, weights: Weights | None, options: argparse.Namespace) -> None:
+    """Set what depends on this machine, on the models and on the options."""
 
     def set_inputs(kind: str, **values: object) -> None:
         prompt[the_node(prompt, kind)]["inputs"].update(values)
 
-    set_inputs("LoadImage", image=PHOTO_NAME)
-    set_inputs("CheckpointLoaderSimple", ckpt_name=weights.checkpoint)
-    set_inputs("CLIPVisionLoader", clip_name=weights.clip_vision)
-    set_inputs("DynamicIDLoader", adapter=weights.adapter)
+    for number, node in enumerate(nodes_of(prompt, "LoadImage"), start=1):
+        prompt[node]["inputs"]["image"] = PHOTO_NAME.format(number)
     set_inputs("DynamicIDFaceAnalysisLoader", pack=environment.INSIGHTFACE_PACK, provider="auto")
-    size = options.size or (RANDOM_SIZE if weights.random else None)
+    text, size, steps = options.prompt, options.size, options.steps
+    if weights is None:
+        use_miniature(prompt)
+        set_inputs("KSampler", cfg=CFG, sampler_name="euler", scheduler="normal")
+        text, size, steps = text or take.prompt, size or take.size, steps or STEPS
+        set_text(prompt, "negative", "")
+    else:
+        set_inputs("CheckpointLoaderSimple", ckpt_name=weights.checkpoint)
+        set_inputs("CLIPVisionLoader", clip_name=weights.clip_vision)
+        set_inputs("DynamicIDLoader", adapter=weights.adapter)
     if size:
         set_inputs("EmptyLatentImage", width=size[0], height=size[1])
-    steps = options.steps or (RANDOM_STEPS if weights.random else None)
     if steps:
         set_inputs("KSampler", steps=steps)
-    if options.prompt:
-        positive = prompt[the_node(prompt, "DynamicIDApply")]["inputs"]["positive"][0]
-        prompt[positive]["inputs"]["text"] = options.prompt
+    if text:
+        set_text(prompt, "positive", text)
+
+
+def set_text(prompt: Prompt, side: str, text: str) -> None:
+    """What the picture shows (positive), or does not show (negative)."""
+    prompt[prompt[the_node(prompt, "DynamicIDApply")]["inputs"][side][0]]["inputs"]["text"] = text
+
+
+def use_miniature(prompt: Prompt) -> None:
+    """Puts Load Miniature in the place of the loaders; all other nodes stay as they are."""
+    outputs = {
+        node: REPLACED[content["class_type"]] for node, content in prompt.items() if content["class_type"] in REPLACED
+    }
+    for node in outputs:
+        del prompt[node]
+    for content in prompt.values():
+        for name, value in content["inputs"].items():
+            if isinstance(value, list) and value[0] in outputs:
+                content["inputs"][name] = ["miniature", outputs[value[0]][value[1]]]
+    prompt["miniature"] = {"class_type": MINIATURE, "inputs": {}}
 
 
 def add_activation_map(prompt: Prompt) -> None:
@@ -187,27 +226,27 @@ def add_activation_map(prompt: Prompt) -> None:
     looked_at = {"model": [the_node(prompt, "DynamicIDApply"), 0], "latent": [sampler, 0], "image": [decoder, 0]}
     prompt["map"] = {"class_type": "DynamicIDActivationMap", "inputs": looked_at}
     prompt["map preview"] = {"class_type": "PreviewImage", "inputs": {"images": ["map", 0]}}
+    for number, encoder in enumerate(nodes_of(prompt, "DynamicIDEncodeFace")):
+        preview = {"class_type": "PreviewImage", "inputs": {"images": [encoder, 1]}}
+        prompt[f"photo preview {number}"] = preview
 
 
 @dataclass(frozen=True)
-class Results:
-    """What came out: the picture, the photo as Encode Face shows it (drawn on, cropped, aligned), activation map."""
+class Result:
+    """What came out: the picture, each photo with the face found drawn on it, and the activation map."""
 
     picture: Image.Image
-    photo: list[Image.Image]
+    photos: list[Image.Image]
     activation: Image.Image
 
 
-def fetch_results(server: HostServer, prompt: Prompt, history: dict[str, Any]) -> Results:
+def fetch_results(server: HostServer, prompt: Prompt, history: dict[str, Any]) -> Result:
     """The pictures of a run."""
     picture = fetch_images(server, history, the_node(prompt, "SaveImage"))[0]
     sheet = fetch_images(server, history, "map preview")[0]
     activation = sheet.crop((0, 0, picture.width, picture.height))  # the first column: all layers together
-    encoder = the_node(prompt, "DynamicIDEncodeFace")
-    for node in nodes_of(prompt, "PreviewImage"):
-        if prompt[node]["inputs"]["images"][0] == encoder:
-            return Results(picture, fetch_images(server, history, node), activation)
-    return Results(picture, [], activation)
+    previews = [node for node in prompt if node.startswith("photo preview")]
+    return Result(picture, [fetch_images(server, history, node)[0] for node in previews], activation)
 
 
 def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list[Image.Image]:
@@ -223,39 +262,41 @@ def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list
 # --- what the user gets ----------------------------------------------------------------------------------------------
 
 
-def contact_sheet(results: Results, weights: Weights) -> Image.Image:
-    """Photo, crops and result side by side, each with a title."""
+def contact_sheet(takes: tuple[Take, ...], results: list[Result]) -> Image.Image:
+    """A row for each picture: its photos, where the faces act, the picture."""
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-    side, margin, title = 512, 24, 48
-    result = "Result (random weights: noise)" if weights.random else "Result"
-    panels = [
-        *zip(("Photo with the face found", "Crop that CLIP sees", "Aligned for ArcFace"), results.photo, strict=False),
-        ("Where the face acts", results.activation),
-        (result, results.picture),
-    ]
-    sheet = Image.new("RGB", (margin + len(panels) * (side + margin), title + side + margin), "white")
+    side, margin, title = 320, 20, 40
+    rows = []
+    for take, result in zip(takes, results, strict=True):
+        photos = [("Photo", photo) for photo in result.photos]
+        panels = [*photos, ("Where the face acts", result.activation), (take.title, result.picture)]
+        widths = [round(side * max(1.0, image.width / image.height)) for _, image in panels]
+        rows.append([(text, image, width) for (text, image), width in zip(panels, widths, strict=True)])
+    longest = max(sum(width + margin for *_, width in row) for row in rows)
+    sheet = Image.new("RGB", (margin + longest, len(rows) * (title + side + margin)), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (text, image) in enumerate(panels):
-        left = margin + index * (side + margin)
-        draw.text((left, title / 2), text, fill="black", font=ImageFont.load_default(26), anchor="lm")
-        sheet.paste(ImageOps.pad(image, (side, side), color="#dddddd"), (left, title))
+    for number, row in enumerate(rows):
+        left, top = margin, number * (title + side + margin)
+        for text, image, width in row:
+            draw.text((left, top + title / 2), text, fill="black", font=ImageFont.load_default(20), anchor="lm")
+            sheet.paste(ImageOps.pad(image, (width, side), Image.Resampling.LANCZOS, "#dddddd"), (left, top + title))
+            left += width + margin
     return sheet
 
 
-def describe(weights: Weights, photo: Path, prompt: Prompt) -> None:
+def describe(takes: tuple[Take, ...], results: list[Result], photos: tuple[Path, ...], weights: Weights | None) -> None:
     """Say what was made, from what, and where it is."""
-    sampler = prompt[the_node(prompt, "KSampler")]["inputs"]
-    latent = prompt[the_node(prompt, "EmptyLatentImage")]["inputs"]
     print()
-    print(f"Photo:    {photo}")
-    print(f"Picture:  {PICTURE.relative_to(ROOT)}, {latent['width']} x {latent['height']}, {sampler['steps']} steps")
-    print(
-        f"Sheet:    {SHEET.relative_to(ROOT)}: photo with the face found, crop, aligned face, activation map, picture"
-    )
-    print(f"Weights:  {weights.checkpoint}, {weights.clip_vision}, {weights.adapter}")
-    if weights.random:
-        print(RANDOM_NOTE)
+    print(f"Photos:   {', '.join(map(str, photos[: max(len(result.photos) for result in results)]))}")
+    for take, result in zip(takes, results, strict=True):
+        size = f"{result.picture.width} x {result.picture.height}"
+        print(f"Picture:  {take.picture.relative_to(ROOT)}, {size}: {take.title.lower()}")
+    print(f"Sheet:    {SHEET.relative_to(ROOT)}: photos with the face found, where it acts, pictures")
+    if weights is None:
+        print(MINIATURE_NOTE)
+    else:
+        print(f"Weights:  {weights.checkpoint}, {weights.clip_vision}, {weights.adapter}")
 
 
 def main(arguments: list[str]) -> int:

@@ -28,7 +28,6 @@ class Weights:
     checkpoint: str
     clip_vision: str
     adapter: str
-    random: bool
 
 
 def tensor_shapes(file: Path) -> Shapes:
@@ -65,7 +64,7 @@ def find_weights(host: Path) -> Weights | None:
     # What a pickled file holds cannot be seen without loading it: it is taken if there is nothing better.
     adapter = find_model(host, "dynamicid", is_adapter) or find_pickle(host, "dynamicid")
     if checkpoint and clip_vision and adapter:
-        return Weights(checkpoint, clip_vision, adapter, random=False)
+        return Weights(checkpoint, clip_vision, adapter)
     return None
 
 

@@ -46,10 +46,11 @@ class DenoisingModel:
             raise InputError(
                 "This base model also takes pooled text and sizes (SDXL), which training does not give. Train on SD1.5."
             )
-        if getattr(self.network, "in_channels", 4) != 4:
+        self.latent_channels: int = base.latent_format.latent_channels
+        if getattr(self.network, "in_channels", self.latent_channels) != self.latent_channels:
             raise InputError(
                 f"This base model takes {getattr(self.network, 'in_channels', 0)} channels (inpainting); training "
-                "gives the 4 of a latent. Train on an SD1.5 model that is not for inpainting."
+                f"gives the {self.latent_channels} of a latent. Train on an SD1.5 model that is not for inpainting."
             )
         self._sampling = base.model_sampling.to(device)
         self._scale_latents: Callable[[Tensor], Tensor] = base.process_latent_in

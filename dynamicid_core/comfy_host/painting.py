@@ -86,6 +86,7 @@ def paint(
     asked, avoided = (base.clip.encode_from_tokens_scheduled(base.clip.tokenize(text)) for text in (prompt, negative))
     model, asked, avoided = apply_dynamicid(base.model, asked, avoided, dynamicid, placements, settings, lora_strength)
     empty = torch.zeros(sampling.batch, 4, sampling.height // _CELL, sampling.width // _CELL)
+    empty = comfy.sample.fix_empty_latent_channels(model, empty)
     latent = comfy.sample.sample(
         model,
         comfy.sample.prepare_noise(empty, seed),

@@ -189,7 +189,7 @@ def _paint(
 ) -> list[Photo]:
     """What the base model paints of the samples' captions with these tokens, in the size of their pictures."""
     size = samples[0].picture.shape[0] // 8
-    noise = torch.randn(len(samples), 4, size, size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(len(samples), denoiser.latent_channels, size, size, generator=torch.Generator().manual_seed(0))
     context = encoders.contexts([sample.caption for sample in samples] + [""] * len(samples))
     both = torch.cat((tokens, nobody.expand(len(tokens), -1, -1)))
     patches = adapter.patches(both, SaaSettings(), text_attention)

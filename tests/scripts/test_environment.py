@@ -224,7 +224,7 @@ def test_models_are_found_by_their_tensors_in_all_model_folders(tmp_path):
     (host / "models" / "dynamicid" / "a_truncated.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     (host / "models" / "dynamicid" / "SAA.bin").touch()
     found = model_files.find_weights(host)
-    assert found == model_files.Weights(os.path.join("folder", "c.safetensors"), "model.safetensors", "SAA.bin", False)
+    assert found == model_files.Weights(os.path.join("folder", "c.safetensors"), "model.safetensors", "SAA.bin")
     write_safetensors(host / "models" / "dynamicid" / "z.safetensors", **ADAPTER)
     assert model_files.find_weights(host).adapter == "z.safetensors"
 

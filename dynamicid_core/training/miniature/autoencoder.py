@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...comfy_host.miniature import VAE_FILE, vae_network
+from ...comfy_host.miniature import LATENT_CHANNELS, VAE_FILE, vae_network
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
@@ -21,8 +21,9 @@ from .weights import initialise
 LATENT_STD = 1 / 0.18215
 """Of the latents of SD1.5's VAE, whose scale ComfyUI takes for granted."""
 _CROP = 64  # pixels; convolutions learn from parts as well as from wholes, and parts are quicker
-_FACES = 0.75  # share of the crops that are of the face
+_FACES = 0.6  # share of the crops that are of the face
 _EDGES, _KL = 1.0, 3e-4  # weights of the losses
+_FIRST_LOG_VARIANCE = -5.0
 _COUNTED = 512  # pictures by which latents are scaled
 
 
@@ -31,7 +32,10 @@ class Autoencoding(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.vae: Any = initialise(vae_network(), seed)
+        network: Any = initialise(vae_network(), seed)
+        self.vae = network
+        with torch.no_grad():  # little noise on the latents at first
+            network.quant_conv.bias[LATENT_CHANNELS:] = _FIRST_LOG_VARIANCE
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """batch: [B, 3, S, S], -1 to 1. Losses by name: what a picture and its edges differ by after coming back, and
@@ -51,7 +55,7 @@ class Autoencoding(nn.Module):
         }
 
     def moments(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the variance of latents, [B, 4, S / 8, S / 8] each."""
+        """Mean and logarithm of the variance of latents, [B, LATENT_CHANNELS, S / 8, S / 8] each."""
         mean, log_variance = self.vae.quant_conv(self.vae.encoder(batch)).chunk(2, dim=1)
         return mean, log_variance.clamp(-20, 10)
 

@@ -109,7 +109,9 @@ class DenoisingStage:
         samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
         rows = [(sample.picture, sample.caption) for sample in samples]
         size = rows[0][0].shape[0] // 8
-        noise = torch.randn(len(rows), 4, size, size, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(
+            len(rows), self._denoiser.latent_channels, size, size, generator=torch.Generator().manual_seed(0)
+        )
         context = self._encoders.contexts([caption for _, caption in rows] + [""] * len(rows))
         latents = self._denoiser.paint(noise.to(self._encoders.device), steps, _SHEET_CFG, context, {})
         painted = [(one.numpy() * 255).round().astype(np.uint8) for one in self._encoders.pictures(latents)]

@@ -56,7 +56,7 @@ class Effort:
     others: tuple[int, int] = (150, 14)
     unseen: tuple[int, int] = (60, 8)
     scenes: int = 200
-    autoencoder: int = 2600
+    autoencoder: int = 4000
     contrast: int = 1500
     judge: int = 2000
     denoising: int = 5000
@@ -110,8 +110,8 @@ def train_autoencoder(kitchen: Kitchen) -> None:
     """VAE."""
     config = LoopConfig(
         output=str(kitchen.stage("autoencoder")),
-        steps=kitchen.effort.autoencoder, batch_size=16, learning_rate=1e-3, ema_decay=0.99,
-        log_every=20, save_every=500, sample_every=500,
+        steps=kitchen.effort.autoencoder, batch_size=8, learning_rate=1e-3, ema_decay=0.99,
+        log_every=20, save_every=400, sample_every=400,
     )  # fmt: skip
     _run(lambda timed: AutoencoderStage(_source(kitchen, PEOPLE, 0.5, 0.5), timed), config, kitchen.cpu)
 
