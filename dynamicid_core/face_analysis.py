@@ -23,7 +23,7 @@ DOWNLOADABLE = ("buffalo_l", "antelopev2", "buffalo_s")
 """Packs that InsightFace publishes and that have all four models."""
 
 PACK_OF = {"w600k_r50": "buffalo_l", "glintr100": "antelopev2", "w600k_mbf": "buffalo_s"}
-"""Recognition models by the names of their files -> the pack that has them. Embeddings of one mean nothing to others."""
+"""Recognition models by the names of their files -> the pack that has them. Their embeddings do not compare."""
 
 PROVIDERS = {
     "CPU": "CPUExecutionProvider",

@@ -53,6 +53,7 @@ _UNET: dict[str, Any] = {
     "transformer_depth_middle": 1, "transformer_depth_output": [1] * 9 + [0] * 3,
 }  # fmt: skip
 _HEADS = 2
+_GROUPED = 4
 _VAE: dict[str, Any] = {
     "double_z": True, "z_channels": LATENT_CHANNELS, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
     "ch_mult": [1, 1, 2, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
@@ -147,17 +148,21 @@ def build_unet() -> ModelPatcher:
     offload = comfy.model_management.unet_offload_device()
     dtype = comfy.model_management.unet_dtype(device=device, supported_dtypes=config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
-    return ModelPatcher(config.get_model({}, "", device=offload), load_device=device, offload_device=offload)
+    model = config.get_model({}, "", device=offload)
+    _group_channels(model.diffusion_model)
+    return ModelPatcher(model, load_device=device, offload_device=offload)
 
 
 def build_vae(weights: Mapping[str, Tensor]) -> Any:
     """VAE with weights."""
-    return comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": dict(_VAE), "embed_dim": LATENT_CHANNELS}})
+    vae = comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": dict(_VAE), "embed_dim": LATENT_CHANNELS}})
+    _group_channels(vae.first_stage_model)
+    return vae
 
 
 def vae_network() -> nn.Module:
     """The VAE's network alone, without weights, for training."""
-    return comfy.sd.AutoencoderKL(ddconfig=dict(_VAE), embed_dim=LATENT_CHANNELS)
+    return _group_channels(comfy.sd.AutoencoderKL(ddconfig=dict(_VAE), embed_dim=LATENT_CHANNELS))
 
 
 def build_text_encoder() -> Any:
@@ -184,6 +189,17 @@ def packed_text_weights(weights: Mapping[str, Tensor], words: Tensor) -> dict[st
     """What a text encoder's file holds: its weights, and of the embedding table only the rows of ``words`` [n]."""
     kept = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}
     return kept | {_EMBEDDING: weights[_EMBEDDING][words], WORDS: words}
+
+
+def _group_channels(network: nn.Module) -> nn.Module:
+    """Lets group normalisation see four channels at once at least, as in SD1.5's first layers.
+
+    ComfyUI has 32 groups everywhere. In a layer of 32 channels that is one channel each, and colours are lost.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = min(module.num_groups, module.num_channels // _GROUPED)
+    return network
 
 
 def _fill(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:

@@ -29,7 +29,7 @@ def test_reconfiguration_has_the_papers_lambda_and_the_released_sizes(tmp_path):
     ("text", "message"),
     [
         ("lerning_rate: 1e-4", 'There is no setting "lerning_rate"; did you mean learning_rate'),
-        ("xyz: 1", 'There is no setting "xyz"; it can be one of data, base_model'),
+        ("xyz: 1", 'There is no setting "xyz"; it can be one of output, steps'),
         ("steps: many", "steps is 'many'; it must be of type int"),
         ("steps: true", "steps is True; it must be of type int"),
         ("steps: 0", "steps is 0; it must be at least 1"),

@@ -25,6 +25,7 @@ from .weights import initialise
 _SNR_LIMIT = 5.0  # min-SNR weighting (arXiv 2303.09556)
 _DROP_TEXT = 0.1
 _SCENES = 0.15  # share of the batches that are scenes of several people
+_SHORT = 0.5  # share of the scenes whose people are not told one by one
 _SHEET_CFG = 4.0
 
 
@@ -88,7 +89,11 @@ class DenoisingStage:
             numbers = sorted(self._scenes)
             of_one_size = self._scenes[numbers[int(torch.randint(len(numbers), (1,), generator=chance))]]
             chosen = torch.randint(len(of_one_size), (max(1, len(raw) // 2),), generator=chance).tolist()
-            shown = [(of_one_size[i].picture, of_one_size[i].caption) for i in chosen]
+            short = (torch.rand(len(chosen), generator=chance) < _SHORT).tolist()
+            shown = [
+                (of_one_size[i].picture, of_one_size[i].caption.split(":")[0] if cut else of_one_size[i].caption)
+                for i, cut in zip(chosen, short, strict=True)
+            ]
         dropped = torch.rand(len(shown), generator=chance) < _DROP_TEXT
         captions = ["" if drop else caption for (_, caption), drop in zip(shown, dropped.tolist(), strict=True)]
         latents = self._encoders.latents(torch.stack([torch.from_numpy(photo.copy()) for photo, _ in shown]) / 255)

@@ -57,7 +57,7 @@ class Effort:
     others: tuple[int, int] = (150, 14)
     unseen: tuple[int, int] = (60, 8)
     scenes: int = 200
-    autoencoder: int = 4000
+    autoencoder: int = 3000
     contrast: int = 1500
     judge: int = 2000
     denoising: int = 5000

@@ -22,12 +22,14 @@ _COLUMNS = {
     "clothes": "clothes",
     "background": "background",
 }
+_KEPT = {"to the original": "to the same picture"}
+_SEVERAL = {"nearest": "right person nearest"} | {k: title for k, title in _COLUMNS.items() if k != "clothes"}
 
 
 def tables(ceilings: dict[str, dict[str, float]], findings: Sequence[Finding], steps: Sequence[dict[str, Any]]) -> str:
     """Markdown: ceilings, one person, several people, few steps."""
     parts = ["### Ceilings: pictures of the data, people never seen", ""]
-    parts += _table({name: row | {"found": row["found"]} for name, row in ceilings.items()}, _COLUMNS | _KEPT)
+    parts += _table(ceilings, _COLUMNS | _KEPT)
     for number in sorted({one.people for one in findings}):
         of_number = [one for one in findings if one.people == number]
         rows = {
@@ -42,12 +44,6 @@ def tables(ceilings: dict[str, dict[str, float]], findings: Sequence[Finding], s
     rows = {f"{row['sampler']}, {row['steps']} steps": row for row in steps}
     parts += _table(rows, {name: _COLUMNS[name] for name in ("own", "others", "auc", "found", "clothes", "background")})
     return "\n".join(parts) + "\n"
-
-
-_KEPT = {"to the original": "to the same picture"}
-_SEVERAL = {"nearest": "right person nearest"} | {
-    name: title for name, title in _COLUMNS.items() if name not in ("clothes",)
-}
 
 
 def _table(rows: dict[str, dict[str, float]], columns: dict[str, str]) -> list[str]:
