@@ -1,17 +1,20 @@
 """Anchoring (paper section 3.4): face encoder and SAA learn to paint a person from the tokens of a photo of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
-from ..images import clip_pixels
+from ..images import Photo, clip_pixels
 from ..saa import SaaSettings
 from .config import AnchorConfig
 from .data.sample import Sample
 from .losses import noise_loss
 from .networks import TrainableAdapter
+
+_BELOW_CHIN = 0.03  # sides of the picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,8 @@ class AnchorBatches:
         latents = self._encoders.latents(pictures(samples))
         timesteps = torch.randint(self._timesteps, (len(samples),), generator=chance)
         noise = torch.randn(latents.shape, generator=chance)
-        seen, features = faces(samples, self._encoders, self._channel_order)
+        shown = with_other_clothes(samples, config.other_clothes, chance) if config.other_clothes else samples
+        seen, features = faces(shown, self._encoders, self._channel_order)
         seen[no_face] = 0
         features[no_face.to(features.device)] = self._features_of_nobody()
         return AnchorBatch(
@@ -96,6 +100,21 @@ class AnchorBatches:
 def pictures(samples: list[Sample]) -> Tensor:
     """The samples' pictures as the VAE wants them, [B, S, S, 3], 0 to 1."""
     return torch.stack([torch.from_numpy(sample.picture.copy()) for sample in samples]).float() / 255
+
+
+def with_other_clothes(samples: list[Sample], share: float, chance: torch.Generator) -> list[Sample]:
+    """The samples, of which a share have pictures that end below the chin as another one's do."""
+    changed = (torch.rand(len(samples), generator=chance) < share).tolist()
+    others = torch.randperm(len(samples), generator=chance).tolist()
+    return [
+        replace(sample, picture=_shoulders_of(samples[other], sample)) if change else sample
+        for sample, change, other in zip(samples, changed, others, strict=True)
+    ]
+
+
+def _shoulders_of(other: Sample, sample: Sample) -> Photo:
+    chin = round((float(sample.keypoints[:, 1].max()) + _BELOW_CHIN) * len(sample.picture))
+    return np.concatenate((sample.picture[:chin], other.picture[chin:]))
 
 
 def faces(samples: list[Sample], encoders: FrozenEncoders, channel_order: str) -> tuple[Tensor, Tensor]:

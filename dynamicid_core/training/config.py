@@ -70,7 +70,8 @@ class AnchorConfig(RunConfig):
 
     start_from: an adapter file to go on from, else new weights. variant: what kind of adapter (see
     ``checkpoint.Variant``). rank: of the low-rank updates. threshold: of the gate while training; the paper has 0.
-    drop_text, drop_face, drop_both: shares of pictures that train without.
+    drop_text, drop_face, drop_both: shares of pictures that train without. other_clothes: share of the photos that CLIP
+    sees with the shoulders of another photo, so that clothes come from the text.
     """
 
     start_from: str = ""
@@ -80,6 +81,7 @@ class AnchorConfig(RunConfig):
     drop_text: float = 0.05
     drop_face: float = 0.05
     drop_both: float = 0.05
+    other_clothes: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +91,7 @@ class AnchorConfig(RunConfig):
         _require(
             min(shares) >= 0 and sum(shares) <= 1, "the shares dropped must not be negative or more than 1 together"
         )
+        _require(0 <= self.other_clothes <= 1, f"other_clothes is {self.other_clothes:g}; it must be from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

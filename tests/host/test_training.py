@@ -264,6 +264,29 @@ def test_the_variant_says_which_embedding_is_seen(models, tmp_path):
         np.testing.assert_allclose(some_batch(stage).embeddings.numpy(), expected)
 
 
+def test_clip_sees_the_shoulders_of_another_photo_where_asked(models, tmp_path):
+    with_other_clothes = core("training.anchoring").with_other_clothes
+    samples = make_samples()
+    shown = with_other_clothes(samples, 1.0, torch.Generator().manual_seed(0))
+    size = len(samples[0].picture)
+    swapped = 0
+    for sample, other in zip(samples, shown, strict=True):
+        chin = round((float(sample.keypoints[:, 1].max()) + 0.03) * size)
+        assert np.array_equal(other.picture[:chin], sample.picture[:chin])
+        assert any(np.array_equal(other.picture[chin:], one.picture[chin:]) for one in samples)
+        assert np.array_equal(other.embedding, sample.embedding)
+        swapped += not np.array_equal(other.picture, sample.picture)
+    assert swapped > len(samples) / 2
+    assert with_other_clothes(samples, 0.0, torch.Generator().manual_seed(0)) == samples
+    features = [
+        anchor_stage(models, tmp_path, other_clothes=share)
+        .make_batch(samples, torch.Generator().manual_seed(1), torch.device("cpu"))
+        .clip_features
+        for share in (0.0, 1.0)
+    ]
+    assert not torch.equal(*features)
+
+
 def test_anchoring_learns(models, tmp_path):
     stage, settings = anchor_stage(models, tmp_path, steps=24, learning_rate=3e-3, save_every=0, batch_size=4)
     fixed = some_batch(stage)

@@ -157,7 +157,7 @@ def train_adapter(kitchen: Kitchen) -> None:
     config = AnchorConfig(
         output=str(kitchen.stage("anchoring")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
         steps=kitchen.effort.anchoring, batch_size=32, learning_rate=1e-3, weight_decay=0.01, ema_decay=0.99,
-        log_every=20, save_every=250, sample_every=400, rank=16,
+        log_every=20, save_every=250, sample_every=400, rank=16, other_clothes=0.5,
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> stages.AnchorStage:
