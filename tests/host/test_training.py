@@ -270,12 +270,12 @@ def test_clip_sees_the_shoulders_of_another_photo_where_asked(models, tmp_path):
     shown = with_other_clothes(samples, 1.0, torch.Generator().manual_seed(0))
     size = len(samples[0].picture)
     swapped = 0
-    for sample, other in zip(samples, shown, strict=True):
-        chin = round((float(sample.keypoints[:, 1].max()) + 0.03) * size)
-        assert np.array_equal(other.picture[:chin], sample.picture[:chin])
-        assert any(np.array_equal(other.picture[chin:], one.picture[chin:]) for one in samples)
-        assert np.array_equal(other.embedding, sample.embedding)
-        swapped += not np.array_equal(other.picture, sample.picture)
+    for before, after in zip(samples, shown, strict=True):
+        chin = round((float(before.keypoints[:, 1].max()) + 0.03) * size)
+        assert np.array_equal(after.picture[:chin], before.picture[:chin])
+        assert any(np.array_equal(after.picture[chin:], one.picture[chin:]) for one in samples)
+        assert np.array_equal(after.embedding, before.embedding)
+        swapped += not np.array_equal(after.picture, before.picture)
     assert swapped > len(samples) / 2
     assert with_other_clothes(samples, 0.0, torch.Generator().manual_seed(0)) == samples
     features = [

@@ -60,12 +60,12 @@ class Effort:
     autoencoder: int = 3000
     contrast: int = 1500
     judge: int = 2000
-    denoising: int = 5000
-    anchoring: int = 1600
-    reconfiguration: int = 1500
-    ceiling: int = 4
-    measured: Mapping[int, int] = field(default_factory=lambda: {1: 84, 2: 42, 3: 28})
-    few_steps: int = 20
+    denoising: int = 4500
+    anchoring: int = 1300
+    reconfiguration: int = 900
+    ceiling: int = 2
+    measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
+    few_steps: int = 8
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def train_denoising(kitchen: Kitchen) -> None:
     """UNet of the base model."""
     config = LoopConfig(
         output=str(kitchen.stage("denoising")),
-        steps=kitchen.effort.denoising, batch_size=32, learning_rate=1e-3, weight_decay=0.01,
+        steps=kitchen.effort.denoising, batch_size=16, learning_rate=1e-3, weight_decay=0.01,
         ema_decay=0.995, log_every=20, save_every=250, sample_every=500,
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def train_adapter(kitchen: Kitchen) -> None:
     """Anchoring: face encoder and SAA, on pictures of single people."""
     config = AnchorConfig(
         output=str(kitchen.stage("anchoring")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        steps=kitchen.effort.anchoring, batch_size=32, learning_rate=1e-3, weight_decay=0.01, ema_decay=0.99,
+        steps=kitchen.effort.anchoring, batch_size=16, learning_rate=1e-3, weight_decay=0.01, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=400, rank=16, other_clothes=0.5,
     )  # fmt: skip
 
@@ -172,7 +172,7 @@ def train_editor(kitchen: Kitchen) -> None:
     config = ReconfigureConfig(
         output=str(kitchen.stage("reconfiguration")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
         adapter=str(kitchen.stage("anchoring") / stages.ADAPTER_FILE),
-        steps=kitchen.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
+        steps=kitchen.effort.reconfiguration, batch_size=4, targets=4, learning_rate=5e-4, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=500, size=192, features=64, width=4,
     )  # fmt: skip
 
