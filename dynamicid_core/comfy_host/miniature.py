@@ -124,11 +124,12 @@ def load_vae(file: Path) -> Any:
 def load_text_encoder(file: Path) -> Any:
     """CLIP of a file."""
     weights = _read(file)
-    words = weights.pop(WORDS)
+    if WORDS not in weights or _EMBEDDING not in weights:
+        raise _unfit(file)
     clip = build_text_encoder()
     network = text_network(clip)
-    rows = weights[_EMBEDDING].float()
-    weights[_EMBEDDING] = torch.zeros(network.get_input_embeddings().weight.shape).index_copy(0, words, rows)
+    table = torch.zeros(network.get_input_embeddings().weight.shape)
+    weights[_EMBEDDING] = table.index_copy(0, weights.pop(WORDS), weights[_EMBEDDING].float())
     # SD1.5 leaves its pooled text as it is.
     _fill(network, weights | {_PROJECTION: torch.eye(_TEXT_SIZE)}, file)
     return clip
@@ -206,9 +207,11 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None
     try:
         network.load_state_dict(dict(weights), strict=True)
     except RuntimeError as error:
-        raise InputError(
-            f"{file.name} does not fit this version of the pack: install the pack again. ({file})"
-        ) from error
+        raise _unfit(file) from error
+
+
+def _unfit(file: Path) -> InputError:
+    return InputError(f"{file.name} does not fit this version of the pack: install the pack again. ({file})")
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -60,9 +60,9 @@ class Effort:
     autoencoder: int = 3000
     contrast: int = 1500
     judge: int = 2000
-    denoising: int = 4500
-    anchoring: int = 1300
-    reconfiguration: int = 900
+    denoising: int = 3200
+    anchoring: int = 800
+    reconfiguration: int = 450
     ceiling: int = 2
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
     few_steps: int = 8
