@@ -60,8 +60,8 @@ class Effort:
     autoencoder: int = 3000
     contrast: int = 1500
     judge: int = 2000
-    denoising: int = 3200
-    anchoring: int = 800
+    denoising: int = 2200
+    anchoring: int = 1500
     reconfiguration: int = 450
     ceiling: int = 2
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
