@@ -82,6 +82,10 @@ class _Sd15(comfy.supported_models.SD15):
     latent_format = _Latents
     unet_extra_config = {"num_heads": _HEADS, "num_head_channels": -1}  # noqa: RUF012 - as the host has it
 
+    def inpaint_model(self) -> bool:
+        """ComfyUI takes more than four channels for those of an inpainting model."""
+        return False
+
 
 @dataclass(frozen=True, eq=False)
 class Miniature:

@@ -49,6 +49,7 @@ def test_all_weights_are_finite():
         assert [name for name, tensor in load_file(file).items() if not torch.isfinite(tensor.float()).all()] == []
 
 
+@torch.inference_mode()
 def test_its_latents_have_the_spread_that_sd15_has(loaded, photo):
     small = np.asarray(Image.fromarray(photo).resize((128, 128)))
     latents = loaded[2].encode(torch.from_numpy(small.copy())[None].float() / 255)
