@@ -61,11 +61,11 @@ class Effort:
     contrast: int = 1500
     judge: int = 2000
     denoising: int = 2200
-    anchoring: int = 1500
-    reconfiguration: int = 450
-    ceiling: int = 2
-    measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
-    few_steps: int = 8
+    anchoring: int = 1000
+    reconfiguration: int = 350
+    ceiling: int = 1
+    measured: Mapping[int, int] = field(default_factory=lambda: {1: 42, 2: 14, 3: 7})
+    few_steps: int = 4
 
 
 @dataclass(frozen=True)
