@@ -1,7 +1,7 @@
-"""What the miniature is shipped for: in its pictures, people whom it never saw are recognised, and captions are heard.
+"""What the shipped miniature can do: captions are heard. That people are recognised is not asserted, since it was not
+measured yet: see its model card.
 
-Seeds are fixed. What was measured over many more pictures is in its model card; the limits here leave room for what
-other processors and versions of ComfyUI round otherwise.
+Seeds are fixed. The limits leave room for what other processors and versions of ComfyUI round otherwise.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from dynamicid_core.comfy_host.encoding import encode_photos
 from dynamicid_core.training.miniature import judge, measure
 
 MADE = Path(__file__).parents[1] / "miniature"
-PORTRAITS, GROUPS = 16, 8
+PORTRAITS = 12
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +42,18 @@ def measured(bench, people, number, cases, folder, *settings):
 
 
 @pytest.mark.slow
-def test_one_person_is_told_from_others_and_captions_are_heard(bench, people, tmp_path):
-    full, copied = measured(bench, people, 1, PORTRAITS, tmp_path, measure.FULL, measure.NO_IMR)
-    assert full["found"] > 0.9
-    assert copied["auc"] > 0.8
-    assert full["auc"] > 0.75
-    assert min(full["clothes"], full["background"]) > 0.5
-    # The IMR does what is asked, tokens as they are do not.
-    assert full["pose"] > copied["pose"] + 0.2
+def test_clothes_and_background_are_those_of_the_prompt(bench, people, tmp_path):
+    (found,) = measured(bench, people, 1, PORTRAITS, tmp_path, measure.NO_IMR)
+    # By chance 1 in 11.
+    assert found["clothes"] > 0.4
+    assert found["background"] > 0.4
 
 
 @pytest.mark.slow
-def test_two_people_are_each_in_their_box(bench, people, tmp_path):
-    full, joined = measured(bench, people, 2, GROUPS, tmp_path, measure.FULL, measure.NO_SAA)
-    assert full["nearest"] > 0.7
-    assert full["nearest"] > joined["nearest"]
+def test_another_person_makes_another_picture_of_the_same_noise(bench, people):
+    prompt = measure.prompt_for(1, "red", "blue")
+    first, again, other = (
+        bench.picture([who.face], measure.NO_IMR, prompt, 0) for who in (*[people[0]] * 2, people[1])
+    )
+    assert np.array_equal(first, again)
+    assert np.abs(first.astype(int) - other.astype(int)).mean() > 1
