@@ -279,7 +279,7 @@ def test_clip_sees_the_shoulders_of_another_photo_where_asked(models, tmp_path):
     assert swapped > len(samples) / 2
     assert with_other_clothes(samples, 0.0, torch.Generator().manual_seed(0)) == samples
     features = [
-        anchor_stage(models, tmp_path, other_clothes=share)
+        anchor_stage(models, tmp_path, other_clothes=share)[0]
         .make_batch(samples, torch.Generator().manual_seed(1), torch.device("cpu"))
         .clip_features
         for share in (0.0, 1.0)
