@@ -49,6 +49,13 @@ class SampleSource(Protocol):
         """Every person with so many photos of them, the first one unlike the others."""
 
 
+def sample_batches(source: SampleSource, size: int, process: int, processes: int, skip: int) -> Iterator[list[Sample]]:
+    """Endless lists of ``size`` pictures, without the first ``skip`` lists."""
+    samples = source.samples(process, processes, skip * size)
+    while True:
+        yield list(islice(samples, size))
+
+
 class AnchorStage:
     """Face encoder and SAA."""
 
@@ -62,9 +69,7 @@ class AnchorStage:
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        samples = self._source.samples(process, processes, skip * self._config.batch_size)
-        while True:
-            yield list(islice(samples, self._config.batch_size))
+        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> AnchorBatch:
         """What ``network`` takes."""

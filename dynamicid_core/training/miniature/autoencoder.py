@@ -15,7 +15,7 @@ from ...comfy_host.miniature import LATENT_CHANNELS, VAE_FILE, vae_network
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SHEET_ROWS, SampleSource, save_sheet
+from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
 from .weights import initialise
 
 LATENT_STD = 1 / 0.18215
@@ -73,9 +73,7 @@ class AutoencoderStage:
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        samples = self._source.samples(process, processes, skip * self._config.batch_size)
-        while True:
-            yield list(islice(samples, self._config.batch_size))
+        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> Tensor:
         """Crops, half of them mirrored."""

@@ -25,7 +25,7 @@ from ...images import clip_pixels
 from ...keypoints import COUNT
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SampleSource
+from ..stages import SampleSource, sample_batches
 
 _LOCAL = 1.0  # weight of the loss on keypoints and pose
 _PENULTIMATE = -2  # the layer whose features the face encoder gets
@@ -89,9 +89,7 @@ class ContrastStage:
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        samples = self._source.samples(process, processes, skip * self._config.batch_size)
-        while True:
-            yield list(islice(samples, self._config.batch_size))
+        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> ContrastBatch:
         """What the network takes."""

@@ -19,7 +19,7 @@ from ...errors import InputError
 from ...images import Photo
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SHEET_ROWS, SampleSource, save_sheet
+from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
 from .weights import initialise
 
 _SNR_LIMIT = 5.0  # min-SNR weighting (arXiv 2303.09556)
@@ -84,9 +84,7 @@ class DenoisingStage:
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        samples = self._source.samples(process, processes, skip * self._config.batch_size)
-        while True:
-            yield list(islice(samples, self._config.batch_size))
+        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DenoisingBatch:
         """Of the samples, or now and then of scenes in their place, which are larger and so fewer."""

@@ -5,7 +5,6 @@ No loss of any other stage sees it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from ...images import Photo
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SampleSource
+from ..stages import SampleSource, sample_batches
 from ..synthetic.people import CLOTH_COLOURS
 
 JUDGE_FILE = "judge.safetensors"
@@ -106,9 +105,7 @@ class JudgeStage:
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        samples = self._source.samples(process, processes, skip * self._config.batch_size)
-        while True:
-            yield list(islice(samples, self._config.batch_size))
+        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         """Pictures a little shifted, zoomed, mirrored and blurred, with the right answers."""
