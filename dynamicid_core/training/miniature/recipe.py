@@ -235,7 +235,11 @@ def measure_all(kitchen: Kitchen) -> None:
     index = SampleIndex(kitchen.data(UNSEEN))
     of_people = [index.samples(name) for name in index.people]
     people = [bench.person(samples[0]) for samples in of_people]
-    rest = [sample for samples in of_people for sample in samples[1 : 1 + effort.ceiling]]
+    rest = [
+        samples[1 + (turn + more) % (len(samples) - 1)]  # another number, so another expression, of each person
+        for turn, samples in enumerate(of_people)
+        for more in range(effort.ceiling)
+    ]
     ceilings = measure.ceilings(bench, rest, people)
     findings = [
         finding
