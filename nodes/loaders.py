@@ -105,7 +105,9 @@ class LoadMiniature(io.ComfyNode):
                 io.Model.Output(
                     display_name="model", tooltip=f"For Apply DynamicID. It paints well at {size} x {size} pixels only."
                 ),
-                io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode. It knows the words of its captions."),
+                io.Clip.Output(
+                    display_name="clip", tooltip="For CLIP Text Encode. It knows the words of its captions."
+                ),
                 io.Vae.Output(display_name="vae", tooltip="For VAE Decode and VAE Encode."),
                 io.ClipVision.Output(display_name="clip_vision", tooltip="For Encode Face."),
                 DynamicIDType.Output(
