@@ -1,5 +1,5 @@
-"""What the shipped miniature can do: captions are heard. That people are recognised is not asserted, since it was not
-measured yet: see its model card.
+"""What the shipped miniature can do: captions are heard. That people are recognised is not asserted, since they
+are not yet: see its model card.
 
 Seeds are fixed. The limits leave room for what other processors and versions of ComfyUI round otherwise.
 """
