@@ -45,7 +45,7 @@ _MOTION = 0.5  # share of the base model's captions that tell expression and pos
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of everything. The default is what the shipped weights were made with, but for their model card's exceptions.
+    """How much of everything. The default made the shipped weights, but for what their model card tells.
 
     people, others, unseen: number of people in each folder of data, and of pictures of each. scenes: of two people, and
     of three, for the base model only. ceiling: pictures of each unseen person by which the ceilings are known.
