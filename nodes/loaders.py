@@ -93,17 +93,17 @@ class LoadMiniature(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        size = miniature.PICTURE_SIZE
+        size = f"{miniature.PICTURE_WIDTH} x {miniature.PICTURE_HEIGHT}"
         return io.Schema(
             node_id="DynamicIDMiniatureLoader",
             display_name="Load Miniature",
             category=CATEGORY,
             description="Loads a whole small model that comes with the pack: for trying every node without downloads, "
-            f"on any computer. It paints drawn people in pictures of {size} x {size} pixels and knows few words.",
+            f"on any computer. It paints drawn people in pictures of {size} pixels and knows few words.",
             inputs=[],
             outputs=[
                 io.Model.Output(
-                    display_name="model", tooltip=f"For Apply DynamicID. It paints well at {size} x {size} pixels only."
+                    display_name="model", tooltip=f"For Apply DynamicID. It paints well at {size} pixels only."
                 ),
                 io.Clip.Output(
                     display_name="clip", tooltip="For CLIP Text Encode. It knows the words of its captions."

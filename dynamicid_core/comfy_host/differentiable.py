@@ -38,7 +38,9 @@ class DenoisingModel:
                 "it."
             )
         self._dtype = dtype
-        self.network: nn.Module = base.diffusion_model.to(device, dtype).requires_grad_(False).eval()
+        # Convolutions run faster on channels that lie together, most of all on CPUs.
+        network: nn.Module = base.diffusion_model.to(device, dtype, memory_format=torch.channels_last)
+        self.network = network.requires_grad_(False).eval()
         self.layers: list[AttentionLayer] = layer_map({k: v.shape for k, v in self.network.state_dict().items()})
         if not any(layer.is_cross for layer in self.layers):
             raise InputError("This base model has no cross-attention of a Stable Diffusion UNet. Train on SD1.5.")

@@ -39,8 +39,10 @@ WORDS = "words"
 """In the text encoder's file: the numbers of the tokens [n] whose rows of the embedding table it holds. All others,
 which it never met, are zero."""
 
-PICTURE_SIZE = 128
-"""Side of the pictures that it was trained on."""
+DATA_SIZE = 128
+"""Side of the pictures that its data has."""
+PICTURE_WIDTH, PICTURE_HEIGHT = 128, 144
+"""Of the pictures of one person that it was trained on: close-ups of those of the data."""
 LATENT_CHANNELS = 8
 """SD1.5 has 4. A small autoencoder keeps faces only with more."""
 _TEXT_SIZE = 128

@@ -52,7 +52,7 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
 
     Raises InputError when that folder holds another run, or the disk is full. KeyboardInterrupt saves a state first.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -62,6 +62,8 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
         log_with="tensorboard",
         project_dir=output,
         cpu=cpu,
+        # Not every batch uses every parameter: pictures of nobody leave the adapter out.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     trained = [parameter for parameter in stage.network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -141,7 +143,7 @@ class _Run:
 
     def _write_state(self, folder: Path) -> None:
         self.accelerator.save_state(str(folder))
-        save_file(self.average.weights, folder / _AVERAGE)
+        save_file({k: v.contiguous() for k, v in self.average.weights.items()}, folder / _AVERAGE)
 
     def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator

@@ -20,12 +20,21 @@ from .networks import TrainableAdapter
 
 
 @dataclass(frozen=True, eq=False)
+class DiffusionBatch:
+    """latents, noise: [B * R, 4, h, w] of the targets; timesteps [B * R]; context: [B * R, 77, D] of their captions."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    context: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class ReconfigureBatch:
     """B people, each with one source photo and R targets; targets of all people are rows one after the other.
 
     source_tokens: [B, T, D]; target_tokens: [B * R, T, D]. source_rasters: [B, 1, 96, 96]; target_rasters. source_text:
-    [B, X], pooled face prompts; target_text. latents, noise: [B * R, 4, h, w] of the targets; timesteps; context:
-    [B * R, 77, D] of their captions.
+    [B, X], pooled face prompts; target_text. diffusion: what the UNet sees, or None when it does not look.
     """
 
     source_tokens: Tensor
@@ -34,10 +43,7 @@ class ReconfigureBatch:
     target_rasters: Tensor
     source_text: Tensor
     target_text: Tensor
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    context: Tensor
+    diffusion: DiffusionBatch | None
 
 
 class Reconfiguration(nn.Module):
@@ -54,6 +60,7 @@ class Reconfiguration(nn.Module):
         super().__init__()
         self.imr, self.keypoint_encoder = imr, keypoint_encoder
         self._denoiser, self._weight = denoiser, config.diffusion_weight
+        self._consistency = torch.zeros(())  # when the UNet last looked: every step tells the same losses
         self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it does not count as ours
         self._settings = SaaSettings()
         denoiser.carry(adapter.updates.add_to)
@@ -64,13 +71,17 @@ class Reconfiguration(nn.Module):
         features = feature_loss(edited, batch.target_tokens)
         if self._weight == 0:
             return {"loss": features, "feature": features.detach()}
+        if batch.diffusion is None:
+            last = self._consistency.to(features.device)
+            return {"loss": features, "feature": features.detach(), "consistency": last}
         with torch.no_grad():
-            wanted = self.predict(batch, batch.target_tokens)
-        consistency = diffusion_consistency_loss(self.predict(batch, edited), wanted)
+            wanted = self.predict(batch.diffusion, batch.target_tokens)
+        consistency = diffusion_consistency_loss(self.predict(batch.diffusion, edited), wanted)
+        self._consistency = consistency.detach()
         return {
             "loss": features + self._weight * consistency,
             "feature": features.detach(),
-            "consistency": consistency.detach(),
+            "consistency": self._consistency,
         }
 
     def edit(self, batch: ReconfigureBatch) -> Tensor:
@@ -91,7 +102,7 @@ class Reconfiguration(nn.Module):
         ]
         return torch.cat(edited)
 
-    def predict(self, batch: ReconfigureBatch, tokens: Tensor) -> Tensor:
+    def predict(self, batch: DiffusionBatch, tokens: Tensor) -> Tensor:
         """The noise that UNet and adapter see in the targets' latents with these tokens, [B * R, 4, h, w]."""
         patches = self._frozen[0].patches(tokens, self._settings, text_attention)
         seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
@@ -101,8 +112,11 @@ class Reconfiguration(nn.Module):
 class ReconfigureBatches:
     """Makes batches of people, each a list of samples: the source and its targets."""
 
-    def __init__(self, encoders: FrozenEncoders, denoiser: DenoisingModel, adapter: TrainableAdapter) -> None:
+    def __init__(
+        self, encoders: FrozenEncoders, denoiser: DenoisingModel, adapter: TrainableAdapter, config: ReconfigureConfig
+    ) -> None:
         self._encoders, self._timesteps, self._adapter = encoders, denoiser.timesteps, adapter
+        self._share = config.diffusion_share if config.diffusion_weight else 0.0
 
     def make(self, people: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
         """A batch on the device."""
@@ -110,9 +124,7 @@ class ReconfigureBatches:
         targets = [sample for samples in people for sample in samples[1:]]
         source_text = self._encoders.texts([sample.face_prompt for sample in sources])[1]
         target_text = self._encoders.texts([sample.face_prompt for sample in targets])[1]
-        latents = self._encoders.latents(pictures(targets))
-        timesteps = torch.randint(self._timesteps, (len(targets),), generator=chance)
-        noise = torch.randn(latents.shape, generator=chance)
+        looks = float(torch.rand(1, generator=chance)) < self._share
         return ReconfigureBatch(
             self._tokens(sources, device),
             self._tokens(targets, device),
@@ -120,9 +132,15 @@ class ReconfigureBatches:
             _rasters(targets).to(device),
             source_text.to(device),
             target_text.to(device),
-            latents.to(device),
-            noise.to(device),
-            timesteps.to(device),
+            self._seen(targets, chance, device) if looks else None,
+        )
+
+    def _seen(self, targets: list[Sample], chance: torch.Generator, device: torch.device) -> DiffusionBatch:
+        latents = self._encoders.latents(pictures(targets)).to(device)
+        return DiffusionBatch(
+            latents,
+            torch.randn(latents.shape, generator=chance).to(device),
+            torch.randint(self._timesteps, (len(targets),), generator=chance).to(device),
             self._encoders.contexts([sample.caption for sample in targets]).to(device),
         )
 

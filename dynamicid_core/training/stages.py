@@ -1,6 +1,6 @@
 """Both stages as the loop runs them: their networks, their data, what they save and show."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from ..face_encoder import FaceEncoderSizes
 from ..images import Photo
 from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from ..saa import SaaSettings
-from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces
+from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces, pictures
 from .config import AnchorConfig, ReconfigureConfig
 from .data.sample import Sample
 from .networks import TrainableAdapter
@@ -62,7 +62,7 @@ class AnchorStage:
     def __init__(
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: AnchorConfig
     ) -> None:
-        adapter = _adapter(denoiser, encoders, config)
+        adapter = make_adapter(denoiser, encoders, config)
         self.network = Anchoring(denoiser, adapter, config)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
         self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant.embedding_channel_order)
@@ -82,8 +82,7 @@ class AnchorStage:
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Photos of the data, and what is painted of their captions with the tokens of each."""
         samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
-        tokens, nobody = _tokens(self.network.adapter, self._encoders, samples)
-        painted = _paint(self.network.adapter, self._denoiser, self._encoders, samples, tokens, nobody, steps)
+        painted = paint_samples(self._denoiser, self._encoders, samples, steps, self.network.adapter)
         save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
 
 
@@ -99,7 +98,7 @@ class ReconfigureStage:
         imr, keypoint_encoder = _motion_networks(self._adapter, encoders, config)
         self.network = Reconfiguration(denoiser, self._adapter, imr, keypoint_encoder, config)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
-        self._batches = ReconfigureBatches(encoders, denoiser, self._adapter)
+        self._batches = ReconfigureBatches(encoders, denoiser, self._adapter, config)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[list[Sample]]]:
         """Lists of ``batch_size`` people, each a source and its targets, without the first ``skip`` lists."""
@@ -129,9 +128,9 @@ class ReconfigureStage:
         with torch.no_grad():
             edited = self.network.edit(batch)
         self.network.train()
-        own, nobody = _tokens(self._adapter, self._encoders, sources)
+        own, _ = _tokens(self._adapter, self._encoders, sources)
         columns = [
-            _paint(self._adapter, self._denoiser, self._encoders, targets, tokens, nobody, steps)
+            paint_samples(self._denoiser, self._encoders, targets, steps, self._adapter, tokens)
             for tokens in (own, edited)
         ]
         save_sheet(
@@ -140,7 +139,8 @@ class ReconfigureStage:
         )
 
 
-def _adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorConfig) -> TrainableAdapter:
+def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorConfig) -> TrainableAdapter:
+    """What anchoring begins with: new, or what ``start_from`` holds."""
     if config.start_from:
         return TrainableAdapter.of(read_checkpoint(config.start_from, ADAPTER), denoiser.layers)
     token_size = next(layer.context for layer in denoiser.layers if layer.is_cross)
@@ -183,26 +183,36 @@ def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[S
     return tokens[:-1], tokens[-1:]
 
 
-def _paint(
-    adapter: TrainableAdapter,
+def paint_samples(
     denoiser: DenoisingModel,
     encoders: FrozenEncoders,
     samples: list[Sample],
-    tokens: Tensor,
-    nobody: Tensor,
     steps: int,
+    adapter: TrainableAdapter | None = None,
+    tokens: Tensor | None = None,
 ) -> list[Photo]:
-    """What the base model paints of the samples' captions with these tokens, in the size of their pictures."""
-    size = samples[0].picture.shape[0] // 8
-    noise = torch.randn(len(samples), denoiser.latent_channels, size, size, generator=torch.Generator().manual_seed(0))
+    """What the base model paints of the samples' captions, in the size of their latents.
+
+    adapter: paints their people, with their own tokens or those given, [B, T, D].
+    """
+    like = encoders.latents(pictures(samples[:1]))
+    noise = torch.randn((len(samples), *like.shape[1:]), generator=torch.Generator().manual_seed(0))
     context = encoders.contexts([sample.caption for sample in samples] + [""] * len(samples))
-    both = torch.cat((tokens, nobody.expand(len(tokens), -1, -1)))
-    patches = adapter.patches(both, SaaSettings(), text_attention)
-    latents = denoiser.paint(noise.to(encoders.device), steps, _SHEET_CFG, context, patches)
+    attention: Mapping[Any, Any] = {}
+    if adapter is not None:
+        own, nobody = _tokens(adapter, encoders, samples)
+        both = torch.cat((own if tokens is None else tokens, nobody.expand(len(own), -1, -1)))
+        attention = adapter.patches(both, SaaSettings(), text_attention)
+    latents = denoiser.paint(noise.to(encoders.device), steps, _SHEET_CFG, context, attention)
     return [(picture.numpy() * 255).round().astype(np.uint8) for picture in encoders.pictures(latents)]
 
 
-def save_sheet(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    """A JPEG of rows of pictures, uint8 [H, W, 3] each."""
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
-    Image.fromarray(sheet).save(path, quality=90)
+def save_sheet(path: Path, rows: Sequence[Sequence[Photo]]) -> None:
+    """A JPEG of rows of pictures, uint8 [H, W, 3] each, in cells of the size of the largest."""
+    height = max(picture.shape[0] for row in rows for picture in row)
+    width = max(picture.shape[1] for row in rows for picture in row)
+    sheet = Image.new("RGB", (width * max(len(row) for row in rows), height * len(rows)), "white")
+    for down, row in enumerate(rows):
+        for across, picture in enumerate(row):
+            sheet.paste(Image.fromarray(picture), (across * width, down * height))
+    sheet.save(path, quality=90)

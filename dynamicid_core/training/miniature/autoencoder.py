@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...comfy_host.miniature import LATENT_CHANNELS, VAE_FILE, vae_network
@@ -16,12 +16,13 @@ from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
+from .framing import close_up, in_close_up
 from .weights import initialise
 
 LATENT_STD = 1 / 0.18215
 """Of the latents of SD1.5's VAE, whose scale ComfyUI takes for granted."""
 _CROP = 64  # pixels; convolutions learn from parts as well as from wholes, and parts are quicker
-_FACES = 0.6  # share of the crops that are of the face
+_FACES = 0.7  # share of the crops that are of the face
 _EDGES, _KL = 1.0, 3e-4  # weights of the losses
 _FIRST_LOG_VARIANCE = -5.0
 _COUNTED = 512  # pictures by which latents are scaled
@@ -67,8 +68,11 @@ class Autoencoding(nn.Module):
 class AutoencoderStage:
     """As the loop runs it."""
 
-    def __init__(self, source: SampleSource, config: LoopConfig) -> None:
+    def __init__(self, source: SampleSource, config: LoopConfig, first: Path | None = None) -> None:
+        """first: file of weights to go on from."""
         self.network = Autoencoding(config.seed)
+        if first is not None:
+            self.network.vae.load_state_dict(_unscaled(load_file(first)))
         self._source, self._config = source, config
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
@@ -96,7 +100,7 @@ class AutoencoderStage:
         """The first pictures of the data, [count, 3, S, S], -1 to 1."""
         samples = list(islice(self._source.samples(0, 1), count))
         device = next(self.network.parameters()).device
-        return (pictures(samples).movedim(-1, 1) * 2 - 1).to(device)
+        return (close_up(pictures(samples)).movedim(-1, 1) * 2 - 1).to(device)
 
 
 @torch.no_grad()
@@ -119,15 +123,25 @@ def scaled(network: Autoencoding, photos: Tensor) -> dict[str, Tensor]:
     return weights
 
 
+def _unscaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``scaled`` weights with the spread of latents that training is used to, which is 1."""
+    weights = {name: tensor.float() for name, tensor in weights.items()}
+    for kind in ("weight", "bias"):
+        weights[f"quant_conv.{kind}"][:LATENT_CHANNELS] /= LATENT_STD
+    weights["post_quant_conv.weight"] *= LATENT_STD
+    return weights
+
+
 def _crop(sample: Sample, chance: torch.Generator) -> Tensor:
-    """A square of the picture, most often around the face, [3, S, S], 0 to 1."""
-    size = sample.picture.shape[0]
-    across, down = (torch.rand(2, generator=chance) * (size - _CROP)).tolist()
+    """A square of the close-up, most often around the face, [3, S, S], 0 to 1."""
+    picture = close_up(pictures([sample]))[0]
+    size = torch.tensor((picture.shape[1], picture.shape[0]))
+    corner = torch.rand(2, generator=chance) * (size - _CROP)
     if torch.rand(1, generator=chance) < _FACES:
-        middle = sample.keypoints.mean(axis=0) * size - _CROP / 2
-        across, down = (middle + torch.randn(2, generator=chance).numpy() * _CROP / 8).tolist()
-    x, y = (int(np.clip(round(value), 0, size - _CROP)) for value in (across, down))
-    crop = torch.from_numpy(sample.picture[y : y + _CROP, x : x + _CROP].copy()).movedim(-1, 0).float() / 255
+        middle = in_close_up(torch.from_numpy(sample.keypoints).float().mean(0)) * size
+        corner = middle - _CROP / 2 + torch.randn(2, generator=chance) * _CROP / 8
+    x, y = corner.round().clamp_min(0).minimum(size - _CROP).int().tolist()
+    crop = picture[y : y + _CROP, x : x + _CROP].movedim(-1, 0)
     return crop.flip(-1) if torch.rand(1, generator=chance) < 0.5 else crop
 
 

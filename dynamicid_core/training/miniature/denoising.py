@@ -1,8 +1,10 @@
-"""The miniature's base model: a UNet that learns to see the noise in latents, from captions."""
+"""The miniature's base model: a UNet that learns to see the noise in latents, from captions, and from the tokens of
+single people where there are any, so that it has faces to paint before the adapter is anchored in it.
+"""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,30 +15,45 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
+from ...checkpoint import save_checkpoint
+from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
 from ...comfy_host.miniature import UNET_FILE, build_unet, load_unet
 from ...errors import InputError
 from ...images import Photo
-from ..config import LoopConfig
+from ...saa import SaaSettings
+from ..anchoring import AnchorBatches
+from ..config import AnchorConfig
 from ..data.sample import Sample
-from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
+from ..networks import TrainableAdapter
+from ..stages import ADAPTER_FILE, SHEET_ROWS, SampleSource, make_adapter, paint_samples, sample_batches, save_sheet
+from .captions import reduced
+from .framing import face_weights, in_close_up
 from .weights import initialise
 
 _SNR_LIMIT = 5.0  # min-SNR weighting (arXiv 2303.09556)
 _DROP_TEXT = 0.1
 _SCENES = 0.15  # share of the batches that are scenes of several people
 _SHORT = 0.5  # share of the scenes whose people are not told one by one
-_SHEET_CFG = 4.0
+_FACES = 0.65  # share of the batches that are seen with the tokens of their people
+_FACE_WEIGHT = 3.0  # how much more an error in a face counts
+_TOLD, _MOTION = 0.5, 0.5  # of captions without tokens, see ``captions.reduced``
+_TOLD_WITH_FACE, _MOTION_WITH_FACE = 0.1, 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class DenoisingBatch:
-    """latents, noise: [B, 4, h, w]. timesteps: [B]. context: [B, 77, D], of dropped captions that of ""."""
+    """latents, noise: [B, C, h, w]. weights: [B, 1, h, w], of their errors. timesteps: [B]. context: [B, 77, D], of
+    dropped captions that of "". embeddings: [B, 512] and clip_features: [B, patches, size], or None of pictures that
+    are seen without tokens.
+    """
 
     latents: Tensor
     noise: Tensor
+    weights: Tensor
     timesteps: Tensor
     context: Tensor
+    embeddings: Tensor | None = None
+    clip_features: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,19 +65,31 @@ class Scene:
 
 
 class Denoising(nn.Module):
-    """The loss of a batch."""
+    """The loss of a batch. What trains is the UNet, and the adapter with it."""
 
-    def __init__(self, denoiser: DenoisingModel) -> None:
+    def __init__(self, denoiser: DenoisingModel, adapter: TrainableAdapter) -> None:
         super().__init__()
         self.unet = denoiser.network.requires_grad_(True)
+        self.adapter = adapter
         self._denoiser = denoiser
 
     def forward(self, batch: DenoisingBatch) -> dict[str, Tensor]:
         """Losses by name: of the noise, weighted by what is left of the picture in it, and as it is."""
         seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
-        error = (self._denoiser(seen, batch.timesteps, batch.context, {}) - batch.noise).square().mean((1, 2, 3))
+        attention = self._attention(batch)
+        predicted = self._denoiser(seen, batch.timesteps, batch.context, attention)
+        error = ((predicted - batch.noise).square() * batch.weights).mean((1, 2, 3))
         snr = self._denoiser.signal_to_noise(batch.timesteps)
         return {"loss": (error * (snr.clamp(max=_SNR_LIMIT) / snr)).mean(), "noise": error.mean().detach()}
+
+    def _attention(self, batch: DenoisingBatch) -> dict[Any, Any]:
+        """What takes the place of cross-attentions. Without tokens the UNet is as it is by itself."""
+        if batch.embeddings is None or batch.clip_features is None:
+            self._denoiser.carry(lambda unet: [])
+            return {}
+        self._denoiser.carry(self.adapter.updates.add_to)
+        tokens = self.adapter.tokens(batch.embeddings, batch.clip_features)
+        return self.adapter.patches(tokens, SaaSettings(), text_attention)
 
 
 class DenoisingStage:
@@ -71,7 +100,7 @@ class DenoisingStage:
         encoders: FrozenEncoders,
         source: SampleSource,
         scenes: dict[int, list[Scene]],
-        config: LoopConfig,
+        config: AnchorConfig,
         first: Path | None = None,
     ) -> None:
         """scenes: of several people, by their number. first: file of weights to go on from."""
@@ -79,52 +108,90 @@ class DenoisingStage:
         if first is None:
             initialise(model.model.diffusion_model, config.seed)
         self._denoiser = DenoisingModel(model, encoders.device, torch.float32, gradient_checkpointing=False)
-        self.network = Denoising(self._denoiser)
+        adapter = make_adapter(self._denoiser, encoders, config)
+        self.network = Denoising(self._denoiser, adapter)
         self._encoders, self._source, self._scenes, self._config = encoders, source, scenes, config
+        self._faces = AnchorBatches(encoders, self._denoiser, config, adapter.variant.embedding_channel_order)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DenoisingBatch:
-        """Of the samples, or now and then of scenes in their place, which are larger and so fewer."""
-        shown: list[tuple[Photo, str]] = [(sample.picture, sample.caption) for sample in raw]
-        if self._scenes and torch.rand(1, generator=chance) < _SCENES:
-            numbers = sorted(self._scenes)
-            of_one_size = self._scenes[numbers[int(torch.randint(len(numbers), (1,), generator=chance))]]
-            chosen = torch.randint(len(of_one_size), (max(1, len(raw) // 2),), generator=chance).tolist()
-            short = (torch.rand(len(chosen), generator=chance) < _SHORT).tolist()
-            shown = [
-                (of_one_size[i].picture, of_one_size[i].caption.split(":")[0] if cut else of_one_size[i].caption)
-                for i, cut in zip(chosen, short, strict=True)
-            ]
-        dropped = torch.rand(len(shown), generator=chance) < _DROP_TEXT
-        captions = ["" if drop else caption for (_, caption), drop in zip(shown, dropped.tolist(), strict=True)]
-        latents = self._encoders.latents(torch.stack([torch.from_numpy(photo.copy()) for photo, _ in shown]) / 255)
+        """Of the samples with or without tokens, or now and then of scenes in their place."""
+        kind = float(torch.rand(1, generator=chance))
+        if kind < _FACES:
+            return self._with_tokens(_retold(raw, chance, _TOLD_WITH_FACE, _MOTION_WITH_FACE), chance, device)
+        if self._scenes and kind > 1 - _SCENES:
+            return self._without_tokens(self._some_scenes(len(raw), chance), None, chance, device)
+        shown = [(sample.picture, sample.caption) for sample in _retold(raw, chance, _TOLD, _MOTION)]
+        return self._without_tokens(shown, raw, chance, device)
+
+    def _with_tokens(self, samples: list[Sample], chance: torch.Generator, device: torch.device) -> DenoisingBatch:
+        one = self._faces.make(samples, chance, device)
+        weights = _weights(samples, one.latents)
         return DenoisingBatch(
-            latents.to(device),
+            one.latents, one.noise, weights, one.timesteps, one.context, one.embeddings, one.clip_features
+        )
+
+    def _without_tokens(
+        self,
+        shown: list[tuple[Photo, str]],
+        samples: list[Sample] | None,
+        chance: torch.Generator,
+        device: torch.device,
+    ) -> DenoisingBatch:
+        """Of pictures with captions. samples: what they are of, if of one person each."""
+        dropped = (torch.rand(len(shown), generator=chance) < _DROP_TEXT).tolist()
+        captions = ["" if drop else caption for (_, caption), drop in zip(shown, dropped, strict=True)]
+        latents = self._encoders.latents(torch.stack([torch.from_numpy(photo.copy()) for photo, _ in shown]) / 255)
+        latents = latents.to(device)
+        return DenoisingBatch(
+            latents,
             torch.randn(latents.shape, generator=chance).to(device),
+            _weights(samples, latents) if samples else torch.ones_like(latents[:, :1]),
             torch.randint(self._denoiser.timesteps, (len(shown),), generator=chance).to(device),
             self._encoders.contexts(captions).to(device),
         )
 
+    def _some_scenes(self, pictures: int, chance: torch.Generator) -> list[tuple[Photo, str]]:
+        """Scenes of one size with captions, about as many as have the pixels of so many ``pictures``."""
+        numbers = sorted(self._scenes)
+        people = numbers[int(torch.randint(len(numbers), (1,), generator=chance))]
+        of_one_size = self._scenes[people]
+        chosen = torch.randint(len(of_one_size), (max(1, pictures // people),), generator=chance).tolist()
+        short = (torch.rand(len(chosen), generator=chance) < _SHORT).tolist()
+        return [
+            (of_one_size[i].picture, of_one_size[i].caption.split(":")[0] if cut else of_one_size[i].caption)
+            for i, cut in zip(chosen, short, strict=True)
+        ]
+
     def save_weights(self, folder: Path) -> None:
-        """unet.safetensors."""
+        """unet.safetensors and adapter.safetensors."""
         weights = self._denoiser.network.state_dict()
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / UNET_FILE)
+        save_checkpoint(self.network.adapter.checkpoint(), folder / ADAPTER_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Pictures of the data beside what is painted of their captions."""
+        """Pictures of the data beside what is painted of their captions, without and with their tokens."""
         samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
-        rows = [(sample.picture, sample.caption) for sample in samples]
-        size = rows[0][0].shape[0] // 8
-        noise = torch.randn(
-            len(rows), self._denoiser.latent_channels, size, size, generator=torch.Generator().manual_seed(0)
-        )
-        context = self._encoders.contexts([caption for _, caption in rows] + [""] * len(rows))
-        latents = self._denoiser.paint(noise.to(self._encoders.device), steps, _SHEET_CFG, context, {})
-        painted = [(one.numpy() * 255).round().astype(np.uint8) for one in self._encoders.pictures(latents)]
-        save_sheet(path, [[photo, one] for (photo, _), one in zip(rows, painted, strict=True)])
+        samples = _retold(samples, torch.Generator().manual_seed(0), _TOLD_WITH_FACE, _MOTION_WITH_FACE)
+        self._denoiser.carry(lambda unet: [])
+        plain = paint_samples(self._denoiser, self._encoders, samples, steps)
+        self._denoiser.carry(self.network.adapter.updates.add_to)
+        with_tokens = paint_samples(self._denoiser, self._encoders, samples, steps, self.network.adapter)
+        save_sheet(path, [[s.picture, *both] for s, *both in zip(samples, plain, with_tokens, strict=True)])
+
+
+def _retold(samples: list[Sample], chance: torch.Generator, told: float, motion: float) -> list[Sample]:
+    """The samples with captions that are told anew."""
+    words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=chance)))
+    return [replace(sample, caption=reduced(sample, words, told, motion)) for sample in samples]
+
+
+def _weights(samples: list[Sample], latents: Tensor) -> Tensor:
+    keypoints = torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples])
+    return face_weights(in_close_up(keypoints), latents.shape[2], latents.shape[3], _FACE_WEIGHT).to(latents.device)
 
 
 def read_scenes(folder: Path) -> dict[int, list[Scene]]:

@@ -1,17 +1,28 @@
 """The frozen encoders of a small model: what they said of a picture is remembered, and captions are read together."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
+from tqdm import tqdm
 
 from ...comfy_host.differentiable import FrozenEncoders
+from ..data.sample import Sample
+from ..data.storage import write_whole
+from .framing import close_up
+
+_SAVED_AT_ONCE = 64  # pictures
 
 
 class RememberingEncoders(FrozenEncoders):
-    """For data sets that fit into memory: a picture is encoded once, not each time around."""
+    """For data sets that fit into memory: a picture is encoded once, not each time around. Latents are those of
+    close-ups.
+    """
 
     def __init__(self, vae: Any, clip: Any, clip_vision: Any, device: torch.device) -> None:
         super().__init__(vae, clip, clip_vision, device)
@@ -21,7 +32,7 @@ class RememberingEncoders(FrozenEncoders):
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
         """As in ``FrozenEncoders``."""
-        return _remembered(self._latents, pictures, super().latents)
+        return _remembered(self._latents, pictures, self._of_close_ups)
 
     @torch.no_grad()
     def clip_features(self, pixels: Tensor) -> Tensor:
@@ -36,11 +47,39 @@ class RememberingEncoders(FrozenEncoders):
         sections = {name: [one[name][0] for one in tokens] for name in tokens[0]}
         return self.clip.encode_from_tokens(sections).float().unflatten(1, (len(prompts), -1))[0].to(self.device)
 
+    def keep_latents(self, samples: Iterable[Sample], file: Path) -> None:
+        """Remembers the latents of all samples from now on, and in a file for the next stage, in half precision.
+
+        file: of the same VAE and samples, if it is there.
+        """
+        if not file.is_file():
+            self._write_latents(samples, file)
+        kept = load_file(file)
+        known = zip(kept["keys"].numpy(), kept["latents"], strict=True)
+        self._latents.update((key.tobytes(), latent.float().to(self.device)) for key, latent in known)
+
+    def _write_latents(self, samples: Iterable[Sample], file: Path) -> None:
+        keys, latents = [], []
+        some = tqdm(samples, unit="picture", desc="latents")
+        while photos := [sample.picture for sample in islice(some, _SAVED_AT_ONCE)]:
+            rows = torch.stack([torch.from_numpy(photo.copy()) for photo in photos]).float() / 255
+            keys += [torch.frombuffer(bytearray(_key(row)), dtype=torch.uint8) for row in rows]
+            latents.append(self._of_close_ups(rows).half().cpu())
+        write_whole(file, save({"keys": torch.stack(keys), "latents": torch.cat(latents)}))
+
+    @torch.no_grad()
+    def _of_close_ups(self, pictures: Tensor) -> Tensor:
+        return super().latents(close_up(pictures))
+
 
 def _remembered(known: dict[bytes, Tensor], inputs: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
     """What ``encode`` makes of the rows, of which only new ones are encoded."""
-    keys = [hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest() for row in inputs.contiguous()]
+    keys = [_key(row) for row in inputs.contiguous()]
     new = {key: row for row, key in enumerate(keys) if key not in known}
     if new:
         known.update(zip(new, encode(inputs[list(new.values())]), strict=True))
     return torch.stack([known[key] for key in keys])
+
+
+def _key(row: Tensor) -> bytes:
+    return hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest()

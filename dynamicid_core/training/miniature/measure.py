@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from ...comfy_host.editing import edit_face
 from ...comfy_host.encoding import encode_photos
-from ...comfy_host.miniature import PICTURE_SIZE, Miniature
+from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH, Miniature
 from ...comfy_host.painting import BaseModel, Sampling, paint
 from ...evaluation.cases import MOTIONS, Motion
 from ...evaluation.metrics import pose_class
@@ -31,11 +32,12 @@ from ...layouts import equal_columns
 from ...portrait import portrait_square
 from ...saa import SaaSettings
 from ..data.sample import Sample
+from .framing import close_up
 from .judge import COLOURS, SIZE, Judge, Verdict, answers_of, ask
 
 STEPS, CFG = 20, 4.0
-_ENLARGED = 4  # times, before faces are looked for: the detector does not know faces so small
-_COLUMN = 112  # pixels of the picture's width for each of several people
+_ENLARGED = 3  # times, before faces are looked for: the detector does not know faces so small
+_COLUMN = 144  # pixels of the picture's width for each of several people
 _FEW = (4, 6, 8, 12, 20, 30)
 _SAMPLERS = ("euler", "dpmpp_2m", "ddim")
 _NUMBERS = {2: "two", 3: "three"}
@@ -118,7 +120,7 @@ class Bench:
         columns: Sequence[Any] = (
             equal_columns(len(faces)) if setting.regions and len(faces) > 1 else [None] * len(faces)
         )
-        width = PICTURE_SIZE if len(faces) == 1 else _COLUMN * len(faces)
+        width = PICTURE_WIDTH if len(faces) == 1 else _COLUMN * len(faces)
         return paint(
             BaseModel(mini.model, mini.clip, mini.vae),
             mini.dynamicid,
@@ -126,7 +128,7 @@ class Bench:
             SaaSettings(gate=setting.gate),
             prompt,
             "",
-            Sampling(width, PICTURE_SIZE, self.steps, self.cfg, self.sampler, self.scheduler),
+            Sampling(width, PICTURE_HEIGHT, self.steps, self.cfg, self.sampler, self.scheduler),
             seed,
         )[0]
 
@@ -139,14 +141,22 @@ class Bench:
         large = enlarged(photo)
         assert face.keypoints is not None
         portrait = portrait_square(large, face)
-        seen = Image.fromarray(portrait.cut(large)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        seen = Image.fromarray(_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         pose = solve_pose(torch.from_numpy(portrait.fractions(face.keypoints)))
         assert pose is not None
         return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
 
 
+def _as_in_the_data(large: Photo, face: DetectedFace) -> Photo:
+    """The portrait of a face with as much around it as the judge is used to: the edges of a close-up go on."""
+    width = int(max(face.box[2:] - face.box[:2]))
+    wider = np.pad(large, ((width, width), (width, width), (0, 0)), mode="edge")
+    moved = replace(face, box=face.box + width)
+    return portrait_square(wider, moved).cut(wider)
+
+
 def enlarged(photo: Photo) -> Photo:
-    """A picture with four times the pixels in each direction."""
+    """A picture with three times the pixels in each direction."""
     height, width = photo.shape[:2]
     size = (width * _ENLARGED, height * _ENLARGED)
     return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC))
@@ -173,7 +183,7 @@ def _ceiling(
     kept: list[float] = []
     right: dict[str, list[bool]] = {name: [] for name in ("found", "expression", "pose", "clothes", "background")}
     for sample in tqdm(samples, unit="picture"):
-        photo = through(sample.picture)
+        photo = through(_close_up(sample.picture))
         faces = bench.faces(photo)
         right["found"].append(bool(faces))
         if not faces:
@@ -197,11 +207,19 @@ def _ceiling(
     }
 
 
+def _close_up(photo: Photo) -> Photo:
+    """As the miniature frames people."""
+    return _photo(close_up(torch.from_numpy(photo.copy())[None].float() / 255)[0])
+
+
 @torch.inference_mode()
 def _there_and_back(bench: Bench, photo: Photo) -> Photo:
     vae = bench.miniature.vae
-    back = vae.decode(vae.encode(torch.from_numpy(photo.copy())[None].float() / 255))[0]
-    return (back.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return _photo(vae.decode(vae.encode(torch.from_numpy(photo.copy())[None].float() / 255))[0])
+
+
+def _photo(picture: Tensor) -> Photo:
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

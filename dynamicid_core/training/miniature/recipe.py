@@ -3,6 +3,7 @@
 Each stage goes on where it was interrupted, and is left out when it is done.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,9 @@ from ...comfy_host.differentiable import DenoisingModel
 from ...face_analysis import open_pack
 from .. import stages
 from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
-from ..data.shards import SampleIndex
+from ..data.shards import SampleIndex, read_samples
 from ..loop import train
+from ..order import ShardSource
 from ..states import States
 from ..synthetic import command
 from .autoencoder import AutoencoderStage
@@ -39,8 +41,7 @@ _FILES = (
     (miniature.UNET_FILE, "denoising"),
     (JUDGE_FILE, "judge"),
 )
-_BASE_TOLD, _ADAPTER_TOLD = 0.5, 0.1  # shares of the captions that describe the person
-_MOTION = 0.5  # share of the base model's captions that tell expression and pose
+_TOLD = 0.1  # share of the adapter's captions that describe the person
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def make_data(kitchen: Kitchen) -> None:
             identities=identities,
             per_identity=pictures,
             groups=kitchen.effort.scenes if name == PEOPLE else 0,
-            size=miniature.PICTURE_SIZE,
+            size=miniature.DATA_SIZE,
             seed=seed,
             workers=kitchen.workers,
             wardrobe=True,
@@ -123,10 +124,11 @@ def train_autoencoder(kitchen: Kitchen) -> None:
     """VAE."""
     config = LoopConfig(
         output=str(kitchen.stage("autoencoder")),
-        steps=kitchen.effort.autoencoder, batch_size=8, learning_rate=1e-3, ema_decay=0.99,
+        steps=kitchen.effort.autoencoder, batch_size=8, learning_rate=6e-4, ema_decay=0.99,
         log_every=20, save_every=400, sample_every=400,
     )  # fmt: skip
-    _run(lambda timed: AutoencoderStage(_source(kitchen, PEOPLE, 0.5, 0.5), timed), config, kitchen.cpu)
+    source, first = _source(kitchen, PEOPLE, 0.5, 0.5), kitchen.first(miniature.VAE_FILE)
+    _run(lambda timed: AutoencoderStage(source, timed, first), config, kitchen.cpu)
 
 
 def train_contrast(kitchen: Kitchen) -> None:
@@ -151,14 +153,15 @@ def train_judge(kitchen: Kitchen) -> None:
 
 def train_denoising(kitchen: Kitchen) -> None:
     """UNet of the base model."""
-    config = LoopConfig(
-        output=str(kitchen.stage("denoising")),
+    config = AnchorConfig(
+        output=str(kitchen.stage("denoising")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
         steps=kitchen.effort.denoising, batch_size=16, learning_rate=1e-3, weight_decay=0.01,
-        ema_decay=0.995, log_every=20, save_every=250, sample_every=500,
+        ema_decay=0.998, log_every=20, save_every=500, sample_every=1000, rank=16, other_clothes=0.5,
+        start_from=str(kitchen.first(miniature.ADAPTER_FILE) or ""),
     )  # fmt: skip
 
-    def stage(timed: LoopConfig) -> DenoisingStage:
-        source = _source(kitchen, PEOPLE, _BASE_TOLD, _MOTION)
+    def stage(timed: AnchorConfig) -> DenoisingStage:
+        source = ShardSource(kitchen.data(PEOPLE), timed.seed)
         scenes = read_scenes(kitchen.data(PEOPLE) / "groups")
         return DenoisingStage(_encoders(kitchen), source, scenes, timed, kitchen.first(miniature.UNET_FILE))
 
@@ -169,13 +172,13 @@ def train_adapter(kitchen: Kitchen) -> None:
     """Anchoring: face encoder and SAA, on pictures of single people."""
     config = AnchorConfig(
         output=str(kitchen.stage("anchoring")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        steps=kitchen.effort.anchoring, batch_size=16, learning_rate=1e-3, weight_decay=0.01, ema_decay=0.99,
+        steps=kitchen.effort.anchoring, batch_size=16, learning_rate=3e-4, weight_decay=0.01, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=400, rank=16, other_clothes=0.5,
-        start_from=str(kitchen.first(miniature.ADAPTER_FILE) or ""),
+        start_from=str(kitchen.weights("denoising", stages.ADAPTER_FILE)),
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> stages.AnchorStage:
-        source = _source(kitchen, PEOPLE, _ADAPTER_TOLD, 0.0)
+        source = _source(kitchen, PEOPLE, _TOLD, 0.0)
         return stages.AnchorStage(_denoiser(kitchen), _encoders(kitchen), source, timed)
 
     _run(stage, config, kitchen.cpu)
@@ -188,12 +191,13 @@ def train_editor(kitchen: Kitchen) -> None:
         adapter=str(kitchen.weights("anchoring", stages.ADAPTER_FILE)),
         imr=str(kitchen.first(miniature.IMR_FILE) or ""),
         keypoint_encoder=str(kitchen.first(miniature.KEYPOINT_ENCODER_FILE) or ""),
-        steps=kitchen.effort.reconfiguration, batch_size=4, targets=4, learning_rate=5e-4, ema_decay=0.99,
+        steps=kitchen.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=500, size=192, features=64, width=4,
+        diffusion_share=0.1, diffusion_weight=100.0,
     )  # fmt: skip
 
     def stage(timed: ReconfigureConfig) -> stages.ReconfigureStage:
-        source = _source(kitchen, PEOPLE, _ADAPTER_TOLD, 0.0)
+        source = _source(kitchen, PEOPLE, _TOLD, 0.0)
         return stages.ReconfigureStage(_denoiser(kitchen), _encoders(kitchen), source, timed)
 
     _run(stage, config, kitchen.cpu)
@@ -284,9 +288,19 @@ def cook(kitchen: Kitchen, only: list[str]) -> None:
 
 
 def _run(stage: Callable[[Any], Any], config: LoopConfig, cpu: bool) -> None:
-    """Trains what ``stage`` makes of the settings, with the learning rate rising at first and falling at last."""
+    """Trains what ``stage`` makes of the settings, with the learning rate rising at first and falling at last.
+
+    Several processes (accelerate launch) share each batch.
+    """
+    from accelerate import PartialState
+
     steps = config.steps
-    config = replace(config, warmup_steps=min(100, steps // 10), cooldown_steps=steps * 3 // 5)
+    config = replace(
+        config,
+        warmup_steps=min(100, steps // 10),
+        cooldown_steps=steps * 3 // 5,
+        batch_size=max(1, config.batch_size // PartialState().num_processes),
+    )
     state = States(Path(config.output), config.keep).newest()
     if state is None or States.about(state)["step"] < steps:
         train(stage(config), config, cpu)
@@ -298,13 +312,19 @@ def _source(kitchen: Kitchen, name: str, told: float, motion: float) -> CaptionS
 
 def _encoders(kitchen: Kitchen) -> RememberingEncoders:
     import comfy.model_management
+    from accelerate import PartialState
 
-    return RememberingEncoders(
-        miniature.load_vae(kitchen.weights("autoencoder", miniature.VAE_FILE)),
+    vae = kitchen.weights("autoencoder", miniature.VAE_FILE)
+    encoders = RememberingEncoders(
+        miniature.load_vae(vae),
         miniature.load_text_encoder(kitchen.weights("contrast", miniature.TEXT_FILE)),
         miniature.load_image_encoder(kitchen.weights("contrast", miniature.IMAGE_FILE)),
         comfy.model_management.get_torch_device(),
     )
+    file = kitchen.out / f"latents-{hashlib.sha256(vae.read_bytes()).hexdigest()[:8]}.safetensors"
+    with PartialState().main_process_first():
+        encoders.keep_latents(read_samples(kitchen.data(PEOPLE)), file)
+    return encoders
 
 
 def _denoiser(kitchen: Kitchen) -> DenoisingModel:

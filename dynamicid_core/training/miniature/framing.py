@@ -1,0 +1,55 @@
+"""How close the miniature sees people: nearer than the data does, so that more of its few latents tell of the face."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH
+
+_TOP, _BOTTOM = 10 / 128, 118 / 128  # of the data's pictures: from above the hair to the collar
+_CELL = 8  # pixels of a latent
+
+
+def close_up(pictures: Tensor) -> Tensor:
+    """Pictures [B, H, W, C] of the data -> [B, PICTURE_HEIGHT, w, C]: square ones of one person become PICTURE_WIDTH
+    wide, wider ones of several keep all they show of each.
+    """
+    top, bottom, left, right = _window(*pictures.shape[1:3])
+    cut = pictures[:, top:bottom, left:right].movedim(-1, 1)
+    size = (PICTURE_HEIGHT, round((right - left) * PICTURE_HEIGHT / (bottom - top)))
+    return F.interpolate(cut, size, mode="bicubic", align_corners=False).clamp(0, 1).movedim(1, -1)
+
+
+def in_close_up(points: Tensor, height: int = 128, width: int = 128) -> Tensor:
+    """Points [..., 2], (x, y) in fractions of a picture of the data -> in fractions of its close-up."""
+    top, bottom, left, right = _window(height, width)
+    low = torch.tensor((left / width, top / height), dtype=points.dtype)
+    high = torch.tensor((right / width, bottom / height), dtype=points.dtype)
+    return (points - low) / (high - low)
+
+
+def _window(height: int, width: int) -> tuple[int, int, int, int]:
+    """Pixels that are kept: top, bottom, left, right."""
+    top, bottom = round(height * _TOP), round(height * _BOTTOM)
+    cell = _CELL * (bottom - top) / PICTURE_HEIGHT
+    cells = PICTURE_WIDTH // _CELL if width == height else int(width / cell)
+    left = (width - round(cells * cell)) // 2
+    return top, bottom, left, left + round(cells * cell)
+
+
+def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> Tensor:
+    """How much each latent counts: [B, 1, height, width], of mean 1. Those on the face count ``weight`` times as much.
+
+    keypoints: [B, 106, 2] in fractions of the picture.
+    """
+    down = ((torch.arange(height) + 0.5) / height).view(1, height, 1)
+    across = ((torch.arange(width) + 0.5) / width).view(1, 1, width)
+    low, high = keypoints.amin(1), keypoints.amax(1)
+    inside = (
+        (across >= low[:, 0].view(-1, 1, 1))
+        & (across <= high[:, 0].view(-1, 1, 1))
+        & (down >= low[:, 1].view(-1, 1, 1))
+        & (down <= high[:, 1].view(-1, 1, 1))
+    )
+    weights = 1 + (weight - 1) * inside.float().unsqueeze(1)
+    return weights / weights.mean((1, 2, 3), keepdim=True)
