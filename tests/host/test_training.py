@@ -287,6 +287,15 @@ def test_clip_sees_the_shoulders_of_another_photo_where_asked(models, tmp_path):
     assert not torch.equal(*features)
 
 
+def test_tokens_of_a_new_face_encoder_tell_one_embedding_from_another(models, tmp_path):
+    stage, _ = anchor_stage(models, tmp_path)
+    embeddings = torch.nn.functional.normalize(torch.randn(8, 512, generator=torch.Generator().manual_seed(0)), dim=1)
+    features = models[1].clip_features(torch.zeros(1, 3, 28, 28)).expand(8, -1, -1)
+    with torch.no_grad():
+        tokens = stage.network.adapter.tokens(embeddings, features)
+    assert float(tokens.std(dim=0).mean() / tokens.std()) > 0.5
+
+
 def test_anchoring_learns(models, tmp_path):
     stage, settings = anchor_stage(models, tmp_path, steps=24, learning_rate=3e-3, save_every=0, batch_size=4)
     fixed = some_batch(stage)
@@ -315,11 +324,23 @@ def test_reconfiguration_losses_are_those_of_a_direct_computation(models, tmp_pa
                 rows.append(network.imr(batch.source_tokens[person : person + 1], source, target, *texts))
         edited = torch.cat(rows)
         feature = ((edited - batch.target_tokens) ** 2).mean()
-        difference = network.predict(batch, edited) - network.predict(batch, batch.target_tokens)
+        seen = batch.diffusion
+        difference = network.predict(seen, edited) - network.predict(seen, batch.target_tokens)
         consistency = (difference**2).mean()
     assert float(found["feature"]) == pytest.approx(float(feature), rel=1e-4)
     assert float(found["consistency"]) == pytest.approx(float(consistency), rel=1e-3)
     assert float(found["loss"]) == pytest.approx(float(feature + 0.7 * consistency), rel=1e-4)
+
+
+def test_the_unet_looks_at_a_share_of_the_batches_only(models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(models, tmp_path, adapter_file, diffusion_share=0.5)
+    batches = [some_batch(stage, seed) for seed in range(40)]
+    assert 8 < sum(batch.diffusion is None for batch in batches) < 32
+    unseen = next(batch for batch in batches if batch.diffusion is None)
+    found = stage.network(unseen)
+    assert float(found["loss"]) == float(found["feature"])
+    # Every step tells the same losses, so that processes can average them.
+    assert found.keys() == stage.network(next(one for one in batches if one.diffusion is not None)).keys()
 
 
 def test_reconfiguration_gradients_are_the_slopes_of_the_loss(models, tmp_path, adapter_file):

@@ -32,9 +32,9 @@ from .weights import initialise
 
 _SNR_LIMIT = 5.0  # min-SNR weighting (arXiv 2303.09556)
 _DROP_TEXT = 0.1
-_SCENES = 0.15  # share of the batches that are scenes of several people
+_SCENES = 0.12  # share of the batches that are scenes of several people
 _SHORT = 0.5  # share of the scenes whose people are not told one by one
-_FACES = 0.65  # share of the batches that are seen with the tokens of their people
+_FACES = 0.7  # share of the batches that are seen with the tokens of their people
 _FACE_WEIGHT = 3.0  # how much more an error in a face counts
 _TOLD, _MOTION = 0.5, 0.5  # of captions without tokens, see ``captions.reduced``
 _TOLD_WITH_FACE, _MOTION_WITH_FACE = 0.1, 0.0
