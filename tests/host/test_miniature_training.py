@@ -13,7 +13,7 @@ from dynamicid_core.comfy_host import miniature
 from dynamicid_core.training.__main__ import main
 from dynamicid_core.training.config import AnchorConfig, LoopConfig
 from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe
-from dynamicid_core.training.miniature.autoencoder import LATENT_STD, Autoencoding, AutoencoderStage, scaled
+from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
 from dynamicid_core.training.miniature.weights import initialise
@@ -137,7 +137,7 @@ def test_latents_of_a_data_set_are_kept_for_the_next_stage(kitchen, monkeypatch)
     torch.testing.assert_close(kept, encoders.latents(picture), atol=2e-2, rtol=1e-3)  # kept in half precision
 
 
-@pytest.mark.parametrize("width, expected", [(128, 128), (224, 296), (320, 424)])
+@pytest.mark.parametrize(("width", "expected"), [(128, 128), (224, 296), (320, 424)])
 def test_a_close_up_shows_what_is_where_its_points_say(width, expected):
     picture = torch.zeros(1, 128, width, 1)
     picture[0, 60:64, width // 2 - 20 : width // 2 - 16] = 1

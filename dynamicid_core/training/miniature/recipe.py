@@ -58,12 +58,12 @@ class Effort:
     others: tuple[int, int] = (150, 14)
     unseen: tuple[int, int] = (60, 8)
     scenes: int = 200
-    autoencoder: int = 3000
+    autoencoder: int = 4800
     contrast: int = 1500
     judge: int = 2000
-    denoising: int = 2200
-    anchoring: int = 1000
-    reconfiguration: int = 350
+    denoising: int = 6000
+    anchoring: int = 150
+    reconfiguration: int = 1000
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 42, 2: 14, 3: 7})
     few_steps: int = 4
