@@ -45,6 +45,12 @@ def test_a_wrong_setting_is_named(tmp_path, text, message):
         read(tmp_path, NEEDED + text)
 
 
+@pytest.mark.parametrize("share", ["-0.1", "1.5"])
+def test_a_share_of_the_batches_is_between_none_and_all(tmp_path, share):
+    with pytest.raises(InputError, match=rf"diffusion_share is {share}; it must be from 0 to 1"):
+        read(tmp_path, NEEDED + f"adapter: a\ndiffusion_share: {share}", ReconfigureConfig)
+
+
 def test_a_missing_setting_is_named(tmp_path):
     with pytest.raises(InputError, match=r"The setting output is missing \(.*run\.yaml\)"):
         read(tmp_path, NEEDED.replace("output: o\n", ""))

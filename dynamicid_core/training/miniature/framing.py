@@ -4,15 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH
+from ...comfy_host.miniature import DATA_SIZE, PICTURE_HEIGHT, PICTURE_WIDTH
 
-_TOP, _BOTTOM = 10 / 128, 118 / 128  # of the data's pictures: from above the hair to the collar
+_TOP, _BOTTOM = 10 / 128, 118 / 128  # fractions of the data's pictures: from above the hair to the collar
 _CELL = 8  # pixels of a latent
 
 
 def close_up(pictures: Tensor) -> Tensor:
-    """Pictures [B, H, W, C] of the data -> [B, PICTURE_HEIGHT, w, C]: square ones of one person become PICTURE_WIDTH
-    wide, wider ones of several keep all they show of each.
+    """Pictures [B, H, W, C] of the data -> [B, PICTURE_HEIGHT, w, C], both 0 to 1. Square ones of one person become
+    PICTURE_WIDTH wide, wider ones of several keep all they show of each.
     """
     top, bottom, left, right = _window(*pictures.shape[1:3])
     cut = pictures[:, top:bottom, left:right].movedim(-1, 1)
@@ -20,21 +20,12 @@ def close_up(pictures: Tensor) -> Tensor:
     return F.interpolate(cut, size, mode="bicubic", align_corners=False).clamp(0, 1).movedim(1, -1)
 
 
-def in_close_up(points: Tensor, height: int = 128, width: int = 128) -> Tensor:
+def in_close_up(points: Tensor, height: int = DATA_SIZE, width: int = DATA_SIZE) -> Tensor:
     """Points [..., 2], (x, y) in fractions of a picture of the data -> in fractions of its close-up."""
     top, bottom, left, right = _window(height, width)
     low = torch.tensor((left / width, top / height), dtype=points.dtype)
     high = torch.tensor((right / width, bottom / height), dtype=points.dtype)
     return (points - low) / (high - low)
-
-
-def _window(height: int, width: int) -> tuple[int, int, int, int]:
-    """Pixels that are kept: top, bottom, left, right."""
-    top, bottom = round(height * _TOP), round(height * _BOTTOM)
-    cell = _CELL * (bottom - top) / PICTURE_HEIGHT
-    cells = PICTURE_WIDTH // _CELL if width == height else int(width / cell)
-    left = (width - round(cells * cell)) // 2
-    return top, bottom, left, left + round(cells * cell)
 
 
 def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> Tensor:
@@ -53,3 +44,12 @@ def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> T
     )
     weights = 1 + (weight - 1) * inside.float().unsqueeze(1)
     return weights / weights.mean((1, 2, 3), keepdim=True)
+
+
+def _window(height: int, width: int) -> tuple[int, int, int, int]:
+    """Pixels that are kept: top, bottom, left, right."""
+    top, bottom = round(height * _TOP), round(height * _BOTTOM)
+    cell = _CELL * (bottom - top) / PICTURE_HEIGHT
+    cells = PICTURE_WIDTH // _CELL if width == height else int(width / cell)
+    left = (width - round(cells * cell)) // 2
+    return top, bottom, left, left + round(cells * cell)
