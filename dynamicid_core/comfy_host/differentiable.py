@@ -77,6 +77,13 @@ class DenoisingModel:
         mixed = self._scale_latents(latents) + noise * sigma.view(-1, 1, 1, 1)
         return self._sampling.calculate_input(sigma, mixed)
 
+    def expected(self, latents: Tensor, noise: Tensor, timesteps: Tensor, predicted: Tensor) -> Tensor:
+        """The latents [B, 4, h, w], as the VAE gives them, that stand behind ``noisy`` ones if their noise is what the
+        UNet predicted.
+        """
+        sigma = self._sampling.sigma(timesteps.float()).view(-1, 1, 1, 1)
+        return self._unscale_latents(self._scale_latents(latents) + sigma * (noise - predicted))
+
     def signal_to_noise(self, timesteps: Tensor) -> Tensor:
         """How much more of the picture than of the noise there is at timesteps [B], as variances."""
         return self._sampling.sigma(timesteps.float()) ** -2

@@ -12,7 +12,7 @@ from ..saa import SaaSettings
 from .config import AnchorConfig
 from .data.sample import Sample
 from .losses import noise_loss
-from .networks import TrainableAdapter
+from .networks import TrainableAdapter, token_spread
 
 _BELOW_CHIN = 0.03  # sides of the picture
 
@@ -20,7 +20,8 @@ _BELOW_CHIN = 0.03  # sides of the picture
 @dataclass(frozen=True, eq=False)
 class AnchorBatch:
     """latents: [B, 4, h, w], noise like them. timesteps: [B]. context: [B, 77, D]. embeddings: [B, 512].
-    clip_features: [B, patches, size]. Dropped texts and faces have been dropped already.
+    clip_features: [B, patches, size]. keypoints: [B, 106, 2] in fractions of the picture. Dropped texts and faces have
+    been dropped already.
     """
 
     latents: Tensor
@@ -29,6 +30,7 @@ class AnchorBatch:
     context: Tensor
     embeddings: Tensor
     clip_features: Tensor
+    keypoints: Tensor
 
 
 class Anchoring(nn.Module):
@@ -42,13 +44,17 @@ class Anchoring(nn.Module):
         denoiser.carry(adapter.updates.add_to)
 
     def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
-        """Losses by name; "loss" is the one to minimise."""
-        loss = noise_loss(self.predict(batch), batch.noise)
-        return {"loss": loss}
+        """Losses by name; "loss" is the one to minimise. "token_spread" tells when tokens become the same for all."""
+        tokens = self.tokens(batch)
+        loss = noise_loss(self.predict(batch, tokens), batch.noise)
+        return {"loss": loss, "token_spread": token_spread(tokens)}
 
-    def predict(self, batch: AnchorBatch) -> Tensor:
-        """The noise that UNet and adapter see in a batch, [B, 4, h, w]."""
-        tokens = self.adapter.tokens(batch.embeddings, batch.clip_features)
+    def tokens(self, batch: AnchorBatch) -> Tensor:
+        """Of the people in a batch, [B, T, D]."""
+        return self.adapter.tokens(batch.embeddings, batch.clip_features)
+
+    def predict(self, batch: AnchorBatch, tokens: Tensor) -> Tensor:
+        """The noise that UNet and adapter see in a batch with these tokens, [B, 4, h, w]."""
         patches = self.adapter.patches(tokens, self._settings, text_attention)
         seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
         return self._denoiser(seen, batch.timesteps, batch.context, patches)
@@ -87,6 +93,7 @@ class AnchorBatches:
             self._encoders.contexts(captions).to(device),
             seen.to(device),
             features.to(device),
+            torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples]).to(device),
         )
 
     def _features_of_nobody(self) -> Tensor:

@@ -1,9 +1,9 @@
 """Settings of a training run, from a YAML file."""
 
 import difflib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 
@@ -19,7 +19,8 @@ class LoopConfig:
 
     output: folder for weights, states, curves and sheets. batch_size: what a device sees at once; accumulation: how
     many of those make one step. warmup_steps: over which the learning rate rises; cooldown_steps: the last ones, over
-    which it falls to 0. ema_decay: of the averaged weights that are saved, 0 for none. save_every, sample_every,
+    which it falls to 0. rates: how many times faster parts of the network learn, by how the names of their parameters
+    begin. ema_decay: of the averaged weights that are saved, 0 for none. save_every, sample_every,
     log_every: steps; 0 for never. keep: how many states to keep.
     """
 
@@ -35,6 +36,7 @@ class LoopConfig:
     ema_decay: float = 0.999
     precision: str = "fp32"
     seed: int = 0
+    rates: dict[str, float] = field(default_factory=dict)
     log_every: int = 10
     save_every: int = 1000
     sample_every: int = 1000
@@ -46,6 +48,9 @@ class LoopConfig:
         for name in ("steps", "batch_size", "accumulation", "keep"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be more than 0")
+        for part, rate in self.rates.items():
+            wanted = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0
+            _require(wanted, f"rates has {rate!r} for {part}; it must be a number of more than 0")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay:g}; it must be from 0 to below 1")
 
 
@@ -147,19 +152,24 @@ def load_config(path: str | Path, kind: type[Config]) -> Config:
 
 
 def _checked(given: dict[str, Any], kind: type[Config]) -> dict[str, Any]:
-    known = {field.name: field for field in fields(kind)}
+    known = {setting.name: setting for setting in fields(kind)}
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it can be one of {', '.join(known)}"
             raise InputError(f'There is no setting "{name}"; {hint}')
-    missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
+    missing = [name for name, setting in known.items() if _is_needed(setting) and name not in given]
     if missing:
         raise InputError(f"The setting {' and '.join(missing)} is missing")
     return {name: _typed(name, value, known[name].type) for name, value in given.items()}
 
 
+def _is_needed(setting: Field[Any]) -> bool:
+    return setting.default is MISSING and setting.default_factory is MISSING
+
+
 def _typed(name: str, value: Any, wanted: Any) -> Any:
+    wanted = get_origin(wanted) or wanted
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted is float and isinstance(value, str):  # YAML reads 1e-4 as text

@@ -6,7 +6,7 @@ that was interrupted and resumed computes what an uninterrupted one does.
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,8 +65,8 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
         # Not every batch uses every parameter: pictures of nobody leave the adapter out.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    trained = [parameter for parameter in stage.network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    groups = _groups(stage.network, config.rates)
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     average = WeightAverage(stage.network, config.ema_decay)
     network, optimiser = accelerator.prepare(stage.network, optimiser)
     run = _Run(stage, config, accelerator, network, optimiser, average, States(output, config.keep))
@@ -148,7 +148,7 @@ class _Run:
     def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
         for group in self.optimiser.param_groups:
-            group["lr"] = self._rate(step)
+            group["lr"] = self._rate(step) * group["rate"]
         total: dict[str, Tensor] = {}
         for part in range(config.accumulation):
             chance = _chance(config.seed, step, part, accelerator.process_index)
@@ -179,6 +179,24 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         return {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}
+
+
+def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The parameters that train, for the optimiser, by how many times faster than the rest they learn."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    unused = set(rates)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            part = next((part for part in rates if name.startswith(part)), None)
+            unused.discard(part or "")
+            groups.setdefault(rates[part] if part is not None else 1.0, []).append(parameter)
+    if unused:
+        parts = sorted({name.rpartition(".")[0] for name, _ in network.named_parameters()})
+        raise InputError(
+            f"rates names {', '.join(sorted(unused))}, but nothing that trains begins so. Parts are "
+            f"{', '.join(parts[:8])} and so on."
+        )
+    return [{"params": parameters, "rate": rate} for rate, parameters in groups.items()]
 
 
 def _chance(*numbers: int) -> torch.Generator:

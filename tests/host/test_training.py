@@ -153,7 +153,7 @@ def test_the_noise_loss_is_that_of_the_model_with_the_nodes(models, tmp_path):
     batch = some_batch(stage)
     batch.timesteps[:] = 501
     with torch.no_grad():
-        trained = stage.network.predict(batch)
+        trained = stage.network.predict(batch, stage.network.tokens(batch))
         tokens = stage.network.adapter.tokens(batch.embeddings, batch.clip_features)
     stage.save_weights(tmp_path)
     loaded = load(tmp_path)
@@ -296,6 +296,37 @@ def test_tokens_of_a_new_face_encoder_tell_one_embedding_from_another(models, tm
     assert float(tokens.std(dim=0).mean() / tokens.std()) > 0.5
 
 
+def test_tokens_that_are_the_same_for_everybody_show_in_the_metrics(models, tmp_path):
+    stage, settings = anchor_stage(models, tmp_path, steps=1)
+    train(stage, settings)
+    assert losses(tmp_path, "token_spread")[0] > 0.01
+    tokens = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)).expand(5, -1, -1)
+    assert float(core("training.networks").token_spread(tokens)) == 0
+
+
+def test_a_part_with_a_lower_rate_learns_less(models, tmp_path):
+    moved = {}
+    for name, rates in (("as_all", {}), ("slower", {"adapter.face_encoder": 0.01})):
+        stage, settings = anchor_stage(models, tmp_path / name, steps=2, rates=rates, ema_decay=0.0)
+        randomise(stage.network)
+        encoder, values = (stage.network.adapter.get_submodule(part) for part in ("face_encoder", "projections"))
+        before = [[p.detach().clone() for p in part.parameters()] for part in (encoder, values)]
+        train(stage, settings)
+        moved[name] = [
+            sum(float((now.detach() - then).abs().sum()) for now, then in zip(part.parameters(), was, strict=True))
+            for part, was in zip((encoder, values), before, strict=True)
+        ]
+    assert moved["slower"][0] < 0.02 * moved["as_all"][0]
+    assert moved["slower"][1] > 0.5 * moved["as_all"][1]
+
+
+def test_a_rate_for_a_part_that_does_not_exist_is_refused(models, tmp_path):
+    stage, settings = anchor_stage(models, tmp_path, rates={"adapter.face_encodr": 0.1})
+    message = r"rates names adapter\.face_encodr, but nothing that trains begins so\. Parts are adapter"
+    with pytest.raises(core("errors").InputError, match=message):
+        train(stage, settings)
+
+
 def test_anchoring_learns(models, tmp_path):
     stage, settings = anchor_stage(models, tmp_path, steps=24, learning_rate=3e-3, save_every=0, batch_size=4)
     fixed = some_batch(stage)
@@ -343,8 +374,20 @@ def test_the_unet_looks_at_a_share_of_the_batches_only(models, tmp_path, adapter
     assert found.keys() == stage.network(next(one for one in batches if one.diffusion is not None)).keys()
 
 
+def test_a_new_imr_leaves_tokens_as_they_are():
+    imr_module = core("imr")
+    imr = imr_module.Imr(imr_module.ImrSizes(64, 96, 128, 4, 256, 2, 2))
+    core("training.networks").start_with_the_tokens(imr)
+    tokens = torch.nn.functional.layer_norm(torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(0)), (64,))
+    motion, text = torch.randn(3, 32), torch.randn(3, 64)
+    with torch.no_grad():
+        edited = imr(tokens, motion[:1], motion, text[:1], text)
+    torch.testing.assert_close(edited, tokens.expand(3, -1, -1), atol=1e-3, rtol=1e-3)
+
+
 def test_reconfiguration_gradients_are_the_slopes_of_the_loss(models, tmp_path, adapter_file):
     stage, _ = reconfigure_stage(models, tmp_path, adapter_file)
+    randomise(stage.network.imr)  # a new one lets nothing through to its inner layers
     assert_gradient_is_the_slope(
         stage,
         ["imr.proj_out.weight", "imr.entangleNet.0.0.to_kv.weight", "keypoint_encoder.blocks.6.1.conv_block.0.weight"],

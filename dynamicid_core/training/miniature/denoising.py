@@ -1,6 +1,4 @@
-"""The miniature's base model: a UNet that learns to see the noise in latents, from captions, and from the tokens of
-single people where there are any, so that it has faces to paint before the adapter is anchored in it.
-"""
+"""The miniature's base model: a UNet that learns to see the noise in latents, from captions alone."""
 
 import json
 from collections.abc import Iterator
@@ -15,17 +13,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...checkpoint import save_checkpoint
-from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...comfy_host.miniature import UNET_FILE, build_unet, load_unet
 from ...errors import InputError
 from ...images import Photo
-from ...saa import SaaSettings
-from ..anchoring import AnchorBatches
-from ..config import AnchorConfig
+from ..config import LoopConfig
 from ..data.sample import Sample
-from ..networks import TrainableAdapter
-from ..stages import ADAPTER_FILE, SHEET_ROWS, SampleSource, make_adapter, paint_samples, sample_batches, save_sheet
+from ..stages import SHEET_ROWS, SampleSource, paint_samples, sample_batches, save_sheet
 from .captions import reduced
 from .framing import face_weights, in_close_up
 from .weights import initialise
@@ -34,17 +28,14 @@ _SNR_LIMIT = 5.0  # min-SNR weighting (arXiv 2303.09556)
 _DROP_TEXT = 0.1
 _SCENES = 0.12  # share of the batches that are scenes of several people
 _SHORT = 0.5  # share of the scenes whose people are not told one by one
-_FACES = 0.7  # share of the batches that are seen with the tokens of their people
 _FACE_WEIGHT = 3.0  # how much more an error in a face counts
-_TOLD, _MOTION = 0.5, 0.5  # of captions without tokens, see ``captions.reduced``
-_TOLD_WITH_FACE, _MOTION_WITH_FACE = 0.1, 0.0
+_TOLD, _MOTION = 0.5, 0.5  # of captions, see ``captions.reduced``
 
 
 @dataclass(frozen=True, eq=False)
 class DenoisingBatch:
     """latents, noise: [B, C, h, w]. weights: [B, 1, h, w], of their errors. timesteps: [B]. context: [B, 77, D], of
-    dropped captions that of "". embeddings: [B, 512] and clip_features: [B, patches, size], or None of pictures that
-    are seen without tokens.
+    dropped captions that of "".
     """
 
     latents: Tensor
@@ -52,8 +43,6 @@ class DenoisingBatch:
     weights: Tensor
     timesteps: Tensor
     context: Tensor
-    embeddings: Tensor | None = None
-    clip_features: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,31 +54,20 @@ class Scene:
 
 
 class Denoising(nn.Module):
-    """The loss of a batch. What trains is the UNet, and the adapter with it."""
+    """The loss of a batch. What trains is the UNet."""
 
-    def __init__(self, denoiser: DenoisingModel, adapter: TrainableAdapter) -> None:
+    def __init__(self, denoiser: DenoisingModel) -> None:
         super().__init__()
         self.unet = denoiser.network.requires_grad_(True)
-        self.adapter = adapter
         self._denoiser = denoiser
 
     def forward(self, batch: DenoisingBatch) -> dict[str, Tensor]:
         """Losses by name: of the noise, weighted by what is left of the picture in it, and as it is."""
         seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
-        attention = self._attention(batch)
-        predicted = self._denoiser(seen, batch.timesteps, batch.context, attention)
+        predicted = self._denoiser(seen, batch.timesteps, batch.context, {})
         error = ((predicted - batch.noise).square() * batch.weights).mean((1, 2, 3))
         snr = self._denoiser.signal_to_noise(batch.timesteps)
         return {"loss": (error * (snr.clamp(max=_SNR_LIMIT) / snr)).mean(), "noise": error.mean().detach()}
-
-    def _attention(self, batch: DenoisingBatch) -> dict[Any, Any]:
-        """What takes the place of cross-attentions. Without tokens the UNet is as it is by itself."""
-        if batch.embeddings is None or batch.clip_features is None:
-            self._denoiser.carry(lambda unet: [])
-            return {}
-        self._denoiser.carry(self.adapter.updates.add_to)
-        tokens = self.adapter.tokens(batch.embeddings, batch.clip_features)
-        return self.adapter.patches(tokens, SaaSettings(), text_attention)
 
 
 class DenoisingStage:
@@ -100,7 +78,7 @@ class DenoisingStage:
         encoders: FrozenEncoders,
         source: SampleSource,
         scenes: dict[int, list[Scene]],
-        config: AnchorConfig,
+        config: LoopConfig,
         first: Path | None = None,
     ) -> None:
         """scenes: of several people, by their number. first: file of weights to go on from."""
@@ -108,33 +86,21 @@ class DenoisingStage:
         if first is None:
             initialise(model.model.diffusion_model, config.seed)
         self._denoiser = DenoisingModel(model, encoders.device, torch.float32, gradient_checkpointing=False)
-        adapter = make_adapter(self._denoiser, encoders, config)
-        self.network = Denoising(self._denoiser, adapter)
+        self.network = Denoising(self._denoiser)
         self._encoders, self._source, self._scenes, self._config = encoders, source, scenes, config
-        self._faces = AnchorBatches(encoders, self._denoiser, config, adapter.variant.embedding_channel_order)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DenoisingBatch:
-        """Of the samples with or without tokens, or now and then of scenes in their place."""
-        kind = float(torch.rand(1, generator=chance))
-        if kind < _FACES:
-            return self._with_tokens(_retold(raw, chance, _TOLD_WITH_FACE, _MOTION_WITH_FACE), chance, device)
-        if self._scenes and kind > 1 - _SCENES:
-            return self._without_tokens(self._some_scenes(len(raw), chance), None, chance, device)
-        shown = [(sample.picture, sample.caption) for sample in _retold(raw, chance, _TOLD, _MOTION)]
-        return self._without_tokens(shown, raw, chance, device)
+        """Of the samples, or now and then of scenes in their place."""
+        if self._scenes and float(torch.rand(1, generator=chance)) < _SCENES:
+            return self._batch(self._some_scenes(len(raw), chance), None, chance, device)
+        shown = [(sample.picture, sample.caption) for sample in _retold(raw, chance)]
+        return self._batch(shown, raw, chance, device)
 
-    def _with_tokens(self, samples: list[Sample], chance: torch.Generator, device: torch.device) -> DenoisingBatch:
-        one = self._faces.make(samples, chance, device)
-        weights = _weights(samples, one.latents)
-        return DenoisingBatch(
-            one.latents, one.noise, weights, one.timesteps, one.context, one.embeddings, one.clip_features
-        )
-
-    def _without_tokens(
+    def _batch(
         self,
         shown: list[tuple[Photo, str]],
         samples: list[Sample] | None,
@@ -167,26 +133,21 @@ class DenoisingStage:
         ]
 
     def save_weights(self, folder: Path) -> None:
-        """unet.safetensors and adapter.safetensors."""
+        """unet.safetensors."""
         weights = self._denoiser.network.state_dict()
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / UNET_FILE)
-        save_checkpoint(self.network.adapter.checkpoint(), folder / ADAPTER_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Pictures of the data beside what is painted of their captions, without and with their tokens."""
-        samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
-        samples = _retold(samples, torch.Generator().manual_seed(0), _TOLD_WITH_FACE, _MOTION_WITH_FACE)
-        self._denoiser.carry(lambda unet: [])
-        plain = paint_samples(self._denoiser, self._encoders, samples, steps)
-        self._denoiser.carry(self.network.adapter.updates.add_to)
-        with_tokens = paint_samples(self._denoiser, self._encoders, samples, steps, self.network.adapter)
-        save_sheet(path, [[s.picture, *both] for s, *both in zip(samples, plain, with_tokens, strict=True)])
+        """Pictures of the data beside what is painted of their captions."""
+        samples = _retold(list(islice(self._source.samples(0, 1), SHEET_ROWS)), torch.Generator().manual_seed(0))
+        painted = paint_samples(self._denoiser, self._encoders, samples, steps)
+        save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
 
 
-def _retold(samples: list[Sample], chance: torch.Generator, told: float, motion: float) -> list[Sample]:
+def _retold(samples: list[Sample], chance: torch.Generator) -> list[Sample]:
     """The samples with captions that are told anew."""
     words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=chance)))
-    return [replace(sample, caption=reduced(sample, words, told, motion)) for sample in samples]
+    return [replace(sample, caption=reduced(sample, words, _TOLD, _MOTION)) for sample in samples]
 
 
 def _weights(samples: list[Sample], latents: Tensor) -> Tensor:

@@ -24,12 +24,14 @@ from ..loop import train
 from ..order import ShardSource
 from ..states import States
 from ..synthetic import command
+from .anchoring import RecognisedAnchorStage
 from .autoencoder import AutoencoderStage
 from .captions import CaptionSource
 from .contrast import ContrastStage
 from .denoising import DenoisingStage, read_scenes
 from .encoders import RememberingEncoders
 from .judge import JUDGE_FILE, JudgeStage, open_judge
+from .recogniser import RECOGNISER_FILE, RecogniserStage, open_recogniser
 
 _log = logging.getLogger(__name__)
 PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
@@ -62,7 +64,8 @@ class Effort:
     contrast: int = 1500
     judge: int = 2000
     denoising: int = 6000
-    anchoring: int = 150
+    recogniser: int = 1500
+    anchoring: int = 3500
     reconfiguration: int = 1000
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 42, 2: 14, 3: 7})
@@ -153,14 +156,13 @@ def train_judge(kitchen: Kitchen) -> None:
 
 def train_denoising(kitchen: Kitchen) -> None:
     """UNet of the base model."""
-    config = AnchorConfig(
-        output=str(kitchen.stage("denoising")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        steps=kitchen.effort.denoising, batch_size=16, learning_rate=1e-3, weight_decay=0.01,
-        ema_decay=0.998, log_every=20, save_every=500, sample_every=1000, rank=16, other_clothes=0.5,
-        start_from=str(kitchen.first(miniature.ADAPTER_FILE) or ""),
+    config = LoopConfig(
+        output=str(kitchen.stage("denoising")),
+        steps=kitchen.effort.denoising, batch_size=16, learning_rate=1e-3, ema_decay=0.998,
+        log_every=20, save_every=500, sample_every=1000,
     )  # fmt: skip
 
-    def stage(timed: AnchorConfig) -> DenoisingStage:
+    def stage(timed: LoopConfig) -> DenoisingStage:
         source = ShardSource(kitchen.data(PEOPLE), timed.seed)
         scenes = read_scenes(kitchen.data(PEOPLE) / "groups")
         return DenoisingStage(_encoders(kitchen), source, scenes, timed, kitchen.first(miniature.UNET_FILE))
@@ -168,18 +170,32 @@ def train_denoising(kitchen: Kitchen) -> None:
     _run(stage, config, kitchen.cpu)
 
 
+def train_recogniser(kitchen: Kitchen) -> None:
+    """What looks on while the adapter is anchored."""
+    config = LoopConfig(
+        output=str(kitchen.stage("recogniser")),
+        steps=kitchen.effort.recogniser, batch_size=64, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.9,
+        log_every=20, save_every=500, sample_every=0,
+    )  # fmt: skip
+    _run(lambda timed: RecogniserStage(_encoders(kitchen), _source(kitchen, PEOPLE, 0, 0), timed), config, kitchen.cpu)
+
+
 def train_adapter(kitchen: Kitchen) -> None:
     """Anchoring: face encoder and SAA, on pictures of single people."""
     config = AnchorConfig(
         output=str(kitchen.stage("anchoring")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        steps=kitchen.effort.anchoring, batch_size=16, learning_rate=3e-4, weight_decay=0.01, ema_decay=0.99,
-        log_every=20, save_every=250, sample_every=400, rank=16, other_clothes=0.5,
-        start_from=str(kitchen.weights("denoising", stages.ADAPTER_FILE)),
+        steps=kitchen.effort.anchoring, batch_size=16, learning_rate=2e-3, ema_decay=0.99,
+        rates={"adapter.face_encoder": 0.05, "adapter.updates": 0.5},
+        log_every=20, save_every=250, sample_every=500, rank=16, other_clothes=0.5,
+        start_from=str(kitchen.first(miniature.ADAPTER_FILE) or ""),
     )  # fmt: skip
 
-    def stage(timed: AnchorConfig) -> stages.AnchorStage:
-        source = _source(kitchen, PEOPLE, _TOLD, 0.0)
-        return stages.AnchorStage(_denoiser(kitchen), _encoders(kitchen), source, timed)
+    def stage(timed: AnchorConfig) -> RecognisedAnchorStage:
+        source, recogniser = (
+            _source(kitchen, PEOPLE, _TOLD, 0.0),
+            open_recogniser(kitchen.weights("recogniser", RECOGNISER_FILE)),
+        )
+        return RecognisedAnchorStage(_denoiser(kitchen), _encoders(kitchen), source, timed, recogniser)
 
     _run(stage, config, kitchen.cpu)
 
@@ -271,6 +287,7 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "contrast": train_contrast,
     "judge": train_judge,
     "denoising": train_denoising,
+    "recogniser": train_recogniser,
     "anchoring": train_adapter,
     "reconfiguration": train_editor,
     "pack": pack,

@@ -1,0 +1,178 @@
+"""A recogniser of latents: who is in them, and the shape of the face, as the data's own pictures taught it.
+
+Latents are too coarse and too noisy for ArcFace. With this, training can tell the UNet whom it is about to paint;
+without it, what a person adds to the noise loss is lost among poses, lights and clothes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...comfy_host.differentiable import FrozenEncoders
+from ...comfy_host.miniature import LATENT_CHANNELS, PICTURE_HEIGHT, PICTURE_WIDTH
+from ..anchoring import pictures
+from ..config import LoopConfig
+from ..data.sample import Sample
+from ..stages import SampleSource, sample_batches
+from .autoencoder import LATENT_STD
+
+RECOGNISER_FILE = "recogniser.safetensors"
+_EMBEDDING, _KEYPOINTS = 512, 106
+_WIDTH = 48
+_SHAPE_STD = 0.2135  # of face shapes from photo to photo; errors are told in it
+_SHAPE_WEIGHT = 0.5
+_CONTRAST_WEIGHT, _SHARPNESS = 0.1, 20.0  # of telling the people of a batch apart
+_SOFT = 2 / 3  # share of latents that are made less sharp, as those the UNet expects are
+_NOISY, _NOISE = 0.6, 0.3
+
+
+class Recogniser(nn.Module):
+    """Latents -> ArcFace embedding and face shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = _WIDTH
+        self.body = nn.Sequential(
+            nn.Conv2d(LATENT_CHANNELS, width, 3, padding=1),
+            _Residual(width, width, 1),
+            _Residual(width, 2 * width, 2),
+            _Residual(2 * width, 2 * width, 1),
+            _Residual(2 * width, 3 * width, 2),
+            nn.GroupNorm(8, 3 * width),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+        )
+        seen = 3 * width * -(-PICTURE_HEIGHT // 32) * -(-PICTURE_WIDTH // 32)
+        self.embedding = nn.Linear(seen, _EMBEDDING)
+        self.shape = nn.Linear(seen, 2 * _KEYPOINTS)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """latents: [B, C, h, w] of close-ups, as the VAE gives them -> embeddings [B, 512] of length 1, and shapes
+        [B, 106, 2] as ``face_shape`` has them.
+        """
+        seen = self.body(latents / LATENT_STD)
+        return F.normalize(self.embedding(seen), dim=-1), self.shape(seen).unflatten(1, (_KEYPOINTS, 2))
+
+
+def face_shape(keypoints: Tensor) -> Tensor:
+    """Keypoints [B, 106, 2] without place and size: around 0, with a root mean square of 1."""
+    centred = keypoints - keypoints.mean(1, keepdim=True)
+    return centred / centred.square().mean((1, 2), keepdim=True).sqrt()
+
+
+def identity_errors(embeddings: Tensor, wanted: Tensor) -> Tensor:
+    """1 - cosine of each row, [B]."""
+    return 1 - F.cosine_similarity(embeddings, wanted, dim=-1)
+
+
+def shape_errors(shapes: Tensor, keypoints: Tensor) -> Tensor:
+    """Mean squared error of each row to the shape of keypoints [B, 106, 2], in variances of the data, [B]."""
+    return ((shapes - face_shape(keypoints)) / _SHAPE_STD).square().mean((1, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class RecogniserBatch:
+    """latents: [B, C, h, w]. embeddings: [B, 512]. keypoints: [B, 106, 2]."""
+
+    latents: Tensor
+    embeddings: Tensor
+    keypoints: Tensor
+
+
+class Recognising(nn.Module):
+    """The losses of a batch."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.recogniser = Recogniser()
+
+    def forward(self, batch: RecogniserBatch) -> dict[str, Tensor]:
+        """Losses by name; "loss" is the one to minimise."""
+        embeddings, shapes = self.recogniser(batch.latents)
+        identity = identity_errors(embeddings, batch.embeddings).mean()
+        shape = shape_errors(shapes, batch.keypoints).mean()
+        alike = _SHARPNESS * embeddings @ batch.embeddings.T
+        contrast = F.cross_entropy(alike, torch.arange(len(alike), device=alike.device))
+        loss = identity + _SHAPE_WEIGHT * shape + _CONTRAST_WEIGHT * contrast
+        return {"loss": loss, "identity": identity.detach(), "shape": shape.detach(), "contrast": contrast.detach()}
+
+
+class RecogniserStage:
+    """As the loop runs it."""
+
+    def __init__(self, encoders: FrozenEncoders, source: SampleSource, config: LoopConfig) -> None:
+        self.network = Recognising(config.seed)
+        self._encoders, self._source, self._config = encoders, source, config
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
+        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> RecogniserBatch:
+        """Latents, many of them blurred or noisy."""
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for dropout
+        return RecogniserBatch(
+            _less_sharp(self._encoders.latents(pictures(raw)).cpu(), chance).to(device),
+            torch.stack([torch.from_numpy(sample.embedding).float() for sample in raw]).to(device),
+            torch.stack([torch.from_numpy(sample.keypoints).float() for sample in raw]).to(device),
+        )
+
+    def save_weights(self, folder: Path) -> None:
+        """recogniser.safetensors."""
+        weights = self.network.recogniser.state_dict()
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / RECOGNISER_FILE
+        )
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Nothing: what it says are numbers."""
+
+
+def open_recogniser(file: Path) -> Recogniser:
+    """A trained recogniser, frozen."""
+    recogniser = Recogniser()
+    recogniser.load_state_dict(load_file(file))
+    return recogniser.eval().requires_grad_(False)
+
+
+def _less_sharp(latents: Tensor, chance: torch.Generator) -> Tensor:
+    """What a UNet expects is a mean of what could be: some latents are blurred once or twice, some are noisy."""
+
+    def draw() -> Tensor:
+        return torch.rand(len(latents), 1, 1, 1, generator=chance)
+
+    once = _blurred(latents)
+    blurred = torch.where(draw() < 0.5, once, _blurred(once))
+    soft = torch.lerp(latents, blurred, draw() * (draw() < _SOFT))
+    noise = torch.randn(latents.shape, generator=chance) * LATENT_STD
+    return soft + noise * _NOISE * draw() * (draw() < _NOISY)
+
+
+def _blurred(latents: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(latents, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+class _Residual(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, before),
+            nn.SiLU(),
+            nn.Conv2d(before, after, 3, stride, padding=1),
+            nn.GroupNorm(8, after),
+            nn.SiLU(),
+            nn.Conv2d(after, after, 3, padding=1),
+        )
+        same = before == after and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut: Tensor = self.shortcut(x)
+        return shortcut + self.layers(x)
