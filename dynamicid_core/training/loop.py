@@ -62,7 +62,7 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
         log_with="tensorboard",
         project_dir=output,
         cpu=cpu,
-        # Not every batch uses every parameter: pictures of nobody leave the adapter out.
+        # A stage need not use every parameter in every batch.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     groups = _groups(stage.network, config.rates)

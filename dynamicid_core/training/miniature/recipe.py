@@ -191,10 +191,8 @@ def train_adapter(kitchen: Kitchen) -> None:
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> RecognisedAnchorStage:
-        source, recogniser = (
-            _source(kitchen, PEOPLE, _TOLD, 0.0),
-            open_recogniser(kitchen.weights("recogniser", RECOGNISER_FILE)),
-        )
+        source = _source(kitchen, PEOPLE, _TOLD, 0.0)
+        recogniser = open_recogniser(kitchen.weights("recogniser", RECOGNISER_FILE))
         return RecognisedAnchorStage(_denoiser(kitchen), _encoders(kitchen), source, timed, recogniser)
 
     _run(stage, config, kitchen.cpu)
