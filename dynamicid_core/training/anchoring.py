@@ -19,9 +19,10 @@ _BELOW_CHIN = 0.03  # sides of the picture
 
 @dataclass(frozen=True, eq=False)
 class AnchorBatch:
-    """latents: [B, 4, h, w], noise like them. timesteps: [B]. context: [B, 77, D]. embeddings: [B, 512].
-    clip_features: [B, patches, size]. keypoints: [B, 106, 2] in fractions of the picture. Dropped texts and faces have
-    been dropped already.
+    """latents: [B, 4, h, w], noise like them. timesteps: [B]. context: [B, 77, D]. embeddings: [B, 512], of what the
+    adapter's variant has ArcFace see. clip_features: [B, patches, size]. identities: [B, 512], by which ArcFace
+    recognises the people, whatever the variant. keypoints: [B, 106, 2] in fractions of the picture. Dropped texts and
+    faces have been dropped already; those have identities of 0.
     """
 
     latents: Tensor
@@ -30,6 +31,7 @@ class AnchorBatch:
     context: Tensor
     embeddings: Tensor
     clip_features: Tensor
+    identities: Tensor
     keypoints: Tensor
 
 
@@ -84,7 +86,9 @@ class AnchorBatches:
         noise = torch.randn(latents.shape, generator=chance)
         shown = with_other_clothes(samples, config.other_clothes, chance) if config.other_clothes else samples
         seen, features = faces(shown, self._encoders, self._channel_order)
+        identities = torch.stack([torch.from_numpy(sample.embedding).float() for sample in samples])
         seen[no_face] = 0
+        identities[no_face] = 0
         features[no_face.to(features.device)] = self._features_of_nobody()
         return AnchorBatch(
             latents.to(device),
@@ -93,6 +97,7 @@ class AnchorBatches:
             self._encoders.contexts(captions).to(device),
             seen.to(device),
             features.to(device),
+            identities.to(device),
             torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples]).to(device),
         )
 

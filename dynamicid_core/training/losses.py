@@ -9,6 +9,11 @@ def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
     return F.mse_loss(predicted.float(), noise.float())
 
 
+def min_snr_weights(snr: Tensor, limit: float = 5.0) -> Tensor:
+    """Min-SNR weights of noise errors (arXiv 2303.09556), for signal-to-noise ratios [B]."""
+    return snr.clamp(max=limit) / snr
+
+
 def feature_loss(edited: Tensor, target: Tensor) -> Tensor:
     """Reconfiguration: mean squared error of edited tokens to those of the target photo, both [B, T, D]."""
     return F.mse_loss(edited.float(), target.float())

@@ -63,9 +63,12 @@ class AnchorStage:
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: AnchorConfig
     ) -> None:
         adapter = make_adapter(denoiser, encoders, config)
-        self.network = Anchoring(denoiser, adapter, config)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
+        self.network = self._anchoring(adapter)
         self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant.embedding_channel_order)
+
+    def _anchoring(self, adapter: TrainableAdapter) -> Anchoring:
+        return Anchoring(self._denoiser, adapter, self._config)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""

@@ -7,13 +7,13 @@ from torch import Tensor
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..anchoring import AnchorBatch, Anchoring
 from ..config import AnchorConfig
+from ..losses import min_snr_weights
 from ..networks import TrainableAdapter, token_spread
 from ..stages import AnchorStage, SampleSource
-from .framing import face_weights, in_close_up
+from .framing import close_up_weights
 from .recogniser import Recogniser, identity_errors, shape_errors
 
-_SNR_LIMIT, _SNR_LEAST = 5.0, 0.05
-_FACE_WEIGHT = 3.0  # how much more an error in a face counts
+_SNR_LEAST = 0.05
 _IDENTITY_WEIGHT, _SHAPE_WEIGHT = 1.0, 0.2
 
 
@@ -33,8 +33,8 @@ class RecognisedAnchoring(Anchoring):
         noise = (self._noise_errors(batch, predicted) * self._weights(batch.timesteps)).mean()
         expected = self._denoiser.expected(batch.latents, batch.noise, batch.timesteps, predicted)
         embeddings, shapes = self._recogniser[0](expected)
-        shown = batch.embeddings.any(dim=1).float()
-        identity = (identity_errors(embeddings, batch.embeddings) * shown).mean()
+        shown = batch.identities.any(dim=1).float()
+        identity = (identity_errors(embeddings, batch.identities) * shown).mean()
         shape = (shape_errors(shapes, batch.keypoints) * shown).mean()
         return {
             "loss": noise + _IDENTITY_WEIGHT * identity + _SHAPE_WEIGHT * shape,
@@ -45,16 +45,13 @@ class RecognisedAnchoring(Anchoring):
         }
 
     def _noise_errors(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
-        height, width = batch.latents.shape[2:]
-        weights = face_weights(in_close_up(batch.keypoints), height, width, _FACE_WEIGHT)
+        weights = close_up_weights(batch.keypoints, batch.latents)
         return ((predicted - batch.noise).square() * weights).mean((1, 2, 3))
 
     def _weights(self, timesteps: Tensor) -> Tensor:
-        """Min-SNR weights (arXiv 2303.09556), and as much again for the picture where there is little but noise:
-        there it is decided who is painted.
-        """
+        """Min-SNR weights, and more where there is little but noise: there it is decided who is painted."""
         snr = self._denoiser.signal_to_noise(timesteps)
-        return snr.clamp(max=_SNR_LIMIT) / snr + 1 / snr.clamp(min=_SNR_LEAST)
+        return min_snr_weights(snr) + 1 / snr.clamp(min=_SNR_LEAST)
 
 
 class RecognisedAnchorStage(AnchorStage):
@@ -68,8 +65,10 @@ class RecognisedAnchorStage(AnchorStage):
         config: AnchorConfig,
         recogniser: Recogniser,
     ) -> None:
+        self._recogniser = recogniser.to(encoders.device)
         super().__init__(denoiser, encoders, source, config)
-        adapter = self.network.adapter
-        if not config.start_from:
+
+    def _anchoring(self, adapter: TrainableAdapter) -> Anchoring:
+        if not self._config.start_from:
             adapter.start_silent()
-        self.network: Anchoring = RecognisedAnchoring(denoiser, adapter, config, recogniser.to(encoders.device))
+        return RecognisedAnchoring(self._denoiser, adapter, self._config, self._recogniser)

@@ -19,16 +19,15 @@ from ...errors import InputError
 from ...images import Photo
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..losses import min_snr_weights
 from ..stages import SHEET_ROWS, SampleSource, paint_samples, sample_batches, save_sheet
 from .captions import reduced
-from .framing import face_weights, in_close_up
+from .framing import close_up_weights
 from .weights import initialise
 
-_SNR_LIMIT = 5.0  # min-SNR weighting (arXiv 2303.09556)
 _DROP_TEXT = 0.1
 _SCENES = 0.12  # share of the batches that are scenes of several people
 _SHORT = 0.5  # share of the scenes whose people are not told one by one
-_FACE_WEIGHT = 3.0  # how much more an error in a face counts
 _TOLD, _MOTION = 0.5, 0.5  # of captions, see ``captions.reduced``
 
 
@@ -67,7 +66,7 @@ class Denoising(nn.Module):
         predicted = self._denoiser(seen, batch.timesteps, batch.context, {})
         error = ((predicted - batch.noise).square() * batch.weights).mean((1, 2, 3))
         snr = self._denoiser.signal_to_noise(batch.timesteps)
-        return {"loss": (error * (snr.clamp(max=_SNR_LIMIT) / snr)).mean(), "noise": error.mean().detach()}
+        return {"loss": (error * min_snr_weights(snr)).mean(), "noise": error.mean().detach()}
 
 
 class DenoisingStage:
@@ -152,7 +151,7 @@ def _retold(samples: list[Sample], chance: torch.Generator) -> list[Sample]:
 
 def _weights(samples: list[Sample], latents: Tensor) -> Tensor:
     keypoints = torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples])
-    return face_weights(in_close_up(keypoints), latents.shape[2], latents.shape[3], _FACE_WEIGHT).to(latents.device)
+    return close_up_weights(keypoints, latents)
 
 
 def read_scenes(folder: Path) -> dict[int, list[Scene]]:

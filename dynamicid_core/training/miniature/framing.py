@@ -8,6 +8,7 @@ from ...comfy_host.miniature import DATA_SIZE, PICTURE_HEIGHT, PICTURE_WIDTH
 
 _TOP, _BOTTOM = 10 / 128, 118 / 128  # fractions of the data's pictures: from above the hair to the collar
 _CELL = 8  # pixels of a latent
+_FACE_WEIGHT = 3.0  # how much more an error in a face counts
 
 
 def close_up(pictures: Tensor) -> Tensor:
@@ -44,6 +45,14 @@ def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> T
     )
     weights = 1 + (weight - 1) * inside.float().unsqueeze(1)
     return weights / weights.mean((1, 2, 3), keepdim=True)
+
+
+def close_up_weights(keypoints: Tensor, latents: Tensor) -> Tensor:
+    """``face_weights`` for latents [B, C, h, w] of close-ups. keypoints: [B, 106, 2] in fractions of the data's
+    pictures.
+    """
+    height, width = latents.shape[2:]
+    return face_weights(in_close_up(keypoints), height, width, _FACE_WEIGHT).to(latents.device)
 
 
 def _window(height: int, width: int) -> tuple[int, int, int, int]:

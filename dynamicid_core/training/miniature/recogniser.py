@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...comfy_host.differentiable import FrozenEncoders
 from ...comfy_host.miniature import LATENT_CHANNELS, PICTURE_HEIGHT, PICTURE_WIDTH
+from ...keypoints import COUNT
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
@@ -22,7 +23,7 @@ from ..stages import SampleSource, sample_batches
 from .autoencoder import LATENT_STD
 
 RECOGNISER_FILE = "recogniser.safetensors"
-_EMBEDDING, _KEYPOINTS = 512, 106
+_EMBEDDING = 512
 _WIDTH = 48
 _SHAPE_STD = 0.2135  # of face shapes from photo to photo; errors are told in it
 _SHAPE_WEIGHT = 0.5
@@ -50,14 +51,14 @@ class Recogniser(nn.Module):
         )
         seen = 3 * width * -(-PICTURE_HEIGHT // 32) * -(-PICTURE_WIDTH // 32)
         self.embedding = nn.Linear(seen, _EMBEDDING)
-        self.shape = nn.Linear(seen, 2 * _KEYPOINTS)
+        self.shape = nn.Linear(seen, 2 * COUNT)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """latents: [B, C, h, w] of close-ups, as the VAE gives them -> embeddings [B, 512] of length 1, and shapes
         [B, 106, 2] as ``face_shape`` has them.
         """
         seen = self.body(latents / LATENT_STD)
-        return F.normalize(self.embedding(seen), dim=-1), self.shape(seen).unflatten(1, (_KEYPOINTS, 2))
+        return F.normalize(self.embedding(seen), dim=-1), self.shape(seen).unflatten(1, (COUNT, 2))
 
 
 def face_shape(keypoints: Tensor) -> Tensor:
@@ -78,7 +79,9 @@ def shape_errors(shapes: Tensor, keypoints: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class RecogniserBatch:
-    """latents: [B, C, h, w]. embeddings: [B, 512]. keypoints: [B, 106, 2]."""
+    """latents: [B, C, h, w]. embeddings: [B, 512], as ArcFace was trained (BGR). keypoints: [B, 106, 2] in fractions of
+    the picture.
+    """
 
     latents: Tensor
     embeddings: Tensor
