@@ -191,13 +191,20 @@ def layout_on_grid(
     anywhere = inside.any(dim=1, keepdim=True)
     unplaced = torch.tensor([region is None for region in regions])[:, None]
     allowed = (inside | unplaced | ~anywhere).repeat_interleave(torch.tensor(tokens), dim=1)  # [views, T, N]
-    scale, offset = _boost(anywhere.float().mT, boost)
+    scale, offset = boosted_gate(anywhere.float().mT, boost) if boost else (None, None)
     return Layout(
         _mask(allowed, padded(sum(tokens)) if pad else sum(tokens), dtype, device),
         None if scale is None else scale.to(device),
         None if offset is None else offset.to(device),
         _shares(covered, tokens, device),
     )
+
+
+def boosted_gate(inside: Tensor, boost: float) -> tuple[Tensor, Tensor]:
+    """The layout boost as ``Layout`` has it, (scale, offset), both like ``inside``: ``w + boost`` where that is 1,
+    ``w / (1 + boost)`` where it is 0.
+    """
+    return inside + (1 - inside) / (1 + boost), inside * boost
 
 
 def _mask(allowed: Tensor, columns: int, dtype: torch.dtype, device: torch.device | str) -> Tensor | None:
@@ -208,12 +215,6 @@ def _mask(allowed: Tensor, columns: int, dtype: torch.dtype, device: torch.devic
     mask = torch.full((views, 1, queries, columns), -math.inf, dtype=dtype)
     mask[:, 0, :, :tokens].masked_fill_(allowed.mT, 0)
     return mask.to(device)
-
-
-def _boost(anywhere: Tensor, boost: float) -> tuple[Tensor | None, Tensor | None]:
-    if boost == 0:
-        return None, None
-    return anywhere + (1 - anywhere) / (1 + boost), anywhere * boost
 
 
 def _shares(

@@ -1,7 +1,8 @@
 """ComfyUI's models as training needs them: frozen, but letting gradients through."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class DenoisingModel:
         self._unscale_latents: Callable[[Tensor], Tensor] = base.process_latent_out
         self.timesteps = len(self._sampling.sigmas)
         self._carried: list[RemovableHandle] = []
+        self._add_to: Callable[[nn.Module], list[RemovableHandle]] = lambda _: []
         if gradient_checkpointing:
             _checkpoint_blocks(self.network)
 
@@ -69,7 +71,17 @@ class DenoisingModel:
         """
         for handle in self._carried:
             handle.remove()
-        self._carried = add_to(self.network)
+        self._add_to, self._carried = add_to, add_to(self.network)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """While this lasts, the UNet is without the updates that it carries. Not with gradient checkpointing."""
+        add_to = self._add_to
+        self.carry(lambda _: [])
+        try:
+            yield
+        finally:
+            self.carry(add_to)
 
     def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the UNet sees of latents (as the VAE gives them) [B, 4, h, w] at timesteps [B]."""

@@ -14,6 +14,8 @@ from ..checkpoint import ADAPTER, Checkpoint, Variant
 from ..face_encoder import FaceEncoder, FaceEncoderSizes
 from ..imr import Imr
 
+Layouts = Callable[[int, int], saa.Layout | None]
+
 
 class LowRankUpdates(nn.Module):
     """up @ down beside every projection of every attention layer, under the released names."""
@@ -94,14 +96,19 @@ class TrainableAdapter(nn.Module):
         return self.face_encoder(embeddings, clip_features, shortcut=self.variant.shortcut)
 
     def patches(
-        self, tokens: Tensor, settings: saa.SaaSettings, text_attention: Callable[..., Tensor]
+        self,
+        tokens: Tensor,
+        settings: saa.SaaSettings,
+        text_attention: Callable[..., Tensor],
+        layout: Layouts | None = None,
     ) -> dict[Any, Callable[..., Tensor]]:
         """Per cross-attention layer, under ComfyUI's key, what takes the attention's place: text and identity.
 
-        tokens: [B, T, D], one person a row. text_attention: the host's own, see ``identity_patch``.
+        tokens: [B, T, D], one person a row. text_attention: the host's own, see ``identity_patch``. layout: where the
+        people are, on a grid of so many rows and columns.
         """
         return {
-            layer.block: self._attention(layer, tokens, settings, text_attention)
+            layer.block: self._attention(layer, tokens, settings, text_attention, layout)
             for layer in self.layers
             if layer.is_cross
         }
@@ -122,11 +129,14 @@ class TrainableAdapter(nn.Module):
         tokens: Tensor,
         settings: saa.SaaSettings,
         text_attention: Callable[..., Tensor],
+        layout: Layouts | None,
     ) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
             keys, values = self.projections(layer.index, tokens)
             identity = saa.project_tokens(keys, values, extra_options["n_heads"], q.dtype)
-            return saa.semantic_activated_attention(text_attention(q, k, v, extra_options), q, identity, settings)
+            placed = None if layout is None else layout(*extra_options["activations_shape"][-2:])
+            text = text_attention(q, k, v, extra_options)
+            return saa.semantic_activated_attention(text, q, identity, settings, placed)
 
         return attend
 

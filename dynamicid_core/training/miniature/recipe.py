@@ -17,6 +17,7 @@ from ...checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_
 from ...comfy_host import miniature
 from ...comfy_host.differentiable import DenoisingModel
 from ...face_analysis import open_pack
+from ...saa import SaaSettings
 from .. import stages
 from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
 from ..data.shards import SampleIndex, read_samples
@@ -31,7 +32,9 @@ from .contrast import ContrastStage
 from .denoising import DenoisingStage, read_scenes
 from .encoders import RememberingEncoders
 from .judge import JUDGE_FILE, JudgeStage, open_judge
-from .recogniser import RECOGNISER_FILE, RecogniserStage, open_recogniser
+from .recogniser import RECOGNISER_FILE, Recogniser, RecogniserStage, open_recogniser
+from .together import PlacedAnchorStage, TogetherStage
+from .weights import initialise
 
 _log = logging.getLogger(__name__)
 PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
@@ -40,7 +43,7 @@ _FILES = (
     (miniature.VAE_FILE, "autoencoder"),
     (miniature.TEXT_FILE, "contrast"),
     (miniature.IMAGE_FILE, "contrast"),
-    (miniature.UNET_FILE, "denoising"),
+    (miniature.UNET_FILE, "together"),
     (JUDGE_FILE, "judge"),
 )
 _TOLD = 0.1  # share of the adapter's captions that describe the person
@@ -66,6 +69,7 @@ class Effort:
     denoising: int = 6000
     recogniser: int = 1500
     anchoring: int = 3300
+    together: int = 4000
     reconfiguration: int = 1000
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 42, 2: 14, 3: 7})
@@ -165,7 +169,11 @@ def train_denoising(kitchen: Kitchen) -> None:
     def stage(timed: LoopConfig) -> DenoisingStage:
         source = ShardSource(kitchen.data(PEOPLE), timed.seed)
         scenes = read_scenes(kitchen.data(PEOPLE) / "groups")
-        return DenoisingStage(_encoders(kitchen), source, scenes, timed, kitchen.first(miniature.UNET_FILE))
+        first = kitchen.first(miniature.UNET_FILE)
+        model = miniature.load_unet(first) if first else miniature.build_unet()
+        if first is None:
+            initialise(model.model.diffusion_model, timed.seed)
+        return DenoisingStage(_denoising_model(model), _encoders(kitchen), source, scenes, timed)
 
     _run(stage, config, kitchen.cpu)
 
@@ -192,8 +200,29 @@ def train_adapter(kitchen: Kitchen) -> None:
 
     def stage(timed: AnchorConfig) -> RecognisedAnchorStage:
         source = _source(kitchen, PEOPLE, _TOLD, 0.0)
-        recogniser = open_recogniser(kitchen.weights("recogniser", RECOGNISER_FILE))
-        return RecognisedAnchorStage(_denoiser(kitchen), _encoders(kitchen), source, timed, recogniser)
+        denoiser, looking_on = _denoiser(kitchen, "denoising"), _recogniser(kitchen)
+        return RecognisedAnchorStage(denoiser, _encoders(kitchen), source, timed, looking_on)
+
+    _run(stage, config, kitchen.cpu)
+
+
+def train_together(kitchen: Kitchen) -> None:
+    """UNet and adapter, until they paint what they were asked for."""
+    config = AnchorConfig(
+        output=str(kitchen.stage("together")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+        steps=kitchen.effort.together, batch_size=16, learning_rate=5e-4, ema_decay=0.995,
+        rates={"anchoring.adapter.face_encoder": 0.1, "denoising": 0.6}, threshold=SaaSettings().threshold,
+        log_every=19, save_every=250, sample_every=500, other_clothes=0.5,
+        start_from=str(kitchen.weights("anchoring", stages.ADAPTER_FILE)),
+    )  # fmt: skip
+
+    def stage(timed: AnchorConfig) -> TogetherStage:
+        scenes = read_scenes(kitchen.data(PEOPLE) / "groups")
+        denoiser, encoders = _denoiser(kitchen, "denoising"), _encoders(kitchen)
+        alone = DenoisingStage(denoiser, encoders, ShardSource(kitchen.data(PEOPLE), timed.seed), scenes, timed)
+        people = _source(kitchen, PEOPLE, _TOLD, 0.0)
+        anchoring = PlacedAnchorStage(denoiser, encoders, people, timed, _recogniser(kitchen))
+        return TogetherStage(denoiser, alone, anchoring)
 
     _run(stage, config, kitchen.cpu)
 
@@ -202,7 +231,7 @@ def train_editor(kitchen: Kitchen) -> None:
     """Reconfiguration: IMR and keypoint encoder."""
     config = ReconfigureConfig(
         output=str(kitchen.stage("reconfiguration")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        adapter=str(kitchen.weights("anchoring", stages.ADAPTER_FILE)),
+        adapter=str(kitchen.weights("together", stages.ADAPTER_FILE)),
         imr=str(kitchen.first(miniature.IMR_FILE) or ""),
         keypoint_encoder=str(kitchen.first(miniature.KEYPOINT_ENCODER_FILE) or ""),
         steps=kitchen.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
@@ -212,7 +241,7 @@ def train_editor(kitchen: Kitchen) -> None:
 
     def stage(timed: ReconfigureConfig) -> stages.ReconfigureStage:
         source = _source(kitchen, PEOPLE, _TOLD, 0.0)
-        return stages.ReconfigureStage(_denoiser(kitchen), _encoders(kitchen), source, timed)
+        return stages.ReconfigureStage(_denoiser(kitchen, "together"), _encoders(kitchen), source, timed)
 
     _run(stage, config, kitchen.cpu)
 
@@ -225,7 +254,7 @@ def pack(kitchen: Kitchen) -> None:
         weights = load_file(kitchen.weights(stage, file))
         save_file({k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}, folder / file)
     for part, stage, made, file in (
-        (ADAPTER, "anchoring", stages.ADAPTER_FILE, miniature.ADAPTER_FILE),
+        (ADAPTER, "together", stages.ADAPTER_FILE, miniature.ADAPTER_FILE),
         (IMR, "reconfiguration", stages.IMR_FILE, miniature.IMR_FILE),
         (KEYPOINT_ENCODER, "reconfiguration", stages.KEYPOINT_ENCODER_FILE, miniature.KEYPOINT_ENCODER_FILE),
     ):
@@ -287,6 +316,7 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "denoising": train_denoising,
     "recogniser": train_recogniser,
     "anchoring": train_adapter,
+    "together": train_together,
     "reconfiguration": train_editor,
     "pack": pack,
     "measure": measure_all,
@@ -325,6 +355,10 @@ def _source(kitchen: Kitchen, name: str, told: float, motion: float) -> CaptionS
     return CaptionSource(kitchen.data(name), 0, told, motion)
 
 
+def _recogniser(kitchen: Kitchen) -> Recogniser:
+    return open_recogniser(kitchen.weights("recogniser", RECOGNISER_FILE))
+
+
 def _encoders(kitchen: Kitchen) -> RememberingEncoders:
     import comfy.model_management
     from accelerate import PartialState
@@ -342,9 +376,13 @@ def _encoders(kitchen: Kitchen) -> RememberingEncoders:
     return encoders
 
 
-def _denoiser(kitchen: Kitchen) -> DenoisingModel:
+def _denoiser(kitchen: Kitchen, stage: str) -> DenoisingModel:
+    """With the UNet that a stage made."""
+    return _denoising_model(miniature.load_unet(kitchen.weights(stage, miniature.UNET_FILE)))
+
+
+def _denoising_model(model: Any) -> DenoisingModel:
     import comfy.model_management
 
-    model = miniature.load_unet(kitchen.weights("denoising", miniature.UNET_FILE))
     device = comfy.model_management.get_torch_device()
     return DenoisingModel(model, device, torch.float32, gradient_checkpointing=False)

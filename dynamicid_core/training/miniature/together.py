@@ -1,0 +1,140 @@
+"""UNet and adapter of the miniature learn on together: the UNet, which so far has only read captions, learns to paint
+the people that the adapter tells it of, with the layout boost of regions and without.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...comfy_host.differentiable import DenoisingModel, text_attention
+from ...regions import Box, boosted_gate
+from ...saa import Layout, SaaSettings
+from ..anchoring import AnchorBatch, Anchoring
+from ..data.sample import Sample
+from ..networks import Layouts, TrainableAdapter
+from .anchoring import RecognisedAnchoring, RecognisedAnchorStage
+from .denoising import Denoising, DenoisingBatch, DenoisingStage
+from .framing import in_close_up
+
+_ALONE_EVERY = 5  # batches, one is for the UNet without the adapter; the same one in all processes
+_PLACED = 0.5  # share of the people who have a region while the layout boost lasts
+_WHOLE = 0.5  # share of the regions that are all of the picture
+_WIDER, _HIGHER, _LOWER = 0.3, 0.6, 0.15  # from a face to its head, in sizes of the face
+_PICTURE = Box(0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedBatch(AnchorBatch):
+    """regions: of the people that have one for the layout boost, else None."""
+
+    regions: tuple[Box | None, ...]
+
+
+class PlacedAnchoring(RecognisedAnchoring):
+    """As before, with regions, and with less weight on who it is: by now the noise loss should decide."""
+
+    identity_weight, shape_weight = 0.25, 0.05
+
+    def predict(self, batch: AnchorBatch, tokens: Tensor) -> Tensor:
+        """As in ``Anchoring``."""
+        assert isinstance(batch, PlacedBatch)
+        layout = _layouts(batch.regions, self._settings.layout_boost, tokens.device)
+        patches = self.adapter.patches(tokens, self._settings, text_attention, layout)
+        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        return self._denoiser(seen, batch.timesteps, batch.context, patches)
+
+
+class Together(nn.Module):
+    """The losses of both: of the UNet alone, and of UNet and adapter."""
+
+    def __init__(self, denoiser: DenoisingModel, denoising: Denoising, anchoring: Anchoring) -> None:
+        super().__init__()
+        self.denoising, self.anchoring = denoising, anchoring
+        self._denoiser = denoiser
+
+    def forward(self, batch: DenoisingBatch | PlacedBatch) -> dict[str, Tensor]:
+        """Losses by name; "loss" is the one to minimise."""
+        if isinstance(batch, PlacedBatch):
+            losses: dict[str, Tensor] = self.anchoring(batch)
+            return losses
+        with self._denoiser.bare():
+            alone: Tensor = self.denoising(batch)["loss"]
+        return {"loss": alone, "alone": alone.detach()}
+
+
+class PlacedAnchorStage(RecognisedAnchorStage):
+    """Face encoder and SAA, with regions."""
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> PlacedBatch:
+        """What ``PlacedAnchoring`` takes."""
+        batch = super().make_batch(raw, chance, device)
+        boosted = (batch.timesteps >= (1 - SaaSettings().layout_end) * self._denoiser.timesteps).tolist()
+        heads = _heads(batch.keypoints.cpu())
+        draws = torch.rand(len(raw), 2, generator=chance).tolist()
+        regions = tuple(
+            (_PICTURE if whole < _WHOLE else head) if early and placed < _PLACED else None
+            for early, head, (placed, whole) in zip(boosted, heads, draws, strict=True)
+        )
+        return PlacedBatch(**vars(batch), regions=regions)
+
+    def _anchoring(self, adapter: TrainableAdapter) -> PlacedAnchoring:
+        return PlacedAnchoring(self._denoiser, adapter, self._config, self._recogniser)
+
+
+class TogetherStage:
+    """As the loop runs it."""
+
+    def __init__(self, denoiser: DenoisingModel, alone: DenoisingStage, anchoring: PlacedAnchorStage) -> None:
+        """alone, anchoring: of that UNet."""
+        self.network = Together(denoiser, alone.network, anchoring.network)
+        self._alone, self._anchoring = alone, anchoring
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[tuple[bool, list[Sample]]]:
+        """Lists of ``batch_size`` pictures, and whether for the UNet alone, without the first ``skip`` lists."""
+        for turn, samples in enumerate(self._anchoring.raw_batches(process, processes, skip), start=skip):
+            yield turn % _ALONE_EVERY == 0, samples
+
+    def make_batch(
+        self, raw: tuple[bool, list[Sample]], chance: torch.Generator, device: torch.device
+    ) -> DenoisingBatch | AnchorBatch:
+        """What ``network`` takes."""
+        alone, samples = raw
+        return (self._alone if alone else self._anchoring).make_batch(samples, chance, device)
+
+    def save_weights(self, folder: Path) -> None:
+        """unet.safetensors and adapter.safetensors."""
+        self._alone.save_weights(folder)
+        self._anchoring.save_weights(folder)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Photos of the data, and what is painted of their captions with the tokens of each."""
+        self._anchoring.draw_sheet(path, steps)
+
+
+def _heads(keypoints: Tensor) -> list[Box]:
+    """Regions of heads in close-ups. keypoints: [B, 106, 2] in fractions of the data's pictures."""
+    points = in_close_up(keypoints)
+    low, high = points.amin(1), points.amax(1)
+    size = high - low
+    top_left = (low - size * torch.tensor((_WIDER, _HIGHER))).clamp(0, 0.9)
+    bottom_right = (high + size * torch.tensor((_WIDER, _LOWER))).clamp(0.1, 1)
+    return [Box(*edges) for edges in torch.cat((top_left, bottom_right), dim=1).tolist()]
+
+
+def _layouts(people: Sequence[Box | None], boost: float, device: torch.device) -> Layouts:
+    """The layout boost inside the region of each row of a batch that has one, on the grid of each layer."""
+
+    @functools.cache
+    def layout(height: int, width: int) -> Layout:
+        inside = torch.stack(
+            [torch.zeros(height, width) if box is None else box.coverage(height, width) for box in people]
+        ).view(len(people), -1, 1)
+        has_region = torch.tensor([box is not None for box in people]).view(-1, 1, 1)
+        scale, offset = boosted_gate(inside, boost)
+        return Layout(None, torch.where(has_region, scale, 1.0).to(device), offset.to(device))
+
+    return layout
