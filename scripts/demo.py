@@ -40,10 +40,10 @@ INSIGHTFACE_NOTE = (
     "their weights are for non-commercial research only."
 )
 MINIATURE_NOTE = (
-    "This is the miniature, a small model of drawn people after a short training: prompts are mostly followed, but\n"
-    "face, expression and pose are not yet those asked for. For pictures like photographs, set COMFYUI_PATH to a\n"
-    "ComfyUI with an SD 1.5 checkpoint in models/checkpoints, CLIP ViT-H in models/clip_vision and DynamicID's SAA\n"
-    "file in models/dynamicid."
+    "This is the miniature, a small model of drawn people after a short training: skin, hair and the form of the head\n"
+    "are those of the photo, faces are soft. For pictures like photographs, set COMFYUI_PATH to a ComfyUI with an\n"
+    "SD 1.5 checkpoint in models/checkpoints, CLIP ViT-H in models/clip_vision and DynamicID's SAA file in\n"
+    "models/dynamicid."
 )
 
 

@@ -12,7 +12,7 @@ from ..saa import SaaSettings
 from .config import AnchorConfig
 from .data.sample import Sample
 from .losses import noise_loss
-from .networks import TrainableAdapter, token_spread
+from .networks import Layouts, TrainableAdapter, token_spread
 
 _BELOW_CHIN = 0.03  # sides of the picture
 
@@ -57,9 +57,13 @@ class Anchoring(nn.Module):
 
     def predict(self, batch: AnchorBatch, tokens: Tensor) -> Tensor:
         """The noise that UNet and adapter see in a batch with these tokens, [B, 4, h, w]."""
-        patches = self.adapter.patches(tokens, self._settings, text_attention)
+        patches = self.adapter.patches(tokens, self._settings, text_attention, self._layout(batch))
         seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
         return self._denoiser(seen, batch.timesteps, batch.context, patches)
+
+    def _layout(self, batch: AnchorBatch) -> Layouts | None:
+        """Where the people are; None for anywhere."""
+        return None
 
 
 class AnchorBatches:

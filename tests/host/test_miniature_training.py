@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.regions import Box
 from dynamicid_core.training.__main__ import main
+from dynamicid_core.training.anchoring import Anchoring
 from dynamicid_core.training.config import AnchorConfig, LoopConfig
 from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser
 from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
@@ -20,7 +21,6 @@ from dynamicid_core.training.miniature.autoencoder import LATENT_STD, Autoencode
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
 from dynamicid_core.training.miniature.together import (
-    PlacedAnchoring,
     PlacedAnchorStage,
     PlacedBatch,
     TogetherStage,
@@ -340,7 +340,8 @@ def test_a_region_boosts_only_the_row_of_its_person(together):
     with torch.no_grad():
         tokens = anchoring.tokens(batch)
         before, after = anchoring.predict(none, tokens), anchoring.predict(one, tokens)
-        plain = super(PlacedAnchoring, anchoring).predict(batch, tokens)
+        anywhere = Anchoring(anchoring._denoiser, anchoring.adapter, together._anchoring._config)
+        plain = anywhere.predict(batch, tokens)
     torch.testing.assert_close(before, plain)
     torch.testing.assert_close(after[1:], before[1:])
     assert not torch.allclose(after[0], before[0])

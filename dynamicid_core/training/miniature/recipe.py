@@ -70,7 +70,7 @@ class Effort:
     recogniser: int = 1500
     anchoring: int = 3300
     together: int = 4000
-    reconfiguration: int = 1000
+    reconfiguration: int = 1500
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 42, 2: 14, 3: 7})
     few_steps: int = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...comfy_host.differentiable import DenoisingModel, text_attention
+from ...comfy_host.differentiable import DenoisingModel
 from ...regions import Box, boosted_gate
 from ...saa import Layout, SaaSettings
 from ..anchoring import AnchorBatch, Anchoring
@@ -39,13 +39,9 @@ class PlacedAnchoring(RecognisedAnchoring):
 
     identity_weight, shape_weight = 0.25, 0.05
 
-    def predict(self, batch: AnchorBatch, tokens: Tensor) -> Tensor:
-        """As in ``Anchoring``."""
+    def _layout(self, batch: AnchorBatch) -> Layouts:
         assert isinstance(batch, PlacedBatch)
-        layout = _layouts(batch.regions, self._settings.layout_boost, tokens.device)
-        patches = self.adapter.patches(tokens, self._settings, text_attention, layout)
-        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
-        return self._denoiser(seen, batch.timesteps, batch.context, patches)
+        return _layouts(batch.regions, self._settings.layout_boost, batch.latents.device)
 
 
 class Together(nn.Module):
