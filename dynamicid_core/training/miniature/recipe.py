@@ -212,7 +212,8 @@ def train_together(kitchen: Kitchen) -> None:
         output=str(kitchen.stage("together")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
         steps=kitchen.effort.together, batch_size=16, learning_rate=5e-4, ema_decay=0.995,
         rates={"anchoring.adapter.face_encoder": 0.1, "denoising": 0.6}, threshold=SaaSettings().threshold,
-        log_every=19, save_every=250, sample_every=500, other_clothes=0.5,
+        log_every=19,  # each kind of batch comes up: one in five is of the other
+        save_every=250, sample_every=500, other_clothes=0.5,
         start_from=str(kitchen.weights("anchoring", stages.ADAPTER_FILE)),
     )  # fmt: skip
 
