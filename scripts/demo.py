@@ -21,6 +21,7 @@ import environment
 from environment import ROOT, SetupError
 from host_server import HostError, HostServer, Prompt
 from model_files import Weights, find_weights
+from on_miniature import PEOPLE, ask_miniature, nodes_of, set_inputs, set_text, the_node, use_miniature
 from workflow import WorkflowError, to_api
 
 if TYPE_CHECKING:
@@ -28,13 +29,7 @@ if TYPE_CHECKING:
 
 OUTPUT = ROOT / "output"
 SHEET = OUTPUT / "demo.png"
-PEOPLE = tuple(ROOT / "dynamicid_core" / "data" / "miniature" / "photos" / f"person_{i}.jpg" for i in (1, 2))
 PHOTO_NAME = "dynamicid_demo_photo_{}.png"
-MINIATURE = "DynamicIDMiniatureLoader"
-# Loaders whose place the miniature takes, and which of its outputs each of theirs becomes.
-REPLACED = {"CheckpointLoaderSimple": (0, 1, 2), "CLIPVisionLoader": (3,), "DynamicIDLoader": (4,)}
-STEPS, CFG = 20, 4.0
-
 INSIGHTFACE_NOTE = (
     "InsightFace's SCRFD, 2d106det and ArcFace find and recognise the face; "
     "their weights are for non-commercial research only."
@@ -162,63 +157,24 @@ def save_photo(photo: Path, target: Path) -> None:
 # --- the workflow ----------------------------------------------------------------------------------------------------
 
 
-def nodes_of(prompt: Prompt, kind: str) -> list[str]:
-    """Ids of the nodes of one kind."""
-    return [node for node, content in prompt.items() if content["class_type"] == kind]
-
-
-def the_node(prompt: Prompt, kind: str) -> str:
-    """Id of the first node of a kind that the workflow must have."""
-    found = nodes_of(prompt, kind)
-    if not found:
-        raise WorkflowError(f"The workflow has no {kind}.")
-    return found[0]
-
-
 def fill_in(prompt: Prompt, take: Take, weights: Weights | None, options: argparse.Namespace) -> None:
     """Set what depends on this machine, on the models and on the options."""
-
-    def set_inputs(kind: str, **values: object) -> None:
-        prompt[the_node(prompt, kind)]["inputs"].update(values)
-
     for number, node in enumerate(nodes_of(prompt, "LoadImage"), start=1):
         prompt[node]["inputs"]["image"] = PHOTO_NAME.format(number)
-    set_inputs("DynamicIDFaceAnalysisLoader", pack=environment.INSIGHTFACE_PACK, provider="auto")
-    text, size, steps = options.prompt, options.size, options.steps
+    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=environment.INSIGHTFACE_PACK, provider="auto")
     if weights is None:
         use_miniature(prompt)
-        set_inputs("KSampler", cfg=CFG, sampler_name="euler", scheduler="normal")
-        text, size, steps = text or take.prompt, size or take.size, steps or STEPS
-        set_text(prompt, "negative", "")
+        ask_miniature(prompt, take.prompt, take.size)
     else:
-        set_inputs("CheckpointLoaderSimple", ckpt_name=weights.checkpoint)
-        set_inputs("CLIPVisionLoader", clip_name=weights.clip_vision)
-        set_inputs("DynamicIDLoader", adapter=weights.adapter)
-    if size:
-        set_inputs("EmptyLatentImage", width=size[0], height=size[1])
-    if steps:
-        set_inputs("KSampler", steps=steps)
-    if text:
-        set_text(prompt, "positive", text)
-
-
-def set_text(prompt: Prompt, side: str, text: str) -> None:
-    """What the picture shows (positive), or does not show (negative)."""
-    prompt[prompt[the_node(prompt, "DynamicIDApply")]["inputs"][side][0]]["inputs"]["text"] = text
-
-
-def use_miniature(prompt: Prompt) -> None:
-    """Puts Load Miniature in the place of the loaders; all other nodes stay as they are."""
-    outputs = {
-        node: REPLACED[content["class_type"]] for node, content in prompt.items() if content["class_type"] in REPLACED
-    }
-    for node in outputs:
-        del prompt[node]
-    for content in prompt.values():
-        for name, value in content["inputs"].items():
-            if isinstance(value, list) and value[0] in outputs:
-                content["inputs"][name] = ["miniature", outputs[value[0]][value[1]]]
-    prompt["miniature"] = {"class_type": MINIATURE, "inputs": {}}
+        set_inputs(prompt, "CheckpointLoaderSimple", ckpt_name=weights.checkpoint)
+        set_inputs(prompt, "CLIPVisionLoader", clip_name=weights.clip_vision)
+        set_inputs(prompt, "DynamicIDLoader", adapter=weights.adapter)
+    if options.size:
+        set_inputs(prompt, "EmptyLatentImage", width=options.size[0], height=options.size[1])
+    if options.steps:
+        set_inputs(prompt, "KSampler", steps=options.steps)
+    if options.prompt:
+        set_text(prompt, "positive", options.prompt)
 
 
 def add_activation_map(prompt: Prompt) -> None:

@@ -1,7 +1,7 @@
 """python scripts/thumbnails.py [--all] [WORKFLOW ...]: a picture of each workflow, as ComfyUI shows it beside its name.
 
-For every workflow in workflows/ that has no picture or one that is older than itself, opens it in a real browser on a
-running ComfyUI and saves the whole graph as a .jpg of the same name.
+For every workflow in workflows/ that has no picture or one that is older than itself: runs it on the miniature, shows
+it with its results in a real browser, and saves the whole graph as a .jpg of the same name.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import shutil
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ import environment
 from browser import NoBrowserError, ensure_browser, load_workflow, open_browser, open_interface
 from environment import ROOT
 from host_server import HostError, HostServer
+from on_miniature import PEOPLE, ask_miniature, set_inputs, the_node, use_miniature
+from workflow import WorkflowError, to_api
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,6 +32,13 @@ DRAWN_WIDTH = 1600
 # Height in proportion to the width. Graphs that are flatter or higher get a margin.
 LOWEST, HIGHEST = 0.45, 1.0
 MARGIN = 30
+# By the number of people.
+CAPTIONS = {
+    1: "a portrait of a person, wearing a red T-shirt, in front of a plain blue wall",
+    2: "two people in front of a plain green wall",
+    3: "three people in front of a plain grey wall",
+}
+SIZES = {1: (128, 144), 2: (288, 144), 3: (432, 144)}
 # Nothing but the graph, and the parts of nodes that are elements of the page.
 HIDE = """
 body * { visibility: hidden !important; }
@@ -43,6 +52,11 @@ BOUNDS = """() => {
     const [left, top] = [0, 1].map(axis => Math.min(...areas.map(area => area[axis])));
     const [right, bottom] = [0, 1].map(axis => Math.max(...areas.map(area => area[axis] + area[axis + 2])));
     return [left, top, right - left, bottom - top];
+}"""
+# As if the server had just run it. outputs: node -> what it shows.
+TELL = """outputs => {
+    for (const [node, output] of Object.entries(outputs))
+        window.app.api.dispatchCustomEvent("executed", {node, display_node: node, output, prompt_id: ""});
 }"""
 SHOW = """([left, top, width, height]) => {
     const {canvas} = window.app;
@@ -70,43 +84,84 @@ def is_recent(picture: Path, workflow: Path) -> bool:
     return picture.exists() and picture.stat().st_mtime >= workflow.stat().st_mtime
 
 
-def make_all(workflows: list[Path]) -> None:
-    """One picture after the other, in one browser on one server."""
+def make_all(paths: list[Path]) -> None:
+    """One workflow after the other, on one server and in one browser."""
     host = environment.user_host() or environment.ensure_host()
     base = environment.base_directory("thumbnails")
-    with HostServer(host, base) as server, open_browser(ensure_browser()) as browser:
-        page = open_interface(browser, server, viewport={"width": DRAWN_WIDTH, "height": DRAWN_WIDTH // 2})
-        for name, value in SETTINGS.items():
-            page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
-        page.add_style_tag(content=HIDE)
-        for path in workflows:
-            begun = time.monotonic()
-            workflow = json.loads(path.read_text(encoding="utf-8"))
-            provide_photos(workflow, base / "input")
-            save_picture(page, workflow, picture_of(path))
-            print(f"{picture_of(path).relative_to(ROOT)}  {time.monotonic() - begun:.1f} s", flush=True)
+    environment.add_insightface_pack(base)
+    with HostServer(host, base) as server:
+        # First all runs, then all pictures: Playwright and the runs each want an event loop of their own.
+        shown = [run(server, path, base / "input") for path in paths]
+        with open_browser(ensure_browser()) as browser:
+            page = open_interface(browser, server, viewport={"width": DRAWN_WIDTH, "height": DRAWN_WIDTH // 2})
+            for name, value in SETTINGS.items():
+                page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
+            page.add_style_tag(content=HIDE)
+            for path, (workflow, outputs) in zip(paths, shown, strict=True):
+                save_picture(page, workflow, outputs, picture_of(path))
+
+
+def run(server: HostServer, path: Path, photos: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A workflow, and what each of its nodes shows after a run on the miniature."""
+    begun = time.monotonic()
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    provide_photos(workflow, photos)
+    outputs = results(server, workflow)
+    print(f"{path.relative_to(ROOT)}  {time.monotonic() - begun:.1f} s", flush=True)
+    return workflow, outputs
 
 
 def provide_photos(workflow: dict[str, Any], folder: Path) -> None:
-    """Let every Load Image show something, under the name the workflow has for it: a photograph, or an empty mask."""
-    from PIL import Image
-
+    """Give every Load Image a drawn person, under the name the workflow has for it, or for masks a part of the picture:
+    the first mask its left half, the next one its right half.
+    """
+    people, halves = cycle(PEOPLE), cycle(((0, 0, 256, 512), (256, 0, 512, 512)))
     for node in workflow["nodes"]:
         if node["type"] != "LoadImage":
             continue
         target = folder / Path(node["widgets_values"][0]).name
         if any(output["links"] for output in node["outputs"] if output["name"] == "MASK"):
-            Image.new("RGB", (512, 512), "#888").save(target)
+            save_mask(next(halves), target)
         else:
-            shutil.copyfile(environment.sample_photo("astronaut"), target)
+            save_photo(next(people), target)
 
 
-def save_picture(page: Page, workflow: dict[str, Any], target: Path) -> None:
-    """Load a workflow, show all of it, and save what is seen."""
+def save_photo(photo: Path, target: Path) -> None:
+    """The same picture in another format."""
+    from PIL import Image
+
+    with Image.open(photo) as image:
+        image.save(target)
+
+
+def save_mask(box: tuple[int, int, int, int], target: Path) -> None:
+    """A grey picture with a hole, which is what Load Image makes a mask of."""
+    from PIL import Image
+
+    picture = Image.new("RGBA", (512, 512), "#888")
+    picture.paste((136, 136, 136, 0), box)
+    picture.save(target)
+
+
+def results(server: HostServer, workflow: dict[str, Any]) -> dict[str, Any]:
+    """Runs a workflow. Node -> what it shows."""
+    prompt = to_api(workflow, server.object_info())
+    latent = prompt[the_node(prompt, "EmptyLatentImage")]["inputs"]
+    people = max(1, round(latent["width"] / latent["height"] * 2) - 1)
+    use_miniature(prompt)
+    ask_miniature(prompt, CAPTIONS[people], SIZES[people])
+    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=environment.INSIGHTFACE_PACK)
+    outputs: dict[str, Any] = server.queue(prompt)["outputs"]
+    return outputs
+
+
+def save_picture(page: Page, workflow: dict[str, Any], outputs: dict[str, Any], target: Path) -> None:
+    """Load a workflow, show all of it with its results, and save what is seen."""
     from PIL import Image
 
     load_workflow(page, workflow)
-    page.wait_for_timeout(500)  # photographs arrive, and nodes grow with them
+    page.evaluate(TELL, outputs)
+    page.wait_for_timeout(1000)  # pictures arrive, and nodes grow with them
     left, top, width, height = page.evaluate(BOUNDS)
     area = [left - MARGIN, top - MARGIN, width + 2 * MARGIN, height + 2 * MARGIN]
     ratio = min(max(area[3] / area[2], LOWEST), HIGHEST)
@@ -140,7 +195,9 @@ def main(arguments: list[str]) -> int:
     if not workflows:
         print("Every workflow has a recent picture.")
         return 0
-    return environment.command(Path(__file__), arguments, lambda: make_all(workflows), HostError, NoBrowserError)
+    return environment.command(
+        Path(__file__), arguments, lambda: make_all(workflows), HostError, NoBrowserError, WorkflowError
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from dynamicid_core.adapter import layer_map
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.errors import InputError
-from scripts.demo import use_miniature
+from scripts.on_miniature import use_miniature
 from tests.host.graphs import Executor, api_form, shipped
 from tests.host.rig import run
 

@@ -1,0 +1,60 @@
+"""Run any of the workflows on the miniature, the small model that comes with the pack."""
+
+from __future__ import annotations
+
+from environment import ROOT
+from host_server import Prompt
+from workflow import WorkflowError
+
+PEOPLE = tuple(ROOT / "dynamicid_core" / "data" / "miniature" / "photos" / f"person_{i}.jpg" for i in (1, 2))
+"""Photos of drawn people."""
+MINIATURE = "DynamicIDMiniatureLoader"
+# Loaders whose place the miniature takes, and which of its outputs each of theirs becomes.
+REPLACED = {"CheckpointLoaderSimple": (0, 1, 2), "CLIPVisionLoader": (3,), "DynamicIDLoader": (4,)}
+SAMPLING = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+
+
+def use_miniature(prompt: Prompt) -> None:
+    """Puts Load Miniature in the place of the loaders; all other nodes stay as they are."""
+    outputs = {
+        node: REPLACED[content["class_type"]] for node, content in prompt.items() if content["class_type"] in REPLACED
+    }
+    for node in outputs:
+        del prompt[node]
+    for content in prompt.values():
+        for name, value in content["inputs"].items():
+            if isinstance(value, list) and value[0] in outputs:
+                content["inputs"][name] = ["miniature", outputs[value[0]][value[1]]]
+    if outputs:
+        prompt["miniature"] = {"class_type": MINIATURE, "inputs": {}}
+
+
+def ask_miniature(prompt: Prompt, text: str, size: tuple[int, int]) -> None:
+    """Sets what the miniature wants otherwise than large models. text: in its own few words. size: width, height."""
+    set_inputs(prompt, "KSampler", **SAMPLING)
+    set_inputs(prompt, "EmptyLatentImage", width=size[0], height=size[1])
+    set_text(prompt, "positive", text)
+    set_text(prompt, "negative", "")
+
+
+def nodes_of(prompt: Prompt, kind: str) -> list[str]:
+    """Ids of the nodes of one kind."""
+    return [node for node, content in prompt.items() if content["class_type"] == kind]
+
+
+def the_node(prompt: Prompt, kind: str) -> str:
+    """Id of the first node of a kind that the workflow must have."""
+    found = nodes_of(prompt, kind)
+    if not found:
+        raise WorkflowError(f"The workflow has no {kind}.")
+    return found[0]
+
+
+def set_inputs(prompt: Prompt, kind: str, **values: object) -> None:
+    """Sets values of the first node of a kind."""
+    prompt[the_node(prompt, kind)]["inputs"].update(values)
+
+
+def set_text(prompt: Prompt, side: str, text: str) -> None:
+    """What the picture shows (positive), or does not show (negative)."""
+    prompt[prompt[the_node(prompt, "DynamicIDApply")]["inputs"][side][0]]["inputs"]["text"] = text
