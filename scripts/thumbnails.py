@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import environment
 from browser import NoBrowserError, ensure_browser, load_workflow, open_browser, open_interface
+from demo import PORTRAIT, save_photo
 from environment import ROOT
 from host_server import HostError, HostServer
 from on_miniature import PEOPLE, ask_miniature, set_inputs, the_node, use_miniature
@@ -32,13 +33,14 @@ DRAWN_WIDTH = 1600
 # Height in proportion to the width. Graphs that are flatter or higher get a margin.
 LOWEST, HIGHEST = 0.45, 1.0
 MARGIN = 30
-# By the number of people.
-CAPTIONS = {
-    1: "a portrait of a person, wearing a red T-shirt, in front of a plain blue wall",
-    2: "two people in front of a plain green wall",
-    3: "three people in front of a plain grey wall",
+PHOTOS = (*PEOPLE, ROOT / "tests" / "miniature" / "people" / "6.jpg")
+# By the width of the workflow's own picture: what the miniature is asked for, and in which size.
+ASKED = {
+    128: (PORTRAIT, (128, 144)),
+    512: (PORTRAIT, (128, 144)),
+    768: ("two people in front of a plain green wall", (288, 144)),
+    960: ("three people in front of a plain grey wall", (432, 144)),
 }
-SIZES = {1: (128, 144), 2: (288, 144), 3: (432, 144)}
 # Nothing but the graph, and the parts of nodes that are elements of the page.
 HIDE = """
 body * { visibility: hidden !important; }
@@ -115,7 +117,7 @@ def provide_photos(workflow: dict[str, Any], folder: Path) -> None:
     """Give every Load Image a drawn person, under the name the workflow has for it, or for masks a part of the picture:
     the first mask its left half, the next one its right half.
     """
-    people, halves = cycle(PEOPLE), cycle(((0, 0, 256, 512), (256, 0, 512, 512)))
+    people, halves = cycle(PHOTOS), cycle(((0, 0, 256, 512), (256, 0, 512, 512)))
     for node in workflow["nodes"]:
         if node["type"] != "LoadImage":
             continue
@@ -124,14 +126,6 @@ def provide_photos(workflow: dict[str, Any], folder: Path) -> None:
             save_mask(next(halves), target)
         else:
             save_photo(next(people), target)
-
-
-def save_photo(photo: Path, target: Path) -> None:
-    """The same picture in another format."""
-    from PIL import Image
-
-    with Image.open(photo) as image:
-        image.save(target)
 
 
 def save_mask(box: tuple[int, int, int, int], target: Path) -> None:
@@ -146,10 +140,8 @@ def save_mask(box: tuple[int, int, int, int], target: Path) -> None:
 def results(server: HostServer, workflow: dict[str, Any]) -> dict[str, Any]:
     """Runs a workflow. Node -> what it shows."""
     prompt = to_api(workflow, server.object_info())
-    latent = prompt[the_node(prompt, "EmptyLatentImage")]["inputs"]
-    people = max(1, round(latent["width"] / latent["height"] * 2) - 1)
     use_miniature(prompt)
-    ask_miniature(prompt, CAPTIONS[people], SIZES[people])
+    ask_miniature(prompt, *ASKED[prompt[the_node(prompt, "EmptyLatentImage")]["inputs"]["width"]])
     set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=environment.INSIGHTFACE_PACK)
     outputs: dict[str, Any] = server.queue(prompt)["outputs"]
     return outputs

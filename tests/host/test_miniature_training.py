@@ -194,13 +194,18 @@ def _shake(network, by):
         parameter.add_(by * torch.randn(parameter.shape, generator=chance))
 
 
-@pytest.fixture(scope="module")
-def anchoring(kitchen):
+def _parts(kitchen):
+    """What a stage of anchoring is made of."""
     config = AnchorConfig(
         output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
     )
-    denoiser, encoders = recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen)
     source = recipe._source(kitchen, recipe.PEOPLE, 0.1, 0.0)
+    return recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen), source, config
+
+
+@pytest.fixture(scope="module")
+def anchoring(kitchen):
+    denoiser, encoders, source, config = _parts(kitchen)
     stage = RecognisedAnchorStage(denoiser, encoders, source, config, recipe._recogniser(kitchen))
     _shake(denoiser.network, 0.02)
     batch = stage.make_batch(next(stage.raw_batches(0, 1)), torch.Generator().manual_seed(0), torch.device("cpu"))
@@ -271,11 +276,7 @@ def test_the_recogniser_takes_no_part_in_training(anchoring):
 
 @pytest.fixture(scope="module")
 def together(kitchen):
-    config = AnchorConfig(
-        output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
-    )
-    denoiser, encoders = recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen)
-    source = recipe._source(kitchen, recipe.PEOPLE, 0.1, 0.0)
+    denoiser, encoders, source, config = _parts(kitchen)
     alone = DenoisingStage(denoiser, encoders, source, read_scenes(kitchen.data(recipe.PEOPLE) / "groups"), config)
     anchoring = PlacedAnchorStage(denoiser, encoders, source, config, recipe._recogniser(kitchen))
     stage = TogetherStage(denoiser, alone, anchoring)

@@ -17,7 +17,10 @@ _SNR_LEAST = 0.05
 
 
 class RecognisedAnchoring(Anchoring):
-    """Anchoring with a recogniser that looks on."""
+    """Anchoring with a recogniser that looks on.
+
+    identity_weight, shape_weight: how much its errors count beside the noise loss.
+    """
 
     identity_weight, shape_weight = 1.0, 0.2
 
