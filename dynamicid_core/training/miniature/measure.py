@@ -30,7 +30,6 @@ from ...images import Photo
 from ...keypoints import Keypoints
 from ...layouts import equal_columns
 from ...portrait import portrait_square
-from ...regions import Box
 from ...saa import SaaSettings
 from ..data.sample import Sample
 from .framing import close_up
@@ -39,7 +38,6 @@ from .judge import COLOURS, SIZE, Judge, Verdict, answers_of, ask
 STEPS, CFG = 20, 4.0
 _ENLARGED = 3  # times, before faces are looked for: the detector does not know faces so small
 _COLUMN = 144  # pixels of the picture's width for each of several people
-_GAP = 0.2  # of a column, on either side of a box: where boxes meet, heads come to lie across the border
 _FEW = (4, 6, 8, 12, 20, 30)
 _SAMPLERS = ("euler", "dpmpp_2m", "ddim")
 _NUMBERS = {2: "two", 3: "three"}
@@ -117,15 +115,16 @@ class Bench:
         return edit_face(self.miniature.dynamicid, self.miniature.clip, face, motion.prompt, target)
 
     def picture(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
-        """Of these people, one anywhere, several side by side in boxes with gaps."""
+        """Of these people, one anywhere, several in equal columns."""
         mini = self.miniature
-        several = setting.regions and len(faces) > 1
-        boxes: Sequence[Box | None] = _boxes(len(faces)) if several else [None] * len(faces)
+        columns: Sequence[Any] = (
+            equal_columns(len(faces)) if setting.regions and len(faces) > 1 else [None] * len(faces)
+        )
         width = PICTURE_WIDTH if len(faces) == 1 else _COLUMN * len(faces)
         return paint(
             BaseModel(mini.model, mini.clip, mini.vae),
             mini.dynamicid,
-            [Placement(face, box) for face, box in zip(faces, boxes, strict=True)],
+            [Placement(face, column) for face, column in zip(faces, columns, strict=True)],
             SaaSettings(gate=setting.gate),
             prompt,
             "",
@@ -154,11 +153,6 @@ def _as_in_the_data(large: Photo, face: DetectedFace) -> Photo:
     wider = np.pad(large, ((width, width), (width, width), (0, 0)), mode="edge")
     moved = replace(face, box=face.box + width)
     return portrait_square(wider, moved).cut(wider)
-
-
-def _boxes(people: int) -> list[Box]:
-    gap = _GAP / people
-    return [Box(column.x0 + gap, column.y0, column.x1 - gap, column.y1) for column in equal_columns(people)]
 
 
 def enlarged(photo: Photo) -> Photo:
