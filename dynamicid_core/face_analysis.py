@@ -101,7 +101,12 @@ class FaceAnalysis:
     @property
     def recognition(self) -> str:
         """The name of the recognition model's file, without its ending."""
-        return Path(getattr(self._models[RECOGNITION], "model_file", "")).stem
+        return self.recognition_file.stem
+
+    @property
+    def recognition_file(self) -> Path:
+        """The recognition model's file."""
+        return Path(getattr(self._models[RECOGNITION], "model_file", ""))
 
     def detect(self, photo: Photo) -> list[DetectedFace]:
         """All faces of a photo; tries smaller detection sizes, then a border around the picture, before giving up."""

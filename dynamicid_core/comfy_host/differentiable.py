@@ -148,6 +148,14 @@ class FrozenEncoders:
         """Latents [B, 4, h, w] -> pictures [B, 8 * h, 8 * w, 3], 0 to 1."""
         return self._vae.decode(latents).float().cpu().clamp(0, 1)
 
+    def differentiable_pictures(self, latents: Tensor) -> Tensor:
+        """Like ``pictures``, but on the device of the latents and letting gradients through."""
+        comfy.model_management.load_models_gpu([self._vae.patcher])
+        decoder = self._vae.first_stage_model.requires_grad_(False)
+        decoded = decoder.decode(latents.to(self._vae.device, self._vae.vae_dtype)).to(latents)
+        painted: Tensor = self._vae.process_output(decoded)
+        return painted.movedim(1, -1)
+
     @torch.no_grad()
     def texts(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Prompts -> text tokens [B, 77, D] and pooled text [B, D]; repeated prompts are encoded once."""

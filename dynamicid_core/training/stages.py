@@ -183,10 +183,14 @@ def _motion_networks(
 def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[Sample]) -> tuple[Tensor, Tensor]:
     """Tokens [B, T, D] of samples, and [1, T, D] of nobody."""
     embeddings, features = faces(samples, encoders, adapter.variant.embedding_channel_order)
-    nobody = torch.zeros(1, 3, encoders.image_size, encoders.image_size)
-    embeddings = torch.cat((embeddings, torch.zeros_like(embeddings[:1]))).to(encoders.device)
-    tokens = adapter.tokens(embeddings, torch.cat((features, encoders.clip_features(nobody))))
-    return tokens[:-1], tokens[-1:]
+    return adapter.tokens(embeddings.to(encoders.device), features), tokens_of_nobody(adapter, encoders)
+
+
+@torch.no_grad()
+def tokens_of_nobody(adapter: TrainableAdapter, encoders: FrozenEncoders) -> Tensor:
+    """[1, T, D], for negative prompts."""
+    features = encoders.clip_features(torch.zeros(1, 3, encoders.image_size, encoders.image_size))
+    return adapter.tokens(torch.zeros(1, adapter.face_encoder.sizes.embedding_size, device=encoders.device), features)
 
 
 def paint_samples(

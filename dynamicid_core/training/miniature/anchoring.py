@@ -16,8 +16,21 @@ from .recogniser import Recogniser, identity_errors, shape_errors
 _SNR_LEAST = 0.05
 
 
-class RecognisedAnchoring(Anchoring):
-    """Anchoring with a recogniser that looks on.
+class CloseUpAnchoring(Anchoring):
+    """Anchoring on close-ups."""
+
+    def noise_loss(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
+        """Of a prediction [B, C, h, w]: Min-SNR weights, and more where there is little but noise, since there it is
+        decided who is painted.
+        """
+        weights = close_up_weights(batch.keypoints, batch.latents)
+        errors = ((predicted - batch.noise).square() * weights).mean((1, 2, 3))
+        snr = self._denoiser.signal_to_noise(batch.timesteps)
+        return (errors * (min_snr_weights(snr) + 1 / snr.clamp(min=_SNR_LEAST))).mean()
+
+
+class RecognisedAnchoring(CloseUpAnchoring):
+    """With a recogniser that looks on.
 
     identity_weight, shape_weight: how much its errors count beside the noise loss.
     """
@@ -34,7 +47,7 @@ class RecognisedAnchoring(Anchoring):
         """Losses by name; "loss" is the one to minimise. Faces that were dropped need not be recognised."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
-        noise = (self._noise_errors(batch, predicted) * self._weights(batch.timesteps)).mean()
+        noise = self.noise_loss(batch, predicted)
         expected = self._denoiser.expected(batch.latents, batch.noise, batch.timesteps, predicted)
         embeddings, shapes = self._recogniser[0](expected)
         shown = batch.identities.any(dim=1).float()
@@ -47,15 +60,6 @@ class RecognisedAnchoring(Anchoring):
             "shape": shape.detach(),
             "token_spread": token_spread(tokens),
         }
-
-    def _noise_errors(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
-        weights = close_up_weights(batch.keypoints, batch.latents)
-        return ((predicted - batch.noise).square() * weights).mean((1, 2, 3))
-
-    def _weights(self, timesteps: Tensor) -> Tensor:
-        """Min-SNR weights, and more where there is little but noise: there it is decided who is painted."""
-        snr = self._denoiser.signal_to_noise(timesteps)
-        return min_snr_weights(snr) + 1 / snr.clamp(min=_SNR_LEAST)
 
 
 class RecognisedAnchorStage(AnchorStage):

@@ -32,6 +32,8 @@ from .contrast import ContrastStage
 from .denoising import DenoisingStage, read_scenes
 from .encoders import RememberingEncoders
 from .judge import JUDGE_FILE, JudgeStage, open_judge
+from .likeness import LikenessStage, keep_self_attention
+from .perception import open_perception
 from .recogniser import RECOGNISER_FILE, Recogniser, RecogniserStage, open_recogniser
 from .together import PlacedAnchorStage, TogetherStage
 from .weights import initialise
@@ -43,7 +45,7 @@ _FILES = (
     (miniature.VAE_FILE, "autoencoder"),
     (miniature.TEXT_FILE, "contrast"),
     (miniature.IMAGE_FILE, "contrast"),
-    (miniature.UNET_FILE, "together"),
+    (miniature.UNET_FILE, "likeness"),
     (JUDGE_FILE, "judge"),
 )
 _TOLD = 0.1  # share of the adapter's captions that describe the person
@@ -70,6 +72,7 @@ class Effort:
     recogniser: int = 1500
     anchoring: int = 3300
     together: int = 4000
+    likeness: int = 1800
     reconfiguration: int = 1500
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
@@ -218,12 +221,30 @@ def train_together(kitchen: Kitchen) -> None:
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> TogetherStage:
-        scenes = read_scenes(kitchen.data(PEOPLE) / "groups")
         denoiser, encoders = _denoiser(kitchen, "denoising"), _encoders(kitchen)
-        alone = DenoisingStage(denoiser, encoders, ShardSource(kitchen.data(PEOPLE), timed.seed), scenes, timed)
         people = _source(kitchen, PEOPLE, _TOLD, 0.0)
         anchoring = PlacedAnchorStage(denoiser, encoders, people, timed, _recogniser(kitchen))
-        return TogetherStage(denoiser, alone, anchoring)
+        return TogetherStage(denoiser, _alone(kitchen, denoiser, encoders, timed), anchoring)
+
+    _run(stage, config, kitchen.cpu)
+
+
+def train_likeness(kitchen: Kitchen) -> None:
+    """UNet and adapter, until what they paint is like the people."""
+    config = AnchorConfig(
+        output=str(kitchen.stage("likeness")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+        steps=kitchen.effort.likeness, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
+        threshold=SaaSettings().threshold, log_every=19, save_every=180, sample_every=0, other_clothes=0.5,
+        start_from=str(kitchen.weights("together", stages.ADAPTER_FILE)),
+    )  # fmt: skip
+
+    def stage(timed: AnchorConfig) -> TogetherStage:
+        denoiser, encoders = _denoiser(kitchen, "together"), _encoders(kitchen)
+        people, perception = _source(kitchen, PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
+        likeness = LikenessStage(denoiser, encoders, people, timed, perception)
+        together = TogetherStage(denoiser, _alone(kitchen, denoiser, encoders, timed), likeness)
+        keep_self_attention(denoiser.network, likeness.network.adapter)
+        return together
 
     _run(stage, config, kitchen.cpu)
 
@@ -232,7 +253,7 @@ def train_editor(kitchen: Kitchen) -> None:
     """Reconfiguration: IMR and keypoint encoder."""
     config = ReconfigureConfig(
         output=str(kitchen.stage("reconfiguration")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        adapter=str(kitchen.weights("together", stages.ADAPTER_FILE)),
+        adapter=str(kitchen.weights("likeness", stages.ADAPTER_FILE)),
         imr=str(kitchen.first(miniature.IMR_FILE) or ""),
         keypoint_encoder=str(kitchen.first(miniature.KEYPOINT_ENCODER_FILE) or ""),
         steps=kitchen.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
@@ -242,7 +263,7 @@ def train_editor(kitchen: Kitchen) -> None:
 
     def stage(timed: ReconfigureConfig) -> stages.ReconfigureStage:
         source = _source(kitchen, PEOPLE, _TOLD, 0.0)
-        return stages.ReconfigureStage(_denoiser(kitchen, "together"), _encoders(kitchen), source, timed)
+        return stages.ReconfigureStage(_denoiser(kitchen, "likeness"), _encoders(kitchen), source, timed)
 
     _run(stage, config, kitchen.cpu)
 
@@ -255,7 +276,7 @@ def pack(kitchen: Kitchen) -> None:
         weights = load_file(kitchen.weights(stage, file))
         save_file({k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}, folder / file)
     for part, stage, made, file in (
-        (ADAPTER, "together", stages.ADAPTER_FILE, miniature.ADAPTER_FILE),
+        (ADAPTER, "likeness", stages.ADAPTER_FILE, miniature.ADAPTER_FILE),
         (IMR, "reconfiguration", stages.IMR_FILE, miniature.IMR_FILE),
         (KEYPOINT_ENCODER, "reconfiguration", stages.KEYPOINT_ENCODER_FILE, miniature.KEYPOINT_ENCODER_FILE),
     ):
@@ -318,6 +339,7 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "recogniser": train_recogniser,
     "anchoring": train_adapter,
     "together": train_together,
+    "likeness": train_likeness,
     "reconfiguration": train_editor,
     "pack": pack,
     "measure": measure_all,
@@ -350,6 +372,14 @@ def _run(stage: Callable[[Any], Any], config: LoopConfig, cpu: bool) -> None:
     state = States(Path(config.output), config.keep).newest()
     if state is None or States.about(state)["step"] < steps:
         train(stage(config), config, cpu)
+
+
+def _alone(
+    kitchen: Kitchen, denoiser: DenoisingModel, encoders: RememberingEncoders, config: LoopConfig
+) -> DenoisingStage:
+    """The UNet by itself, from captions and scenes."""
+    people, scenes = ShardSource(kitchen.data(PEOPLE), config.seed), read_scenes(kitchen.data(PEOPLE) / "groups")
+    return DenoisingStage(denoiser, encoders, people, scenes, config)
 
 
 def _source(kitchen: Kitchen, name: str, told: float, motion: float) -> CaptionSource:

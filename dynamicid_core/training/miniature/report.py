@@ -16,6 +16,7 @@ _COLUMNS = {
     "own": "FaceSim",
     "others": "to others",
     "auc": "AUC",
+    "auc in a picture": "AUC in a picture",
     "found": "found",
     "expression": "Expr",
     "pose": "Pose",
@@ -42,7 +43,7 @@ def tables(ceilings: dict[str, dict[str, float]], findings: Sequence[Finding], s
         parts += _table(rows, _COLUMNS if number == 1 else _SEVERAL)
     parts += ["", "### Few steps, one person, as the photo shows them", ""]
     rows = {f"{row['sampler']}, {row['steps']} steps": row for row in steps}
-    parts += _table(rows, {name: _COLUMNS[name] for name in ("own", "others", "auc", "found", "clothes", "background")})
+    parts += _table(rows, {k: title for k, title in _COLUMNS.items() if k not in ("expression", "pose")})
     return "\n".join(parts) + "\n"
 
 

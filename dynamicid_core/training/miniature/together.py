@@ -16,6 +16,7 @@ from ...saa import Layout, SaaSettings
 from ..anchoring import AnchorBatch, Anchoring
 from ..data.sample import Sample
 from ..networks import Layouts, TrainableAdapter
+from ..stages import AnchorStage
 from .anchoring import RecognisedAnchoring, RecognisedAnchorStage
 from .denoising import Denoising, DenoisingBatch, DenoisingStage
 from .framing import in_close_up
@@ -40,8 +41,7 @@ class PlacedAnchoring(RecognisedAnchoring):
     identity_weight, shape_weight = 0.25, 0.05
 
     def _layout(self, batch: AnchorBatch) -> Layouts:
-        assert isinstance(batch, PlacedBatch)
-        return _layouts(batch.regions, self._settings.layout_boost, batch.latents.device)
+        return placed_layouts(batch, self._settings.layout_boost)
 
 
 class Together(nn.Module):
@@ -67,15 +67,7 @@ class PlacedAnchorStage(RecognisedAnchorStage):
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> PlacedBatch:
         """What ``PlacedAnchoring`` takes."""
-        batch = super().make_batch(raw, chance, device)
-        boosted = (batch.timesteps >= (1 - SaaSettings().layout_end) * self._denoiser.timesteps).tolist()
-        heads = _heads(batch.keypoints.cpu())
-        draws = torch.rand(len(raw), 2, generator=chance).tolist()
-        regions = tuple(
-            (_PICTURE if whole < _WHOLE else head) if early and placed < _PLACED else None
-            for early, head, (placed, whole) in zip(boosted, heads, draws, strict=True)
-        )
-        return PlacedBatch(**vars(batch), regions=regions)
+        return placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
 
     def _anchoring(self, adapter: TrainableAdapter) -> PlacedAnchoring:
         return PlacedAnchoring(self._denoiser, adapter, self._config, self._recogniser)
@@ -84,8 +76,8 @@ class PlacedAnchorStage(RecognisedAnchorStage):
 class TogetherStage:
     """As the loop runs it."""
 
-    def __init__(self, denoiser: DenoisingModel, alone: DenoisingStage, anchoring: PlacedAnchorStage) -> None:
-        """alone, anchoring: of that UNet."""
+    def __init__(self, denoiser: DenoisingModel, alone: DenoisingStage, anchoring: AnchorStage) -> None:
+        """alone, anchoring: of that UNet. What ``anchoring`` makes are PlacedBatches."""
         self.network = Together(denoiser, alone.network, anchoring.network)
         self._alone, self._anchoring = alone, anchoring
 
@@ -111,6 +103,30 @@ class TogetherStage:
         self._anchoring.draw_sheet(path, steps)
 
 
+def placed(batch: AnchorBatch, timesteps: int, chance: torch.Generator) -> PlacedBatch:
+    """With regions for some of the people. timesteps: of the whole schedule."""
+    early = while_boosted(batch.timesteps, timesteps)
+    heads = _heads(batch.keypoints.cpu())
+    draws = torch.rand(len(heads), 2, generator=chance).tolist()
+    regions = tuple(
+        (_PICTURE if whole < _WHOLE else head) if boosted and has_place < _PLACED else None
+        for boosted, head, (has_place, whole) in zip(early, heads, draws, strict=True)
+    )
+    return PlacedBatch(**vars(batch), regions=regions)
+
+
+def while_boosted(timesteps: Tensor, of: int) -> list[bool]:
+    """Whether the layout boost still lasts at timesteps [B] of a schedule of so many."""
+    boosted: list[bool] = (timesteps >= (1 - SaaSettings().layout_end) * of).tolist()
+    return boosted
+
+
+def placed_layouts(batch: AnchorBatch, boost: float) -> Layouts:
+    """The layout boost inside the region of each person of a PlacedBatch who has one, on the grid of each layer."""
+    assert isinstance(batch, PlacedBatch)
+    return boosted_layouts(batch.regions, boost, batch.latents.device)
+
+
 def _heads(keypoints: Tensor) -> list[Box]:
     """Regions of heads in close-ups. keypoints: [B, 106, 2] in fractions of the data's pictures."""
     points = in_close_up(keypoints)
@@ -121,7 +137,7 @@ def _heads(keypoints: Tensor) -> list[Box]:
     return [Box(*edges) for edges in torch.cat((top_left, bottom_right), dim=1).tolist()]
 
 
-def _layouts(people: Sequence[Box | None], boost: float, device: torch.device) -> Layouts:
+def boosted_layouts(people: Sequence[Box | None], boost: float, device: torch.device) -> Layouts:
     """The layout boost inside the region of each row of a batch that has one, on the grid of each layer."""
 
     @functools.cache

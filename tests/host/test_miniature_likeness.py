@@ -1,0 +1,190 @@
+"""The last training of the miniature's UNet and adapter: with ArcFace looking on, and on pictures of its own."""
+
+import dataclasses
+from itertools import islice
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dynamicid_core.comfy_host import miniature
+from dynamicid_core.errors import InputError
+from dynamicid_core.face_analysis import open_pack
+from dynamicid_core.training import stages
+from dynamicid_core.training.miniature import likeness, perception
+from dynamicid_core.training.stages import AnchorStage, tokens_of_nobody
+from tests.host.miniature_recipe import batches, parts, shake
+from tests.photos import astronaut
+
+
+@pytest.fixture(scope="module")
+def arcface(kitchen):
+    return perception.open_perception(kitchen.pack, torch.device("cpu"))
+
+
+def test_arcface_with_gradients_sees_what_insightface_sees(kitchen, arcface):
+    photo, analysis = astronaut(), open_pack(kitchen.pack, "CPU")
+    face = analysis.detect(photo)[0]
+    picture = torch.from_numpy(photo.copy())[None].float() / 255
+    keypoints = torch.from_numpy(face.keypoints)[None] / torch.tensor(photo.shape[1::-1])
+    seen = arcface(picture, keypoints)
+    assert float(seen.embeddings[0] @ torch.from_numpy(analysis.embed(photo, face))) > 0.9
+    assert [feature.shape[-1] for feature in seen.features] == [56, 28, 14, 7]
+    blurred = torch.nn.functional.avg_pool2d(picture.movedim(-1, 1), 9, 1, 4).movedim(1, -1)
+    assert float(perception.feature_errors(seen, seen)) == pytest.approx(0, abs=1e-5)
+    assert float(perception.feature_errors(arcface(blurred, keypoints), seen)) > 0.1
+
+
+def test_a_pack_with_another_recognition_model_is_told(kitchen, monkeypatch):
+    monkeypatch.setattr(perception, "_LAYERS", ("Conv_0", "layer4"))
+    with pytest.raises(
+        InputError, match=r"is not w600k_mbf: it has no layer layer4\. Give InsightFace's pack buffalo_s"
+    ):
+        perception.open_perception(kitchen.pack, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def likenesses(kitchen, arcface):
+    denoiser, encoders, source, config = parts(kitchen)
+    stage = likeness.LikenessStage(denoiser, encoders, source, config, arcface)
+    for network in (stage.network.adapter, denoiser.network):
+        shake(network, 0.02)
+    denoiser.network.requires_grad_(True)
+    return stage
+
+
+@pytest.fixture
+def late(likenesses):
+    """A batch with so little noise that faces can be looked at."""
+    batch = batches(likenesses, 1)[0]
+    return dataclasses.replace(batch, timesteps=torch.full_like(batch.timesteps, 300), regions=(None,) * 4)
+
+
+def test_self_attention_and_its_low_rank_updates_stay_as_they_were_and_the_rest_learns(kitchen):
+    def changed(file, is_kept):
+        before, after = (load_file(kitchen.stage(name) / file) for name in ("together", "likeness"))
+        names = {name for name in before if not torch.equal(before[name], after[name])}
+        kept = {name for name in before if is_kept(name)}
+        assert kept
+        return names & kept, names - kept
+
+    def is_own_update(name):
+        return "_lora" in name and int(name.split(".")[1]) % 2 == 0
+
+    kept, rest = changed(miniature.UNET_FILE, lambda name: ".attn1." in name)
+    assert not kept
+    assert any(".attn2." in name for name in rest)
+    kept, rest = changed(stages.ADAPTER_FILE, is_own_update)
+    assert not kept
+    assert any("_lora" in name for name in rest)
+
+
+def test_pictures_with_gradients_are_those_without(likenesses):
+    latents = torch.randn(2, miniature.LATENT_CHANNELS, 18, 16, generator=torch.Generator().manual_seed(0))
+    with_gradients = likenesses._encoders.differentiable_pictures(latents.requires_grad_(True))
+    torch.testing.assert_close(with_gradients, likenesses._encoders.pictures(latents), atol=1e-5, rtol=0)
+    with_gradients.sum().backward()
+    assert float(latents.grad.abs().sum()) > 0
+
+
+def test_what_arcface_sees_teaches_unet_and_adapter_but_not_the_face_encoder(likenesses, late):
+    network = likenesses.network
+    network.zero_grad(set_to_none=True)
+    network._seen(late, network.predict(late, network.tokens(late))).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in likenesses._denoiser.network.parameters())
+    trained = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any("projections" in name for name in trained)
+    assert not any("face_encoder" in name for name in trained)
+    assert all(p.grad is None for p in likenesses._perception._network.parameters())
+
+
+def test_the_true_noise_leaves_nothing_for_arcface_to_find_wrong(likenesses, late):
+    with torch.no_grad():
+        features, embedding, _, alike = likenesses.network._seen(late, late.noise)
+        worse = likenesses.network._seen(late, torch.zeros_like(late.noise))
+    assert float(features) == pytest.approx(0, abs=1e-3)
+    assert float(embedding) == pytest.approx(0, abs=1e-3)
+    assert float(alike) == pytest.approx(0, abs=1e-4)
+    assert (worse[[0, 1]] > 0.02).all()
+    assert float(worse[3]) > 1e-3
+
+
+def test_faces_in_too_much_noise_and_faces_that_were_dropped_are_not_looked_at(likenesses, late):
+    early = dataclasses.replace(late, timesteps=torch.full_like(late.timesteps, 900))
+    nobody = dataclasses.replace(late, identities=torch.zeros_like(late.identities))
+    with torch.no_grad():
+        whole, *others = (likenesses.network(batch) for batch in (late, early, nobody))
+    assert float(whole["features"]) > 0
+    for losses in others:
+        assert losses.keys() == whole.keys()
+        assert all(float(losses[name]) == 0 for name in ("features", "embedding", "others", "alike"))
+        assert float(losses["loss"]) == float(losses["noise"]) > 0
+
+
+def test_being_like_everybody_is_no_better_than_being_like_nobody():
+    identities = torch.eye(3, 512)
+    own = 0.5 * identities
+    loss = likeness.like_others(own, identities)
+    torch.testing.assert_close(likeness.like_others(own + 0.4 * identities.sum(0), identities), loss)
+    assert (likeness.like_others(2 * own, identities) < loss).all()
+    assert (likeness.like_others(own.roll(1, 0), identities) > loss).all()
+
+
+def test_a_face_like_nobody_is_wrong_and_so_is_one_like_everybody():
+    shared = torch.nn.functional.one_hot(torch.tensor(9), 512).float()
+    identities = torch.nn.functional.normalize(torch.eye(4, 512) + 0.7 * shared, dim=-1)
+    true = identities[:2]
+    assert not likeness.unlike_the_photo(true, true, identities).any()
+    for by in (-0.3, 0.3):
+        other = torch.nn.functional.normalize(true + by * shared, dim=-1)
+        assert (likeness.unlike_the_photo(other, true, identities) > 1e-3).all()
+    swapped = likeness.unlike_the_photo(true.roll(1, 0), true, identities)
+    assert (swapped < likeness.unlike_the_photo(torch.zeros_like(true), true, identities)).all()
+
+
+def test_some_pictures_have_gone_on_to_less_noise_and_still_lead_to_their_latents(likenesses, monkeypatch):
+    guided = torch.randn(4, miniature.LATENT_CHANNELS, 18, 16, generator=torch.Generator().manual_seed(5))
+    shown = []
+
+    def guiding(batch, tokens, cfg):
+        shown.append((tokens, cfg))
+        return guided[: len(tokens)]
+
+    monkeypatch.setattr(likenesses, "_guided", guiding)
+    denoiser, moved, swapped = likenesses._denoiser, 0, 0
+    for turn, raw in enumerate(islice(likenesses.raw_batches(0, 1), 30)):
+        chances = [torch.Generator().manual_seed(turn) for _ in range(2)]
+        before = AnchorStage.make_batch(likenesses, raw, chances[0], torch.device("cpu"))
+        after = likenesses.make_batch(raw, chances[1], torch.device("cpu"))
+        rows = (after.timesteps != before.timesteps).nonzero().flatten()
+        if not len(rows):
+            continue
+        moved += len(rows)
+        mine = guided[: len(rows)]
+        assert (after.timesteps <= before.timesteps).all()
+        assert torch.equal(after.latents, before.latents)
+        # What a sampler makes of the guided noise: the latents that it expects, with that noise in a smaller amount.
+        expected = denoiser.expected(before.latents[rows], before.noise[rows], before.timesteps[rows], mine)
+        seen = denoiser.noisy(after.latents[rows], after.noise[rows], after.timesteps[rows])
+        torch.testing.assert_close(seen, denoiser.noisy(expected, mine, after.timesteps[rows]), atol=1e-3, rtol=1e-3)
+        early = (after.timesteps >= 760).tolist()
+        assert all(region is None or boosted for region, boosted in zip(after.regions, early, strict=True))
+        with torch.no_grad():
+            own = likenesses.network.tokens(before)[rows]
+        swapped += int((shown[-1][0] - own).abs().amax((1, 2)).gt(1e-4).sum())
+    assert 0.25 < moved / 120 < 0.55
+    assert 0.05 < swapped / moved < 0.5
+    cfg = torch.cat([cfg.flatten() for _, cfg in shown])
+    assert 1 <= float(cfg.min()) < 2 < 3 < float(cfg.max()) <= 4
+
+
+def test_pictures_go_on_as_the_sampler_paints_them(likenesses, late):
+    network, encoders = likenesses.network, likenesses._encoders
+    with torch.no_grad():
+        tokens = network.tokens(late)
+        positive = network.predict(late, tokens)
+        nobody = tokens_of_nobody(network.adapter, encoders).expand(4, -1, -1)
+        negative = network.predict(dataclasses.replace(late, context=encoders.contexts([""]).expand(4, -1, -1)), nobody)
+        guided = likenesses._guided(late, tokens, torch.full((4, 1, 1, 1), 4.0))
+    torch.testing.assert_close(guided, negative + 4 * (positive - negative), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(guided, positive, atol=1e-2)
