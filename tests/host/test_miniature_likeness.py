@@ -100,11 +100,11 @@ def test_what_arcface_sees_teaches_unet_and_adapter_but_not_the_face_encoder(lik
 
 def test_the_true_noise_leaves_nothing_for_arcface_to_find_wrong(likenesses, late):
     with torch.no_grad():
-        features, embedding, _, alike = likenesses.network._seen(late, late.noise)
+        features, embedding, _, unlike = likenesses.network._seen(late, late.noise)
         worse = likenesses.network._seen(late, torch.zeros_like(late.noise))
     assert float(features) == pytest.approx(0, abs=1e-3)
     assert float(embedding) == pytest.approx(0, abs=1e-3)
-    assert float(alike) == pytest.approx(0, abs=1e-4)
+    assert float(unlike) == pytest.approx(0, abs=1e-4)
     assert (worse[[0, 1]] > 0.02).all()
     assert float(worse[3]) > 1e-3
 
@@ -117,7 +117,7 @@ def test_faces_in_too_much_noise_and_faces_that_were_dropped_are_not_looked_at(l
     assert float(whole["features"]) > 0
     for losses in others:
         assert losses.keys() == whole.keys()
-        assert all(float(losses[name]) == 0 for name in ("features", "embedding", "others", "alike"))
+        assert all(float(losses[name]) == 0 for name in ("features", "embedding", "others", "unlike"))
         assert float(losses["loss"]) == float(losses["noise"]) > 0
 
 

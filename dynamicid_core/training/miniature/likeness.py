@@ -23,7 +23,7 @@ from .together import PlacedBatch, boosted_layouts, placed, placed_layouts, whil
 
 _LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
 _TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
-_FEATURES, _EMBEDDING, _OTHERS, _ALIKE = 1.0, 0.5, 1.0, 5.0
+_FEATURES, _EMBEDDING, _OTHERS, _UNLIKE = 1.0, 0.5, 1.0, 5.0
 _MARGIN, _SHARPNESS = 0.1, 10.0
 _GONE_ON = 0.5  # share of the pictures that have gone a step on
 _LEAST = 200  # of 1000 timesteps: with less noise there is nothing left to go
@@ -51,14 +51,14 @@ class LikenessAnchoring(CloseUpAnchoring):
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
         noise = self.noise_loss(batch, predicted)
-        features, embedding, others, alike = self._seen(batch, predicted)
+        features, embedding, others, unlike = self._seen(batch, predicted)
         return {
-            "loss": noise + _FEATURES * features + _EMBEDDING * embedding + _OTHERS * others + _ALIKE * alike,
+            "loss": noise + _FEATURES * features + _EMBEDDING * embedding + _OTHERS * others + _UNLIKE * unlike,
             "noise": noise.detach(),
             "features": features.detach(),
             "embedding": embedding.detach(),
             "others": others.detach(),
-            "alike": alike.detach(),
+            "unlike": unlike.detach(),
             "token_spread": token_spread(tokens),
         }
 
@@ -102,7 +102,9 @@ def like_others(painted: Tensor, identities: Tensor) -> Tensor:
 
 
 def unlike_the_photo(painted: Tensor, true: Tensor, identities: Tensor) -> Tensor:
-    """How far the cosines of [B, 512] with identities [N, 512] are from those of the true faces, [B].
+    """How far the cosines of faces with identities [N, 512] are from those of the true faces, [B]: mean squares.
+
+    painted, true: embeddings [B, 512]. All of length 1.
 
     A soft or dark face is like nobody at all, so that even its own person seems far. What all people share then counts
     most here, since all N see it.

@@ -30,6 +30,7 @@ from ...images import Photo
 from ...keypoints import Keypoints
 from ...layouts import equal_columns
 from ...portrait import portrait_square
+from ...regions import Box
 from ...saa import SaaSettings
 from ..data.sample import Sample
 from .framing import close_up
@@ -117,9 +118,8 @@ class Bench:
     def picture(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
         """Of these people, one anywhere, several in equal columns."""
         mini = self.miniature
-        columns: Sequence[Any] = (
-            equal_columns(len(faces)) if setting.regions and len(faces) > 1 else [None] * len(faces)
-        )
+        several = setting.regions and len(faces) > 1
+        columns: Sequence[Box | None] = equal_columns(len(faces)) if several else [None] * len(faces)
         width = PICTURE_WIDTH if len(faces) == 1 else _COLUMN * len(faces)
         return paint(
             BaseModel(mini.model, mini.clip, mini.vae),
@@ -200,9 +200,7 @@ def _ceiling(
             right["background"].append(COLOURS.index(verdict.background) == answers["background"])
     return {
         "own": _mean(own),
-        "others": _mean(chain.from_iterable(others)),
-        "auc": auc(own, list(chain.from_iterable(others))),
-        "auc in a picture": _mean(auc([mine], of_others) for mine, of_others in zip(own, others, strict=True)),
+        **_separation(own, others),
         "to the original": _mean(kept),
         **{name: _mean(values) for name, values in right.items()},
     }
@@ -314,24 +312,31 @@ def few_steps(bench: Bench, people: Sequence[Person], cases: int) -> list[dict[s
 
 
 def summary(findings: Sequence[Finding]) -> dict[str, float]:
-    """Means over findings; a person without a face counts as 0 and as wrong.
-
-    auc: of own against others, of all faces together, with which one threshold for all pictures is possible. auc in a
-    picture: the mean of that of each face by itself, which does not mind a picture in which all people seem far.
-    """
+    """Means over findings; a person without a face counts as 0 and as wrong."""
     found = [one for one in findings if one.own is not None]
     own = [one.own for one in found if one.own is not None]
-    others = [value for one in found for value in one.others]
     return {
         "own": sum(own) / max(1, len(findings)),
-        "others": _mean(others),
-        "auc": auc(own, others),
-        "auc in a picture": _mean(auc([one.own], one.others) for one in found if one.own is not None),
+        **_separation(own, [one.others for one in found]),
         "found": len(found) / max(1, len(findings)),
         **{
             name: _mean([getattr(one, name) for one in findings])
             for name in ("nearest", "expression", "pose", "clothes", "background")
         },
+    }
+
+
+def _separation(own: Sequence[float], others: Sequence[Sequence[float]]) -> dict[str, float]:
+    """How well faces tell their person from the others. own, others: cosines, of each face.
+
+    auc: of all faces together, so that one threshold has to do for all pictures. auc in a picture: the mean of that of
+    each face by itself, which does not mind a picture in which all people seem far.
+    """
+    everybody = list(chain.from_iterable(others))
+    return {
+        "others": _mean(everybody),
+        "auc": auc(own, everybody),
+        "auc in a picture": _mean(auc([mine], of_others) for mine, of_others in zip(own, others, strict=True)),
     }
 
 
