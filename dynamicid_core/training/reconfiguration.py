@@ -86,21 +86,7 @@ class Reconfiguration(nn.Module):
 
     def edit(self, batch: ReconfigureBatch) -> Tensor:
         """Each source's tokens with the motion of each of its targets, [B * R, T, D]."""
-        people = len(batch.source_tokens)
-        rows = len(batch.target_tokens) // people
-        motion = self.keypoint_encoder(torch.cat((batch.source_rasters, batch.target_rasters)))
-        sources, targets = motion[:people], motion[people:]
-        edited = [
-            self.imr(
-                batch.source_tokens[i : i + 1],
-                sources[i : i + 1],
-                targets[i * rows : (i + 1) * rows],
-                batch.source_text[i : i + 1],
-                batch.target_text[i * rows : (i + 1) * rows],
-            )
-            for i in range(people)
-        ]
-        return torch.cat(edited)
+        return edited_tokens(self.imr, self.keypoint_encoder, batch)
 
     def predict(self, batch: DiffusionBatch, tokens: Tensor) -> Tensor:
         """The noise that UNet and adapter see in the targets' latents with these tokens, [B * R, 4, h, w]."""
@@ -109,14 +95,34 @@ class Reconfiguration(nn.Module):
         return self._denoiser(seen, batch.timesteps, batch.context, patches)
 
 
+def edited_tokens(imr: Imr, keypoint_encoder: KeypointEncoder, batch: ReconfigureBatch) -> Tensor:
+    """Each source's tokens with the motion of each of its targets, [B * R, T, D]."""
+    people = len(batch.source_tokens)
+    rows = len(batch.target_tokens) // people
+    motion = keypoint_encoder(torch.cat((batch.source_rasters, batch.target_rasters)))
+    sources, targets = motion[:people], motion[people:]
+    edited = [
+        imr(
+            batch.source_tokens[i : i + 1],
+            sources[i : i + 1],
+            targets[i * rows : (i + 1) * rows],
+            batch.source_text[i : i + 1],
+            batch.target_text[i * rows : (i + 1) * rows],
+        )
+        for i in range(people)
+    ]
+    return torch.cat(edited)
+
+
 class ReconfigureBatches:
     """Makes batches of people, each a list of samples: the source and its targets."""
 
     def __init__(
-        self, encoders: FrozenEncoders, denoiser: DenoisingModel, adapter: TrainableAdapter, config: ReconfigureConfig
+        self, encoders: FrozenEncoders, denoiser: DenoisingModel, adapter: TrainableAdapter, diffusion_share: float
     ) -> None:
+        """diffusion_share: of the batches, which the UNet sees."""
         self._encoders, self._timesteps, self._adapter = encoders, denoiser.timesteps, adapter
-        self._share = config.diffusion_share if config.diffusion_weight else 0.0
+        self._share = diffusion_share
 
     def make(self, people: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
         """A batch on the device."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint import (
     ADAPTER,
@@ -70,13 +70,18 @@ class AnchorStage:
     def _anchoring(self, adapter: TrainableAdapter) -> Anchoring:
         return Anchoring(self._denoiser, adapter, self._config)
 
-    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[Any]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> AnchorBatch:
+    def painted(self, raw: Any) -> list[Sample]:
+        """The pictures that a raw batch asks for."""
+        pictures: list[Sample] = raw
+        return pictures
+
+    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> AnchorBatch:
         """What ``network`` takes."""
-        return self._batches.make(raw, chance, device)
+        return self._batches.make(self.painted(raw), chance, device)
 
     def save_weights(self, folder: Path) -> None:
         """adapter.safetensors."""
@@ -101,7 +106,8 @@ class ReconfigureStage:
         imr, keypoint_encoder = _motion_networks(self._adapter, encoders, config)
         self.network = Reconfiguration(denoiser, self._adapter, imr, keypoint_encoder, config)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
-        self._batches = ReconfigureBatches(encoders, denoiser, self._adapter, config)
+        share = config.diffusion_share if config.diffusion_weight else 0.0
+        self._batches = ReconfigureBatches(encoders, denoiser, self._adapter, share)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[list[Sample]]]:
         """Lists of ``batch_size`` people, each a source and its targets, without the first ``skip`` lists."""
@@ -115,12 +121,8 @@ class ReconfigureStage:
 
     def save_weights(self, folder: Path) -> None:
         """imr.safetensors and keypoint_encoder.safetensors."""
-        for part, file, network in (
-            (IMR, IMR_FILE, self.network.imr),
-            (KEYPOINT_ENCODER, KEYPOINT_ENCODER_FILE, self.network.keypoint_encoder),
-        ):
-            weights = {key: tensor.detach().cpu().clone() for key, tensor in network.state_dict().items()}
-            save_checkpoint(Checkpoint(part, {part: weights}), folder / file)
+        save_motion_network(IMR, self.network.imr, folder / IMR_FILE)
+        save_motion_network(KEYPOINT_ENCODER, self.network.keypoint_encoder, folder / KEYPOINT_ENCODER_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Source photo, target photo, painted with the source's tokens, painted with the edited ones."""
@@ -164,12 +166,7 @@ def _motion_networks(
             "To go on from an IMR, give both files: imr and keypoint_encoder, which were trained together."
         )
     if config.imr:
-        weights = read_checkpoint(config.imr, IMR).modules[IMR]
-        of_keypoints = read_checkpoint(config.keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
-        imr, encoder = Imr(ImrSizes.of(weights)), KeypointEncoder(KeypointEncoderSizes.of(of_keypoints))
-        imr.load_state_dict(weights)
-        encoder.load_state_dict(of_keypoints)
-        return imr, encoder
+        return open_motion_networks(config.imr, config.keypoint_encoder)
     token_size = adapter.face_encoder.sizes.token_size
     feature_size = config.features + encoders.pooled_size
     feed_forward = _FEED_FORWARD * config.size
@@ -177,6 +174,22 @@ def _motion_networks(
     imr = Imr(sizes)
     start_with_the_tokens(imr)
     return imr, KeypointEncoder(KeypointEncoderSizes(config.features, config.width))
+
+
+def open_motion_networks(imr: str | Path, keypoint_encoder: str | Path) -> tuple[Imr, KeypointEncoder]:
+    """What reconfiguration has made. Raises InputError for other files."""
+    weights = read_checkpoint(imr, IMR).modules[IMR]
+    of_keypoints = read_checkpoint(keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
+    network, encoder = Imr(ImrSizes.of(weights)), KeypointEncoder(KeypointEncoderSizes.of(of_keypoints))
+    network.load_state_dict(weights)
+    encoder.load_state_dict(of_keypoints)
+    return network, encoder
+
+
+def save_motion_network(part: str, network: nn.Module, file: Path) -> None:
+    """part: IMR or KEYPOINT_ENCODER. In the loader's format."""
+    weights = {key: tensor.detach().cpu().clone() for key, tensor in network.state_dict().items()}
+    save_checkpoint(Checkpoint(part, {part: weights}), file)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The last training of the miniature's UNet and adapter: with ArcFace looking on, and on pictures of its own."""
+"""The last training of the miniature's UNet, adapter and IMR: with ArcFace looking on, and on pictures of its own."""
 
 import dataclasses
 from itertools import islice
@@ -12,6 +12,7 @@ from dynamicid_core.errors import InputError
 from dynamicid_core.face_analysis import open_pack
 from dynamicid_core.training import stages
 from dynamicid_core.training.miniature import likeness, perception
+from dynamicid_core.training.miniature.edits import Editor
 from dynamicid_core.training.stages import AnchorStage, tokens_of_nobody
 from tests.host.miniature_recipe import batches, parts, shake
 from tests.photos import astronaut
@@ -46,8 +47,10 @@ def test_a_pack_with_another_recognition_model_is_told(kitchen, monkeypatch):
 @pytest.fixture(scope="module")
 def likenesses(kitchen, arcface):
     denoiser, encoders, source, config = parts(kitchen)
-    stage = likeness.LikenessStage(denoiser, encoders, source, config, arcface)
-    for network in (stage.network.adapter, denoiser.network):
+    files = [kitchen.stage("reconfiguration") / file for file in (stages.IMR_FILE, stages.KEYPOINT_ENCODER_FILE)]
+    editor = Editor(*stages.open_motion_networks(*files))
+    stage = likeness.LikenessStage(denoiser, encoders, source, config, editor, arcface)
+    for network in (stage.network.adapter, editor.imr, denoiser.network):
         shake(network, 0.02)
     denoiser.network.requires_grad_(True)
     return stage
@@ -57,6 +60,7 @@ def likenesses(kitchen, arcface):
 def late(likenesses):
     """A batch with so little noise that faces can be looked at."""
     batch = batches(likenesses, 1)[0]
+    assert 0 < len(batch.edits.rows) < 4
     return dataclasses.replace(batch, timesteps=torch.full_like(batch.timesteps, 300), regions=(None,) * 4)
 
 
@@ -77,6 +81,34 @@ def test_self_attention_and_its_low_rank_updates_stay_as_they_were_and_the_rest_
     kept, rest = changed(stages.ADAPTER_FILE, is_own_update)
     assert not kept
     assert any("_lora" in name for name in rest)
+
+
+def test_the_imr_learns_and_the_keypoint_encoder_does_not(kitchen):
+    before, after = (load_file(kitchen.stage(name) / stages.IMR_FILE) for name in ("reconfiguration", "likeness"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert not (kitchen.stage("likeness") / stages.KEYPOINT_ENCODER_FILE).exists()
+    packed = load_file(kitchen.out / "miniature" / miniature.IMR_FILE)
+    torch.testing.assert_close(packed, {name: tensor.half() for name, tensor in after.items()})
+
+
+def test_some_people_are_painted_by_tokens_that_were_edited_and_the_others_by_those_of_the_photo(likenesses, late):
+    network, edits = likenesses.network, late.edits
+    with torch.no_grad():
+        tokens = network.tokens(late)
+        own = network.adapter.tokens(late.embeddings, late.clip_features)
+    torch.testing.assert_close(tokens[edits.rows], network.editor(edits))
+    others = [row for row in range(4) if row not in edits.rows.tolist()]
+    assert torch.equal(tokens[others], own[others])
+    assert (tokens[edits.rows] - own[edits.rows]).abs().amax() > 1e-3
+
+
+def test_what_the_unet_paints_of_edited_tokens_teaches_the_imr(likenesses, late):
+    network = likenesses.network
+    network.zero_grad(set_to_none=True)
+    network.noise_loss(late, network.predict(late, network.tokens(late))).backward()
+    assert all(p.grad is not None for p in network.editor.imr.parameters())
+    names = {name for name, _ in network.named_parameters() if name.startswith("editor.")}
+    assert names == {f"editor.imr.{name}" for name, _ in network.editor.imr.named_parameters()}
 
 
 def test_pictures_with_gradients_are_those_without(likenesses):
@@ -118,7 +150,7 @@ def test_faces_in_too_much_noise_and_faces_that_were_dropped_are_not_looked_at(l
     for losses in others:
         assert losses.keys() == whole.keys()
         assert all(float(losses[name]) == 0 for name in ("features", "embedding", "others", "unlike"))
-        assert float(losses["loss"]) == float(losses["noise"]) > 0
+        torch.testing.assert_close(losses["loss"], losses["noise"] + losses["feature"])
 
 
 def test_being_like_everybody_is_no_better_than_being_like_nobody():
@@ -170,7 +202,7 @@ def test_some_pictures_have_gone_on_to_less_noise_and_still_lead_to_their_latent
         early = (after.timesteps >= 760).tolist()
         assert all(region is None or boosted for region, boosted in zip(after.regions, early, strict=True))
         with torch.no_grad():
-            own = likenesses.network.tokens(before)[rows]
+            own = likenesses.network.tokens(after)[rows]
         swapped += int((shown[-1][0] - own).abs().amax((1, 2)).gt(1e-4).sum())
     assert 0.25 < moved / 120 < 0.55
     assert 0.05 < swapped / moved < 0.5

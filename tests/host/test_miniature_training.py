@@ -342,7 +342,7 @@ def test_auc_is_how_often_one_of_the_first_is_above_one_of_the_second():
 
 def test_a_picture_in_which_all_people_seem_far_costs_auc_but_not_the_auc_in_a_picture():
     def found(own, others):
-        return measure.Finding("", 1, own, others, True, True, True, True, True)
+        return measure.Finding("", 1, own, others, True, True, True, True, True, False)
 
     told = measure.summary([found(0.9, [0.7, 0.8]), found(0.3, [0.1, 0.2]), found(None, [])])
     assert told["auc in a picture"] == 1

@@ -1,22 +1,29 @@
-"""UNet and adapter of the miniature learn what a photo alone does not teach: to paint the face that the tokens tell of
-even if what they painted so far shows another one, and to paint it so that ArcFace sees in it what it sees in the true
-one.
+"""UNet, adapter and IMR of the miniature learn what a photo alone does not teach: to paint the face that the tokens
+tell of even if what they painted so far shows another one, and to paint it so that ArcFace sees in it what it sees in
+the true one; half of the people by tokens that the IMR has edited.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checkpoint import IMR
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
 from ...saa import SaaSettings
 from ..anchoring import AnchorBatch
 from ..config import AnchorConfig
 from ..data.sample import Sample
+from ..losses import feature_loss
 from ..networks import Layouts, TrainableAdapter, token_spread
-from ..stages import AnchorStage, SampleSource, tokens_of_nobody
+from ..reconfiguration import ReconfigureBatches
+from ..stages import IMR_FILE, AnchorStage, SampleSource, save_motion_network, tokens_of_nobody
 from .anchoring import CloseUpAnchoring
+from .edits import EditBatches, Editor, Edits, Pair
 from .framing import in_close_up
 from .perception import Perception, feature_errors
 from .together import PlacedBatch, boosted_layouts, placed, placed_layouts, while_boosted
@@ -32,29 +39,48 @@ _CFG = 1.0, 4.0
 _SWAPPED = 0.25  # share of the pictures that have gone on as somebody else
 
 
+@dataclass(frozen=True, eq=False)
+class LikenessBatch(PlacedBatch):
+    """edits: of the people with edited tokens, if any; the others have those of the photo itself."""
+
+    edits: Edits | None
+
+
 class LikenessAnchoring(CloseUpAnchoring):
-    """Anchoring with ArcFace looking on."""
+    """Anchoring with ArcFace looking on. What trains is ``adapter`` and ``editor``."""
 
     def __init__(
         self,
         denoiser: DenoisingModel,
         adapter: TrainableAdapter,
         config: AnchorConfig,
+        editor: Editor,
         encoders: FrozenEncoders,
         perception: Perception,
     ) -> None:
         super().__init__(denoiser, adapter, config)
+        self.editor = editor
         self._encoders, self._perception = encoders, perception
 
+    def tokens(self, batch: AnchorBatch) -> Tensor:
+        """Of the people in a batch, some of them edited, [B, T, D]."""
+        own = super().tokens(batch)
+        edits = _edits(batch)
+        return own if edits is None else own.index_copy(0, edits.rows, self.editor(edits))
+
     def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
-        """Losses by name; "loss" is the one to minimise."""
+        """Losses by name; "loss" is the one to minimise. "feature": as in reconfiguration."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
         noise = self.noise_loss(batch, predicted)
         features, embedding, others, unlike = self._seen(batch, predicted)
+        seen = _FEATURES * features + _EMBEDDING * embedding + _OTHERS * others + _UNLIKE * unlike
+        edits = _edits(batch)
+        feature = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
         return {
-            "loss": noise + _FEATURES * features + _EMBEDDING * embedding + _OTHERS * others + _UNLIKE * unlike,
+            "loss": noise + seen + feature,
             "noise": noise.detach(),
+            "feature": feature.detach(),
             "features": features.detach(),
             "embedding": embedding.detach(),
             "others": others.detach(),
@@ -113,7 +139,7 @@ def unlike_the_photo(painted: Tensor, true: Tensor, identities: Tensor) -> Tenso
 
 
 class LikenessStage(AnchorStage):
-    """SAA; the face encoder stays as it is, and with it all that the IMR has learned."""
+    """SAA and IMR. The face encoder stays as it is, and with it what tokens mean to the IMR."""
 
     def __init__(
         self,
@@ -121,32 +147,52 @@ class LikenessStage(AnchorStage):
         encoders: FrozenEncoders,
         source: SampleSource,
         config: AnchorConfig,
+        editor: Editor,
         perception: Perception,
     ) -> None:
-        self._perception = perception
+        self._editor, self._perception = editor.to(encoders.device), perception
         super().__init__(denoiser, encoders, source, config)
+        self._edits = EditBatches(ReconfigureBatches(encoders, denoiser, self.network.adapter, diffusion_share=0.0))
 
     def _anchoring(self, adapter: TrainableAdapter) -> LikenessAnchoring:
         adapter.face_encoder.requires_grad_(False)
-        return LikenessAnchoring(self._denoiser, adapter, self._config, self._encoders, self._perception)
+        return LikenessAnchoring(self._denoiser, adapter, self._config, self._editor, self._encoders, self._perception)
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> PlacedBatch:
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Pair]]:
+        """Lists of ``batch_size`` people, two photos each, without the first ``skip`` lists."""
+        size = self._config.batch_size
+        people = self._source.people(process, processes, 2, skip * size)
+        while True:
+            yield list(islice(people, size))
+
+    def painted(self, raw: list[Pair]) -> list[Sample]:
+        """The photos to paint."""
+        return [target for _, target in raw]
+
+    def make_batch(self, raw: list[Pair], chance: torch.Generator, device: torch.device) -> LikenessBatch:
         """What ``LikenessAnchoring`` takes."""
-        batch = placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
+        shown = placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
+        edits = self._edits.make(raw, shown.identities.any(dim=1), chance, device)
+        batch = LikenessBatch(**vars(shown), edits=edits)
         draws = torch.rand(4, len(raw), generator=chance).to(device)
         least = _LEAST / 1000 * self._denoiser.timesteps
         rows = ((draws[0] < _GONE_ON) & (batch.timesteps >= least)).nonzero().flatten()
         return self._gone_on(batch, rows, draws[1:]) if len(rows) else batch
 
+    def save_weights(self, folder: Path) -> None:
+        """adapter.safetensors and imr.safetensors."""
+        super().save_weights(folder)
+        save_motion_network(IMR, self._editor.imr, folder / IMR_FILE)
+
     @torch.no_grad()
-    def _gone_on(self, batch: PlacedBatch, rows: Tensor, draws: Tensor) -> PlacedBatch:
+    def _gone_on(self, batch: LikenessBatch, rows: Tensor, draws: Tensor) -> LikenessBatch:
         """Rows of the batch a sampling step later, painted by the UNet with CFG, some as somebody else: what it sees
         there bears its own mistakes, as it does while pictures are painted (DREAM, arXiv 2312.00210, trains on such).
 
         The noise that it is to predict is what leads from there to the true latents. draws: [3, B], 0 to 1.
         """
         denoiser = self._denoiser
-        tokens = self.network.adapter.tokens(batch.embeddings, batch.clip_features)
+        tokens = self.network.tokens(batch)
         swapped = (draws[2] < _SWAPPED).view(-1, 1, 1)
         tokens = torch.where(swapped, tokens.roll(1, 0), tokens)[rows]
         cfg = (_CFG[0] + (_CFG[1] - _CFG[0]) * draws[1][rows]).view(-1, 1, 1, 1)
@@ -188,7 +234,12 @@ def keep_self_attention(unet: nn.Module, adapter: TrainableAdapter) -> None:
 
 
 def _rows(batch: AnchorBatch, rows: Tensor) -> PlacedBatch:
-    """Some of a batch."""
+    """Some of a batch, without the edits."""
     assert isinstance(batch, PlacedBatch)
-    tensors = {name: value[rows] for name, value in vars(batch).items() if name != "regions"}
+    tensors = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)}
     return PlacedBatch(**tensors, regions=tuple(batch.regions[row] for row in rows.tolist()))
+
+
+def _edits(batch: AnchorBatch) -> Edits | None:
+    assert isinstance(batch, LikenessBatch)
+    return batch.edits

@@ -73,7 +73,8 @@ class Person:
 @dataclass(frozen=True)
 class Finding:
     """One person of one picture. own: cosine to their photo; others: to the photos of everybody else. nearest: whether
-    the nearest of the people in the picture is they. Without a face all are None and nothing is right.
+    the nearest of the people in the picture is they. Without a face all are None and nothing is right. crowded: whether
+    the picture shows more faces than people.
     """
 
     setting: str
@@ -85,6 +86,7 @@ class Finding:
     pose: bool
     clothes: bool
     background: bool
+    crowded: bool
 
 
 @dataclass(eq=False)
@@ -266,13 +268,14 @@ def find(
     """What became of each person of a group: the face in their column is they."""
     width = photo.shape[1] * _ENLARGED
     faces = bench.faces(photo)
+    crowded = len(faces) > len(group)
     if len(group) == 1:
         faces = faces[:1]
     findings = []
     for place, (person, motion) in enumerate(zip(group, motions, strict=True)):
         here = [face for face in faces if int(_middle(face) / width * len(group)) == place] if len(group) > 1 else faces
         if not here:
-            findings.append(Finding(setting, len(group), None, [], False, False, False, False, False))
+            findings.append(Finding(setting, len(group), None, [], False, False, False, False, False, crowded))
             continue
         embedding, verdict, pose = bench.look(photo, here[0])
         own = float(embedding @ person.embedding)
@@ -287,6 +290,7 @@ def find(
                 pose=pose == motion.pose,
                 clothes=verdict.clothes == clothes,
                 background=verdict.background == background,
+                crowded=crowded,
             )
         )
     return findings
@@ -321,7 +325,7 @@ def summary(findings: Sequence[Finding]) -> dict[str, float]:
         "found": len(found) / max(1, len(findings)),
         **{
             name: _mean([getattr(one, name) for one in findings])
-            for name in ("nearest", "expression", "pose", "clothes", "background")
+            for name in ("nearest", "expression", "pose", "clothes", "background", "crowded")
         },
     }
 

@@ -30,6 +30,7 @@ from .autoencoder import AutoencoderStage
 from .captions import CaptionSource
 from .contrast import ContrastStage
 from .denoising import DenoisingStage, read_scenes
+from .edits import Editor
 from .encoders import RememberingEncoders
 from .judge import JUDGE_FILE, JudgeStage, open_judge
 from .likeness import LikenessStage, keep_self_attention
@@ -72,8 +73,8 @@ class Effort:
     recogniser: int = 1500
     anchoring: int = 3300
     together: int = 4000
-    likeness: int = 1800
     reconfiguration: int = 1500
+    likeness: int = 1800
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
     few_steps: int = 4
@@ -229,31 +230,11 @@ def train_together(kitchen: Kitchen) -> None:
     _run(stage, config, kitchen.cpu)
 
 
-def train_likeness(kitchen: Kitchen) -> None:
-    """UNet and adapter, until what they paint is like the people."""
-    config = AnchorConfig(
-        output=str(kitchen.stage("likeness")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        steps=kitchen.effort.likeness, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
-        threshold=SaaSettings().threshold, log_every=19, save_every=180, sample_every=0, other_clothes=0.5,
-        start_from=str(kitchen.weights("together", stages.ADAPTER_FILE)),
-    )  # fmt: skip
-
-    def stage(timed: AnchorConfig) -> TogetherStage:
-        denoiser, encoders = _denoiser(kitchen, "together"), _encoders(kitchen)
-        people, perception = _source(kitchen, PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
-        likeness = LikenessStage(denoiser, encoders, people, timed, perception)
-        together = TogetherStage(denoiser, _alone(kitchen, denoiser, encoders, timed), likeness)
-        keep_self_attention(denoiser.network, likeness.network.adapter)
-        return together
-
-    _run(stage, config, kitchen.cpu)
-
-
 def train_editor(kitchen: Kitchen) -> None:
     """Reconfiguration: IMR and keypoint encoder."""
     config = ReconfigureConfig(
         output=str(kitchen.stage("reconfiguration")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        adapter=str(kitchen.weights("likeness", stages.ADAPTER_FILE)),
+        adapter=str(kitchen.weights("together", stages.ADAPTER_FILE)),
         imr=str(kitchen.first(miniature.IMR_FILE) or ""),
         keypoint_encoder=str(kitchen.first(miniature.KEYPOINT_ENCODER_FILE) or ""),
         steps=kitchen.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
@@ -263,7 +244,32 @@ def train_editor(kitchen: Kitchen) -> None:
 
     def stage(timed: ReconfigureConfig) -> stages.ReconfigureStage:
         source = _source(kitchen, PEOPLE, _TOLD, 0.0)
-        return stages.ReconfigureStage(_denoiser(kitchen, "likeness"), _encoders(kitchen), source, timed)
+        return stages.ReconfigureStage(_denoiser(kitchen, "together"), _encoders(kitchen), source, timed)
+
+    _run(stage, config, kitchen.cpu)
+
+
+def train_likeness(kitchen: Kitchen) -> None:
+    """UNet, adapter and IMR, until what they paint is like the people."""
+    config = AnchorConfig(
+        output=str(kitchen.stage("likeness")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+        steps=kitchen.effort.likeness, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
+        rates={"anchoring.editor": 0.5}, threshold=SaaSettings().threshold,
+        log_every=19, save_every=180, sample_every=0, other_clothes=0.5,
+        start_from=str(kitchen.weights("together", stages.ADAPTER_FILE)),
+    )  # fmt: skip
+
+    def stage(timed: AnchorConfig) -> TogetherStage:
+        denoiser, encoders = _denoiser(kitchen, "together"), _encoders(kitchen)
+        people, perception = _source(kitchen, PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
+        imr, of_keypoints = (
+            kitchen.weights("reconfiguration", file) for file in (stages.IMR_FILE, stages.KEYPOINT_ENCODER_FILE)
+        )
+        editor = Editor(*stages.open_motion_networks(imr, of_keypoints))
+        likeness = LikenessStage(denoiser, encoders, people, timed, editor, perception)
+        together = TogetherStage(denoiser, _alone(kitchen, denoiser, encoders, timed), likeness)
+        keep_self_attention(denoiser.network, likeness.network.adapter)
+        return together
 
     _run(stage, config, kitchen.cpu)
 
@@ -277,7 +283,7 @@ def pack(kitchen: Kitchen) -> None:
         save_file({k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}, folder / file)
     for part, stage, made, file in (
         (ADAPTER, "likeness", stages.ADAPTER_FILE, miniature.ADAPTER_FILE),
-        (IMR, "reconfiguration", stages.IMR_FILE, miniature.IMR_FILE),
+        (IMR, "likeness", stages.IMR_FILE, miniature.IMR_FILE),
         (KEYPOINT_ENCODER, "reconfiguration", stages.KEYPOINT_ENCODER_FILE, miniature.KEYPOINT_ENCODER_FILE),
     ):
         checkpoint = read_checkpoint(kitchen.weights(stage, made), part)
@@ -339,8 +345,8 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "recogniser": train_recogniser,
     "anchoring": train_adapter,
     "together": train_together,
-    "likeness": train_likeness,
     "reconfiguration": train_editor,
+    "likeness": train_likeness,
     "pack": pack,
     "measure": measure_all,
 }

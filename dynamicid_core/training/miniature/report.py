@@ -24,7 +24,11 @@ _COLUMNS = {
     "background": "background",
 }
 _KEPT = {"to the original": "to the same picture"}
-_SEVERAL = {"nearest": "right person nearest"} | {k: title for k, title in _COLUMNS.items() if k != "clothes"}
+_SEVERAL = {
+    "nearest": "right person nearest",
+    **{name: title for name, title in _COLUMNS.items() if name != "clothes"},
+    "crowded": "faces too many",
+}
 
 
 def tables(ceilings: dict[str, dict[str, float]], findings: Sequence[Finding], steps: Sequence[dict[str, Any]]) -> str:

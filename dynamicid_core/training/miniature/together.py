@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from ...comfy_host.differentiable import DenoisingModel
 from ...regions import Box, boosted_gate
 from ...saa import Layout, SaaSettings
 from ..anchoring import AnchorBatch, Anchoring
-from ..data.sample import Sample
 from ..networks import Layouts, TrainableAdapter
 from ..stages import AnchorStage
 from .anchoring import RecognisedAnchoring, RecognisedAnchorStage
@@ -65,7 +65,7 @@ class Together(nn.Module):
 class PlacedAnchorStage(RecognisedAnchorStage):
     """Face encoder and SAA, with regions."""
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> PlacedBatch:
+    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> PlacedBatch:
         """What ``PlacedAnchoring`` takes."""
         return placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
 
@@ -81,17 +81,19 @@ class TogetherStage:
         self.network = Together(denoiser, alone.network, anchoring.network)
         self._alone, self._anchoring = alone, anchoring
 
-    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[tuple[bool, list[Sample]]]:
-        """Lists of ``batch_size`` pictures, and whether for the UNet alone, without the first ``skip`` lists."""
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[tuple[bool, Any]]:
+        """What ``anchoring`` takes, and whether for the UNet alone, without the first ``skip`` lists."""
         for turn, samples in enumerate(self._anchoring.raw_batches(process, processes, skip), start=skip):
             yield turn % _ALONE_EVERY == 0, samples
 
     def make_batch(
-        self, raw: tuple[bool, list[Sample]], chance: torch.Generator, device: torch.device
+        self, raw: tuple[bool, Any], chance: torch.Generator, device: torch.device
     ) -> DenoisingBatch | AnchorBatch:
         """What ``network`` takes."""
-        alone, samples = raw
-        return (self._alone if alone else self._anchoring).make_batch(samples, chance, device)
+        alone, shown = raw
+        if alone:
+            return self._alone.make_batch(self._anchoring.painted(shown), chance, device)
+        return self._anchoring.make_batch(shown, chance, device)
 
     def save_weights(self, folder: Path) -> None:
         """unet.safetensors and adapter.safetensors."""

@@ -1,0 +1,88 @@
+"""Which tokens the IMR edits in the last training of the miniature, and to which motion."""
+
+from itertools import islice
+
+import pytest
+import torch
+
+from dynamicid_core.face_prompt import expression_in
+from dynamicid_core.head import solve_pose
+from dynamicid_core.imr import RASTER_SIZE
+from dynamicid_core.keypoints import encoder_input
+from dynamicid_core.training.miniature import edits
+from dynamicid_core.training.reconfiguration import ReconfigureBatches
+from dynamicid_core.training.stages import make_adapter
+from tests.host.miniature_recipe import parts
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def made(kitchen):
+    """Pairs of the data, and the edits of them with many seeds."""
+    denoiser, encoders, source, config = parts(kitchen)
+    batches = edits.EditBatches(ReconfigureBatches(encoders, denoiser, make_adapter(denoiser, encoders, config), 0.0))
+    pairs = list(islice(source.people(0, 1, 2), 4))
+    shown = torch.tensor([True, True, True, False])
+    return pairs, [batches.make(pairs, shown, torch.Generator().manual_seed(seed), CPU) for seed in range(40)]
+
+
+def raster(sample):
+    return encoder_input(torch.from_numpy(sample.keypoints))[0]
+
+
+def test_half_of_the_people_are_edited_and_never_those_whose_faces_were_dropped(made):
+    rows = [[] if one is None else one.rows.tolist() for one in made[1]]
+    assert 0.35 < sum(map(len, rows)) / 120 < 0.65
+    assert not any(3 in of_batch for of_batch in rows)
+    assert [] in rows
+
+
+def test_edits_lead_from_the_other_photo_to_the_one_that_is_painted(made):
+    pairs, batches = made
+    for one in batches:
+        for turn, row in enumerate([] if one is None else one.rows.tolist()):
+            source, target = pairs[row]
+            assert source.identity == target.identity
+            assert source.key != target.key
+            assert torch.equal(one.batch.source_rasters[turn], raster(source))
+            assert one.batch.target_rasters[turn].shape == (1, RASTER_SIZE, RASTER_SIZE)
+
+
+def test_half_of_the_edits_have_the_keypoints_that_the_editor_would_make(made):
+    pairs, batches = made
+    moved = measured = 0
+    for one in batches:
+        for turn, row in enumerate([] if one is None else one.rows.tolist()):
+            seen = one.batch.target_rasters[turn]
+            measured += torch.equal(seen, raster(pairs[row][1]))
+            moved += torch.equal(seen, raster(edits.moved(*pairs[row])))
+    assert moved + measured == sum(len(one.rows) for one in batches if one is not None)
+    assert 0.3 < moved / (moved + measured) < 0.7
+
+
+def test_moved_keypoints_are_those_of_the_source_in_the_pose_of_the_target(made):
+    for source, target in made[0]:
+        moved = edits.moved(source, target)
+        assert (solve_pose(torch.from_numpy(moved.keypoints)) - torch.from_numpy(target.pose)).abs().max() < 12
+        assert (moved.face_prompt, moved.key) == (target.face_prompt, target.key)
+        low, high = (source.keypoints.min(0), source.keypoints.max(0))
+        assert (moved.keypoints.min(0) + moved.keypoints.max(0)) / 2 == pytest.approx((low + high) / 2, abs=0.02)
+
+
+def test_some_source_prompts_name_another_expression(made, monkeypatch):
+    pairs = made[0]
+    told = []
+
+    class Batches:
+        def make(self, people, chance, device):
+            told.extend((source.face_prompt, target.face_prompt) for source, target in people)
+
+    for seed in range(100):
+        chance = torch.Generator().manual_seed(seed)
+        edits.EditBatches(Batches()).make(pairs[:1], torch.tensor([True]), chance, CPU)
+    source, target = pairs[0]
+    assert {of_target for _, of_target in told} == {target.face_prompt}
+    others = [prompt for prompt, _ in told if prompt != source.face_prompt]
+    assert 0.1 < len(others) / len(told) < 0.4
+    assert len({expression_in(prompt) for prompt in others}) > 2
