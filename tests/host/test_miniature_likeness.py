@@ -1,7 +1,7 @@
 """The last training of the miniature's UNet, adapter and IMR: with ArcFace looking on, and on pictures of its own."""
 
 import dataclasses
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def late(likenesses):
 
 def test_self_attention_and_its_low_rank_updates_stay_as_they_were_and_the_rest_learns(kitchen):
     def changed(file, is_kept):
-        before, after = (load_file(kitchen.stage(name) / file) for name in ("together", "likeness"))
+        before, after = (load_file(kitchen.stage(name) / file) for name in ("together", "more_likeness"))
         names = {name for name in before if not torch.equal(before[name], after[name])}
         kept = {name for name in before if is_kept(name)}
         assert kept
@@ -84,11 +84,27 @@ def test_self_attention_and_its_low_rank_updates_stay_as_they_were_and_the_rest_
 
 
 def test_the_imr_learns_and_the_keypoint_encoder_does_not(kitchen):
-    before, after = (load_file(kitchen.stage(name) / stages.IMR_FILE) for name in ("reconfiguration", "likeness"))
-    assert any(not torch.equal(before[name], after[name]) for name in before)
+    names = ("reconfiguration", "likeness", "more_likeness")
+    made = [load_file(kitchen.stage(name) / stages.IMR_FILE) for name in names]
+    for before, after in pairwise(made):
+        assert any(not torch.equal(before[name], after[name]) for name in before)
     assert not (kitchen.stage("likeness") / stages.KEYPOINT_ENCODER_FILE).exists()
-    packed = load_file(kitchen.out / "miniature" / miniature.IMR_FILE)
-    torch.testing.assert_close(packed, {name: tensor.half() for name, tensor in after.items()})
+    assert_same_halves(kitchen, miniature.IMR_FILE, made[-1])
+
+
+@pytest.mark.parametrize(
+    ("file", "packed"),
+    [(miniature.UNET_FILE, miniature.UNET_FILE), (stages.ADAPTER_FILE, miniature.ADAPTER_FILE)],
+)
+def test_unet_and_adapter_are_shipped_half_way_between_both_trainings(kitchen, file, packed):
+    first, last = (load_file(kitchen.stage(name) / file) for name in ("likeness", "more_likeness"))
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+    assert_same_halves(kitchen, packed, {name: (value + last[name]) / 2 for name, value in first.items()})
+
+
+def assert_same_halves(kitchen, file, expected):
+    found = load_file(kitchen.out / "miniature" / file)
+    torch.testing.assert_close(found, {name: tensor.half() for name, tensor in expected.items()})
 
 
 def test_some_people_are_painted_by_tokens_that_were_edited_and_the_others_by_those_of_the_photo(likenesses, late):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.comfy_host.encoding import encode_photos
+from dynamicid_core.evaluation.cases import Motion
 from dynamicid_core.training.miniature import judge, measure
 
 MADE = Path(__file__).parents[1] / "miniature"
@@ -80,6 +81,16 @@ def test_two_people_in_boxes_are_who_they_should_be_and_blend_without_gate_and_m
     assert in_boxes["nearest"] > 0.6
     assert in_boxes["nearest"] > blended["nearest"] + 0.1
     assert in_boxes["auc"] > blended["auc"]
+
+
+def test_a_picture_with_more_faces_than_people_is_told(bench, people):
+    def crowded(shown):
+        photo, still = np.concatenate([person.photo for person in shown], axis=1), Motion("neutral", "front")
+        found = measure.find(bench, photo, people[:2], people, [still] * 2, "red", "blue", "")
+        return [one.crowded for one in found]
+
+    assert crowded(people[:2]) == [False, False]
+    assert crowded(people[:3]) == [True, True]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from dynamicid_core.regions import Box
 from dynamicid_core.training.__main__ import main
 from dynamicid_core.training.anchoring import Anchoring
 from dynamicid_core.training.config import LoopConfig
-from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser
+from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser, report
 from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
@@ -348,6 +348,22 @@ def test_a_picture_in_which_all_people_seem_far_costs_auc_but_not_the_auc_in_a_p
     assert told["auc in a picture"] == 1
     assert told["auc"] == 0.75
     assert told["found"] == pytest.approx(2 / 3)
+
+
+def test_faces_too_many_are_told_of_several_people_only():
+    def found(people, setting, crowded):
+        return measure.Finding(setting, people, 0.5, [0.1], True, True, True, True, True, crowded)
+
+    findings = [
+        found(people, setting.label, crowded and people == 2)
+        for people in (1, 2)
+        for setting in measure.SETTINGS
+        for crowded in (True, False)
+    ]
+    one, two = report.tables({}, findings, []).split("### 2 people")
+    assert "faces too many" not in one
+    title, _, row, *_ = two.splitlines()[2:]
+    assert dict(zip(title.split("|"), row.split("|"), strict=True))[" faces too many "] == " 0.500 "
 
 
 def test_the_judge_answers_each_question_for_each_portrait():

@@ -25,7 +25,8 @@ from .captions import reduced
 from .framing import close_up_weights
 
 _DROP_TEXT = 0.1
-_SCENES = 0.12  # share of the batches that are scenes of several people
+SCENES = 0.12
+"""Share of the batches that are of scenes of several people, where the UNet learns by itself only."""
 _SHORT = 0.5  # share of the scenes whose people are not told one by one
 _TOLD, _MOTION = 0.5, 0.5  # of captions, see ``captions.reduced``
 
@@ -78,11 +79,13 @@ class DenoisingStage:
         source: SampleSource,
         scenes: dict[int, list[Scene]],
         config: LoopConfig,
+        scene_share: float = SCENES,
     ) -> None:
-        """scenes: of several people, by their number."""
+        """scenes: of several people, by their number. scene_share: of the batches, which are of scenes."""
         self._denoiser = denoiser
         self.network = Denoising(denoiser)
         self._encoders, self._source, self._scenes, self._config = encoders, source, scenes, config
+        self._scene_share = scene_share
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
@@ -90,7 +93,7 @@ class DenoisingStage:
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DenoisingBatch:
         """Of the samples, or now and then of scenes in their place."""
-        if self._scenes and float(torch.rand(1, generator=chance)) < _SCENES:
+        if self._scenes and float(torch.rand(1, generator=chance)) < self._scene_share:
             return self._batch(self._some_scenes(len(raw), chance), None, chance, device)
         shown = [(sample.picture, sample.caption) for sample in _retold(raw, chance)]
         return self._batch(shown, raw, chance, device)

@@ -28,6 +28,8 @@ from .framing import in_close_up
 from .perception import Perception, feature_errors
 from .together import PlacedBatch, boosted_layouts, placed, placed_layouts, while_boosted
 
+ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
+"""As in ``together`` and ``denoising``. With fewer scenes of several people, third heads came up between two."""
 _LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
 _TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
 _FEATURES, _EMBEDDING, _OTHERS, _UNLIKE = 1.0, 0.5, 1.0, 5.0

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ...checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
 from ...comfy_host import miniature
@@ -29,11 +30,11 @@ from .anchoring import RecognisedAnchorStage
 from .autoencoder import AutoencoderStage
 from .captions import CaptionSource
 from .contrast import ContrastStage
-from .denoising import DenoisingStage, read_scenes
+from .denoising import SCENES, DenoisingStage, read_scenes
 from .edits import Editor
 from .encoders import RememberingEncoders
 from .judge import JUDGE_FILE, JudgeStage, open_judge
-from .likeness import LikenessStage, keep_self_attention
+from .likeness import ALONE_IN_LIKENESS, SCENES_IN_LIKENESS, LikenessStage, keep_self_attention
 from .perception import open_perception
 from .recogniser import RECOGNISER_FILE, Recogniser, RecogniserStage, open_recogniser
 from .together import PlacedAnchorStage, TogetherStage
@@ -46,9 +47,9 @@ _FILES = (
     (miniature.VAE_FILE, "autoencoder"),
     (miniature.TEXT_FILE, "contrast"),
     (miniature.IMAGE_FILE, "contrast"),
-    (miniature.UNET_FILE, "likeness"),
     (JUDGE_FILE, "judge"),
 )
+_BOTH = "likeness", "more_likeness"
 _TOLD = 0.1  # share of the adapter's captions that describe the person
 
 
@@ -75,6 +76,7 @@ class Effort:
     together: int = 4000
     reconfiguration: int = 1500
     likeness: int = 1800
+    more_likeness: int = 2250
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
     few_steps: int = 4
@@ -251,23 +253,34 @@ def train_editor(kitchen: Kitchen) -> None:
 
 def train_likeness(kitchen: Kitchen) -> None:
     """UNet, adapter and IMR, until what they paint is like the people."""
+    imr = kitchen.weights("reconfiguration", stages.IMR_FILE)
+    _train_likeness(kitchen, "likeness", "together", imr, kitchen.effort.likeness)
+
+
+def train_more_likeness(kitchen: Kitchen) -> None:
+    """The same three go on."""
+    imr = kitchen.weights("likeness", stages.IMR_FILE)
+    _train_likeness(kitchen, "more_likeness", "likeness", imr, kitchen.effort.more_likeness)
+
+
+def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: int) -> None:
+    """name: of this stage. before: the stage whose UNet and adapter go on."""
     config = AnchorConfig(
-        output=str(kitchen.stage("likeness")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        steps=kitchen.effort.likeness, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
+        output=str(kitchen.stage(name)), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+        steps=steps, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
         rates={"anchoring.editor": 0.5}, threshold=SaaSettings().threshold,
         log_every=19, save_every=180, sample_every=0, other_clothes=0.5,
-        start_from=str(kitchen.weights("together", stages.ADAPTER_FILE)),
+        start_from=str(kitchen.weights(before, stages.ADAPTER_FILE)),
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> TogetherStage:
-        denoiser, encoders = _denoiser(kitchen, "together"), _encoders(kitchen)
+        denoiser, encoders = _denoiser(kitchen, before), _encoders(kitchen)
         people, perception = _source(kitchen, PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
-        imr, of_keypoints = (
-            kitchen.weights("reconfiguration", file) for file in (stages.IMR_FILE, stages.KEYPOINT_ENCODER_FILE)
-        )
+        of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
         editor = Editor(*stages.open_motion_networks(imr, of_keypoints))
         likeness = LikenessStage(denoiser, encoders, people, timed, editor, perception)
-        together = TogetherStage(denoiser, _alone(kitchen, denoiser, encoders, timed), likeness)
+        alone = _alone(kitchen, denoiser, encoders, timed, SCENES_IN_LIKENESS)
+        together = TogetherStage(denoiser, alone, likeness, ALONE_IN_LIKENESS)
         keep_self_attention(denoiser.network, likeness.network.adapter)
         return together
 
@@ -275,25 +288,42 @@ def train_likeness(kitchen: Kitchen) -> None:
 
 
 def pack(kitchen: Kitchen) -> None:
-    """The files to ship, in half precision, in the folder ``miniature``."""
+    """The files to ship, in half precision, in the folder ``miniature``.
+
+    UNet and adapter are half-way between both stages of likeness: the longer they see nothing but single people, the
+    more often a head too many comes up between two. Half-way there are none, and people are as like (weights of one
+    training in a line: WiSE-FT, arXiv 2109.01903).
+    """
     folder = kitchen.out / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
     for file, stage in _FILES:
-        weights = load_file(kitchen.weights(stage, file))
-        save_file({k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}, folder / file)
-    for part, stage, made, file in (
-        (ADAPTER, "likeness", stages.ADAPTER_FILE, miniature.ADAPTER_FILE),
-        (IMR, "likeness", stages.IMR_FILE, miniature.IMR_FILE),
-        (KEYPOINT_ENCODER, "reconfiguration", stages.KEYPOINT_ENCODER_FILE, miniature.KEYPOINT_ENCODER_FILE),
+        save_file(_halved(load_file(kitchen.weights(stage, file))), folder / file)
+    first, last = (load_file(kitchen.weights(stage, miniature.UNET_FILE)) for stage in _BOTH)
+    save_file(_halved(_half_way(first, last)), folder / miniature.UNET_FILE)
+    one, other = (read_checkpoint(kitchen.weights(stage, stages.ADAPTER_FILE), ADAPTER) for stage in _BOTH)
+    adapter = replace(
+        one,
+        modules={name: _half_way(weights, other.modules[name]) for name, weights in one.modules.items()},
+        recognition=open_pack(kitchen.pack, "CPU").recognition,
+    )
+    imr = read_checkpoint(kitchen.weights("more_likeness", stages.IMR_FILE), IMR)
+    of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
+    for checkpoint, file in (
+        (adapter, miniature.ADAPTER_FILE),
+        (imr, miniature.IMR_FILE),
+        (read_checkpoint(of_keypoints, KEYPOINT_ENCODER), miniature.KEYPOINT_ENCODER_FILE),
     ):
-        checkpoint = read_checkpoint(kitchen.weights(stage, made), part)
-        if part == ADAPTER:
-            checkpoint = replace(checkpoint, recognition=open_pack(kitchen.pack, "CPU").recognition)
-        halves = {
-            name: {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in module.items()}
-            for name, module in checkpoint.modules.items()
-        }
+        halves = {name: _halved(weights) for name, weights in checkpoint.modules.items()}
         save_checkpoint(replace(checkpoint, modules=halves), folder / file)
+
+
+def _half_way(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.lerp(other[name], 0.5) if value.is_floating_point() else value for name, value in one.items()}
+
+
+def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In half precision."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def measure_all(kitchen: Kitchen) -> None:
@@ -347,6 +377,7 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "together": train_together,
     "reconfiguration": train_editor,
     "likeness": train_likeness,
+    "more_likeness": train_more_likeness,
     "pack": pack,
     "measure": measure_all,
 }
@@ -381,11 +412,15 @@ def _run(stage: Callable[[Any], Any], config: LoopConfig, cpu: bool) -> None:
 
 
 def _alone(
-    kitchen: Kitchen, denoiser: DenoisingModel, encoders: RememberingEncoders, config: LoopConfig
+    kitchen: Kitchen,
+    denoiser: DenoisingModel,
+    encoders: RememberingEncoders,
+    config: LoopConfig,
+    scene_share: float = SCENES,
 ) -> DenoisingStage:
     """The UNet by itself, from captions and scenes."""
     people, scenes = ShardSource(kitchen.data(PEOPLE), config.seed), read_scenes(kitchen.data(PEOPLE) / "groups")
-    return DenoisingStage(denoiser, encoders, people, scenes, config)
+    return DenoisingStage(denoiser, encoders, people, scenes, config, scene_share)
 
 
 def _source(kitchen: Kitchen, name: str, told: float, motion: float) -> CaptionSource:

@@ -21,7 +21,8 @@ from .anchoring import RecognisedAnchoring, RecognisedAnchorStage
 from .denoising import Denoising, DenoisingBatch, DenoisingStage
 from .framing import in_close_up
 
-_ALONE_EVERY = 5  # batches, one is for the UNet without the adapter; the same one in all processes
+ALONE_EVERY = 5
+"""Batches of which one is for the UNet without the adapter; the same one in all processes."""
 _PLACED = 0.5  # share of the people who have a region while the layout boost lasts
 _WHOLE = 0.5  # share of the regions that are all of the picture
 _WIDER, _HIGHER, _LOWER = 0.3, 0.6, 0.15  # from a face to its head, in sizes of the face
@@ -76,15 +77,17 @@ class PlacedAnchorStage(RecognisedAnchorStage):
 class TogetherStage:
     """As the loop runs it."""
 
-    def __init__(self, denoiser: DenoisingModel, alone: DenoisingStage, anchoring: AnchorStage) -> None:
-        """alone, anchoring: of that UNet. What ``anchoring`` makes are PlacedBatches."""
+    def __init__(
+        self, denoiser: DenoisingModel, alone: DenoisingStage, anchoring: AnchorStage, alone_every: int = ALONE_EVERY
+    ) -> None:
+        """alone, anchoring: of that UNet. What ``anchoring`` makes are PlacedBatches. alone_every: see ALONE_EVERY."""
         self.network = Together(denoiser, alone.network, anchoring.network)
-        self._alone, self._anchoring = alone, anchoring
+        self._alone, self._anchoring, self._alone_every = alone, anchoring, alone_every
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[tuple[bool, Any]]:
         """What ``anchoring`` takes, and whether for the UNet alone, without the first ``skip`` lists."""
         for turn, samples in enumerate(self._anchoring.raw_batches(process, processes, skip), start=skip):
-            yield turn % _ALONE_EVERY == 0, samples
+            yield turn % self._alone_every == 0, samples
 
     def make_batch(
         self, raw: tuple[bool, Any], chance: torch.Generator, device: torch.device
