@@ -21,9 +21,7 @@ Pair = list[Sample]
 """Two photos of one person: the source of edits, and the one to paint."""
 _EDITED = 0.5  # share of the people
 _MOVED = 0.5  # share of the edits whose target keypoints are the source's, moved
-_MISREAD = (
-    0.25  # share of the edits with any expression in the source prompt: what the classifier gets wrong of renders
-)
+_MISREAD = 0.25  # share of the edits whose source prompt names any expression, as the classifier does of many renders
 
 
 @dataclass(frozen=True, eq=False)

@@ -152,7 +152,8 @@ class LikenessStage(AnchorStage):
         editor: Editor,
         perception: Perception,
     ) -> None:
-        self._editor, self._perception = editor.to(encoders.device), perception
+        """editor, perception: on the device of the encoders."""
+        self._editor, self._perception = editor, perception
         super().__init__(denoiser, encoders, source, config)
         self._edits = EditBatches(ReconfigureBatches(encoders, denoiser, self.network.adapter, diffusion_share=0.0))
 

@@ -50,6 +50,7 @@ _FILES = (
     (JUDGE_FILE, "judge"),
 )
 _BOTH = "likeness", "more_likeness"
+"""Stages whose UNets and adapters are averaged."""
 _TOLD = 0.1  # share of the adapter's captions that describe the person
 
 
@@ -277,7 +278,8 @@ def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: 
         denoiser, encoders = _denoiser(kitchen, before), _encoders(kitchen)
         people, perception = _source(kitchen, PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
         of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
-        editor = Editor(*stages.open_motion_networks(imr, of_keypoints))
+        network, keypoint_encoder = stages.open_motion_networks(imr, of_keypoints)
+        editor = Editor(network.to(encoders.device), keypoint_encoder.to(encoders.device))
         likeness = LikenessStage(denoiser, encoders, people, timed, editor, perception)
         alone = _alone(kitchen, denoiser, encoders, timed, SCENES_IN_LIKENESS)
         together = TogetherStage(denoiser, alone, likeness, ALONE_IN_LIKENESS)
@@ -291,8 +293,8 @@ def pack(kitchen: Kitchen) -> None:
     """The files to ship, in half precision, in the folder ``miniature``.
 
     UNet and adapter are half-way between both stages of likeness: the longer they see nothing but single people, the
-    more often a head too many comes up between two. Half-way there are none, and people are as like (weights of one
-    training in a line: WiSE-FT, arXiv 2109.01903).
+    more often a head too many comes up between two. Half-way there were none, with people as like (WiSE-FT, arXiv
+    2109.01903, has such averages of before and after).
     """
     folder = kitchen.out / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
