@@ -76,8 +76,8 @@ class AnchorStage:
 
     def painted(self, raw: Any) -> list[Sample]:
         """The pictures that a raw batch asks for."""
-        pictures: list[Sample] = raw
-        return pictures
+        samples: list[Sample] = raw
+        return samples
 
     def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> AnchorBatch:
         """What ``network`` takes."""

@@ -70,7 +70,7 @@ def test_moved_keypoints_are_those_of_the_source_in_the_pose_of_the_target(made)
         assert (moved.keypoints.min(0) + moved.keypoints.max(0)) / 2 == pytest.approx((low + high) / 2, abs=0.02)
 
 
-def test_some_source_prompts_name_another_expression(made, monkeypatch):
+def test_some_source_prompts_name_another_expression(made):
     pairs = made[0]
     told = []
 

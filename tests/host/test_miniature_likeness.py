@@ -11,8 +11,10 @@ from dynamicid_core.comfy_host import miniature
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_analysis import open_pack
 from dynamicid_core.training import stages
-from dynamicid_core.training.miniature import likeness, perception
+from dynamicid_core.training.miniature import likeness, perception, recipe
+from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
 from dynamicid_core.training.miniature.edits import Editor
+from dynamicid_core.training.miniature.together import TogetherStage
 from dynamicid_core.training.stages import AnchorStage, tokens_of_nobody
 from tests.host.miniature_recipe import batches, parts, shake
 from tests.photos import astronaut
@@ -81,6 +83,21 @@ def test_self_attention_and_its_low_rank_updates_stay_as_they_were_and_the_rest_
     kept, rest = changed(stages.ADAPTER_FILE, is_own_update)
     assert not kept
     assert any("_lora" in name for name in rest)
+
+
+def test_the_unet_alone_sees_the_photos_to_paint_and_scenes_as_often_as_it_is_told(kitchen, likenesses):
+    denoiser, encoders, source, config = parts(kitchen)
+    scenes = read_scenes(kitchen.data(recipe.PEOPLE) / "groups")
+    for share, wide in ((0.0, False), (1.0, True)):
+        alone = DenoisingStage(denoiser, encoders, source, scenes, config, scene_share=share)
+        stage = TogetherStage(denoiser, alone, likenesses, alone_every=3)
+        raw = list(islice(stage.raw_batches(0, 1), 7))
+        assert [of_unet for of_unet, _ in raw] == [True, False, False, True, False, False, True]
+        made = [stage.make_batch(one, torch.Generator().manual_seed(0), torch.device("cpu")) for one in raw[:2]]
+        assert (made[0].latents.shape[-1] > made[1].latents.shape[-1]) == wide
+        if not wide:
+            painted = torch.stack([torch.from_numpy(target.picture.copy()) for _, target in raw[0][1]]) / 255
+            torch.testing.assert_close(made[0].latents, encoders.latents(painted))
 
 
 def test_the_imr_learns_and_the_keypoint_encoder_does_not(kitchen):
@@ -166,7 +183,7 @@ def test_faces_in_too_much_noise_and_faces_that_were_dropped_are_not_looked_at(l
     for losses in others:
         assert losses.keys() == whole.keys()
         assert all(float(losses[name]) == 0 for name in ("features", "embedding", "others", "unlike"))
-        torch.testing.assert_close(losses["loss"], losses["noise"] + losses["feature"])
+        torch.testing.assert_close(losses["loss"], losses["noise"] + losses["edited"])
 
 
 def test_being_like_everybody_is_no_better_than_being_like_nobody():

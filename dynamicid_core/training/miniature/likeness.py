@@ -71,18 +71,18 @@ class LikenessAnchoring(CloseUpAnchoring):
         return own if edits is None else own.index_copy(0, edits.rows, self.editor(edits))
 
     def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
-        """Losses by name; "loss" is the one to minimise. "feature": as in reconfiguration."""
+        """Losses by name; "loss" is the one to minimise. "edited": the feature loss of reconfiguration."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
         noise = self.noise_loss(batch, predicted)
         features, embedding, others, unlike = self._seen(batch, predicted)
         seen = _FEATURES * features + _EMBEDDING * embedding + _OTHERS * others + _UNLIKE * unlike
         edits = _edits(batch)
-        feature = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
+        edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
         return {
-            "loss": noise + seen + feature,
+            "loss": noise + seen + edited,
             "noise": noise.detach(),
-            "feature": feature.detach(),
+            "edited": edited.detach(),
             "features": features.detach(),
             "embedding": embedding.detach(),
             "others": others.detach(),

@@ -49,7 +49,7 @@ _FILES = (
     (miniature.IMAGE_FILE, "contrast"),
     (JUDGE_FILE, "judge"),
 )
-_BOTH = "likeness", "more_likeness"
+_AVERAGED = "likeness", "more_likeness"
 """Stages whose UNets and adapters are averaged."""
 _TOLD = 0.1  # share of the adapter's captions that describe the person
 
@@ -300,9 +300,9 @@ def pack(kitchen: Kitchen) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file, stage in _FILES:
         save_file(_halved(load_file(kitchen.weights(stage, file))), folder / file)
-    first, last = (load_file(kitchen.weights(stage, miniature.UNET_FILE)) for stage in _BOTH)
+    first, last = (load_file(kitchen.weights(stage, miniature.UNET_FILE)) for stage in _AVERAGED)
     save_file(_halved(_half_way(first, last)), folder / miniature.UNET_FILE)
-    one, other = (read_checkpoint(kitchen.weights(stage, stages.ADAPTER_FILE), ADAPTER) for stage in _BOTH)
+    one, other = (read_checkpoint(kitchen.weights(stage, stages.ADAPTER_FILE), ADAPTER) for stage in _AVERAGED)
     adapter = replace(
         one,
         modules={name: _half_way(weights, other.modules[name]) for name, weights in one.modules.items()},

@@ -86,17 +86,17 @@ class TogetherStage:
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[tuple[bool, Any]]:
         """What ``anchoring`` takes, and whether for the UNet alone, without the first ``skip`` lists."""
-        for turn, samples in enumerate(self._anchoring.raw_batches(process, processes, skip), start=skip):
-            yield turn % self._alone_every == 0, samples
+        for turn, people in enumerate(self._anchoring.raw_batches(process, processes, skip), start=skip):
+            yield turn % self._alone_every == 0, people
 
     def make_batch(
         self, raw: tuple[bool, Any], chance: torch.Generator, device: torch.device
     ) -> DenoisingBatch | AnchorBatch:
         """What ``network`` takes."""
-        alone, shown = raw
+        alone, people = raw
         if alone:
-            return self._alone.make_batch(self._anchoring.painted(shown), chance, device)
-        return self._anchoring.make_batch(shown, chance, device)
+            return self._alone.make_batch(self._anchoring.painted(people), chance, device)
+        return self._anchoring.make_batch(people, chance, device)
 
     def save_weights(self, folder: Path) -> None:
         """unet.safetensors and adapter.safetensors."""
