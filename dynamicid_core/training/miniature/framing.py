@@ -8,7 +8,9 @@ from ...comfy_host.miniature import DATA_SIZE, PICTURE_HEIGHT, PICTURE_WIDTH
 
 _TOP, _BOTTOM = 10 / 128, 118 / 128  # fractions of the data's pictures: from above the hair to the collar
 _CELL = 8  # pixels of a latent
-_FACE_WEIGHT = 3.0  # how much more an error in a face counts
+_FLATNESS = 0.5, 2.5  # how little and how much a face may count
+FACE_WEIGHT = 3.0
+"""How much more an error in a face counts."""
 
 
 def close_up(pictures: Tensor) -> Tensor:
@@ -34,6 +36,27 @@ def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> T
 
     keypoints: [B, 106, 2] in fractions of the picture.
     """
+    weights = 1 + (weight - 1) * _on_faces(keypoints, height, width)
+    return weights / weights.mean((1, 2, 3), keepdim=True)
+
+
+def face_flatness(keypoints: Tensor, pictures: Tensor) -> Tensor:
+    """How little contrast there is on each face compared to the others of a batch, [B]: 1 is usual, the more the less.
+
+    keypoints: [B, 106, 2] in fractions of the pictures. pictures: [B, C, h, w], of pixels or latents.
+
+    Dark faces in even light have a third of the contrast of others. An error of the same size costs them more.
+    """
+    on_face = _on_faces(keypoints, *pictures.shape[2:]).to(pictures)
+    cells = on_face.sum((2, 3), keepdim=True).clamp(min=1)
+    mean = (pictures * on_face).sum((2, 3), keepdim=True) / cells
+    variance = ((pictures - mean).square() * on_face).sum((2, 3), keepdim=True) / cells
+    contrast = variance.mean((1, 2, 3)).sqrt()
+    return (contrast.mean() / contrast.clamp(min=1e-6)).clamp(*_FLATNESS)
+
+
+def _on_faces(keypoints: Tensor, height: int, width: int) -> Tensor:
+    """1 on the face, else 0, [B, 1, height, width]."""
     down = ((torch.arange(height) + 0.5) / height).view(1, height, 1)
     across = ((torch.arange(width) + 0.5) / width).view(1, 1, width)
     low, high = keypoints.amin(1), keypoints.amax(1)
@@ -43,8 +66,7 @@ def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> T
         & (down >= low[:, 1].view(-1, 1, 1))
         & (down <= high[:, 1].view(-1, 1, 1))
     )
-    weights = 1 + (weight - 1) * inside.float().unsqueeze(1)
-    return weights / weights.mean((1, 2, 3), keepdim=True)
+    return inside.float().unsqueeze(1)
 
 
 def close_up_weights(keypoints: Tensor, latents: Tensor) -> Tensor:
@@ -52,7 +74,7 @@ def close_up_weights(keypoints: Tensor, latents: Tensor) -> Tensor:
     pictures.
     """
     height, width = latents.shape[2:]
-    return face_weights(in_close_up(keypoints), height, width, _FACE_WEIGHT).to(latents.device)
+    return face_weights(in_close_up(keypoints), height, width, FACE_WEIGHT).to(latents.device)
 
 
 def _window(height: int, width: int) -> tuple[int, int, int, int]:

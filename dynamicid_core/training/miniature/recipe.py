@@ -30,6 +30,7 @@ from .anchoring import RecognisedAnchorStage
 from .autoencoder import AutoencoderStage
 from .captions import CaptionSource
 from .contrast import ContrastStage
+from .decoder import DecoderStage
 from .denoising import SCENES, DenoisingStage, read_scenes
 from .edits import Editor
 from .encoders import RememberingEncoders
@@ -44,7 +45,7 @@ _log = logging.getLogger(__name__)
 PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
 """Folders of data: whom the model learns from, whom the judge learns from, whom neither ever saw."""
 _FILES = (
-    (miniature.VAE_FILE, "autoencoder"),
+    (miniature.VAE_FILE, "decoder"),
     (miniature.TEXT_FILE, "contrast"),
     (miniature.IMAGE_FILE, "contrast"),
     (JUDGE_FILE, "judge"),
@@ -69,6 +70,7 @@ class Effort:
     unseen: tuple[int, int] = (60, 8)
     scenes: int = 200
     autoencoder: int = 4800
+    decoder: int = 600
     contrast: int = 1500
     judge: int = 2000
     denoising: int = 6000
@@ -143,6 +145,22 @@ def train_autoencoder(kitchen: Kitchen) -> None:
     )  # fmt: skip
     source, first = _source(kitchen, PEOPLE, 0.5, 0.5), kitchen.first(miniature.VAE_FILE)
     _run(lambda timed: AutoencoderStage(source, timed, first), config, kitchen.cpu)
+
+
+def train_decoder(kitchen: Kitchen) -> None:
+    """Decoder of the VAE."""
+    config = LoopConfig(
+        output=str(kitchen.stage("decoder")),
+        steps=kitchen.effort.decoder, batch_size=16, learning_rate=2e-4, ema_decay=0.99,
+        log_every=20, save_every=200, sample_every=200,
+    )  # fmt: skip
+
+    def stage(timed: LoopConfig) -> DecoderStage:
+        vae, encoders = kitchen.weights("autoencoder", miniature.VAE_FILE), _encoders(kitchen, "autoencoder")
+        perception = open_perception(kitchen.pack, encoders.device)
+        return DecoderStage(encoders, _source(kitchen, PEOPLE, 0, 0), timed, perception, vae)
+
+    _run(stage, config, kitchen.cpu)
 
 
 def train_contrast(kitchen: Kitchen) -> None:
@@ -372,6 +390,7 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "data": make_data,
     "autoencoder": train_autoencoder,
     "contrast": train_contrast,
+    "decoder": train_decoder,
     "judge": train_judge,
     "denoising": train_denoising,
     "recogniser": train_recogniser,
@@ -433,21 +452,31 @@ def _recogniser(kitchen: Kitchen) -> Recogniser:
     return open_recogniser(kitchen.weights("recogniser", RECOGNISER_FILE))
 
 
-def _encoders(kitchen: Kitchen) -> RememberingEncoders:
+def _encoders(kitchen: Kitchen, vae_of: str = "decoder") -> RememberingEncoders:
+    """vae_of: the stage that made the VAE."""
     import comfy.model_management
     from accelerate import PartialState
 
-    vae = kitchen.weights("autoencoder", miniature.VAE_FILE)
+    vae = kitchen.weights(vae_of, miniature.VAE_FILE)
     encoders = RememberingEncoders(
         miniature.load_vae(vae),
         miniature.load_text_encoder(kitchen.weights("contrast", miniature.TEXT_FILE)),
         miniature.load_image_encoder(kitchen.weights("contrast", miniature.IMAGE_FILE)),
         comfy.model_management.get_torch_device(),
     )
-    file = kitchen.out / f"latents-{hashlib.sha256(vae.read_bytes()).hexdigest()[:8]}.safetensors"
+    file = kitchen.out / f"latents-{_of_encoder(vae)}.safetensors"
     with PartialState().main_process_first():
         encoders.keep_latents(read_samples(kitchen.data(PEOPLE)), file)
     return encoders
+
+
+def _of_encoder(vae: Path) -> str:
+    """A name for what makes latents in a VAE's file; the decoder does not matter to them."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(load_file(vae).items()):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 def _denoiser(kitchen: Kitchen, stage: str) -> DenoisingModel:

@@ -1,0 +1,125 @@
+"""The miniature's decoder goes on with ArcFace looking on, while latents stay what they are.
+
+By the differences of pixels alone, dark and evenly lit faces lose their eyes first: there is so little to differ by.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...comfy_host.differentiable import FrozenEncoders
+from ...comfy_host.miniature import VAE_FILE, vae_network
+from ..anchoring import pictures
+from ..config import LoopConfig
+from ..data.sample import Sample
+from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
+from .autoencoder import LATENT_STD
+from .framing import FACE_WEIGHT, close_up, face_flatness, face_weights, in_close_up
+from .likeness import unlike_the_photo
+from .perception import Perception, feature_errors
+
+_FEATURES, _EMBEDDING, _UNLIKE = 0.5, 0.25, 2.5
+_SHAKEN = 0.1  # of the spread of latents, at most: those of the UNet are not exact either
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderBatch:
+    """latents: [B, C, h, w]. photos: [B, H, W, 3] of 0 to 1, which they came from. keypoints: [B, 106, 2] in fractions
+    of them. identities: [B, 512].
+    """
+
+    latents: Tensor
+    photos: Tensor
+    keypoints: Tensor
+    identities: Tensor
+
+
+class Decoding(nn.Module):
+    """The losses of a batch. What trains is the decoder."""
+
+    def __init__(self, vae: Any, perception: Perception) -> None:
+        super().__init__()
+        self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
+        self._perception = perception
+
+    def forward(self, batch: DecoderBatch) -> dict[str, Tensor]:
+        """Losses by name; "loss" is the one to minimise."""
+        back = self.decode(batch.latents)
+        differences = picture_errors(back, batch.photos, batch.keypoints)
+        painted = self._perception(back, batch.keypoints)
+        with torch.no_grad():
+            true = self._perception(batch.photos, batch.keypoints)
+        features = feature_errors(painted, true)
+        embedding = 1 - (painted.embeddings * true.embeddings).sum(1)
+        unlike = unlike_the_photo(painted.embeddings, true.embeddings, batch.identities)
+        losses = {"picture": differences, "features": features, "embedding": embedding, "unlike": unlike}
+        weights = {"picture": 1.0, "features": _FEATURES, "embedding": _EMBEDDING, "unlike": _UNLIKE}
+        loss = sum(weights[name] * errors.mean() for name, errors in losses.items())
+        return {"loss": torch.as_tensor(loss), **{name: errors.mean().detach() for name, errors in losses.items()}}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> pictures [B, 8 * h, 8 * w, 3], 0 to 1 where they are right."""
+        painted: Tensor = self.decoder(self.post_quant_conv(latents))
+        return (painted.movedim(1, -1) + 1) / 2
+
+
+def picture_errors(back: Tensor, photos: Tensor, keypoints: Tensor) -> Tensor:
+    """How far pictures [B, H, W, 3] and their edges are from photos, [B]: more, the flatter a face is."""
+    one, other = back.movedim(-1, 1), photos.movedim(-1, 1)
+    height, width = other.shape[2:]
+    weights = face_weights(keypoints, height, width, FACE_WEIGHT).to(other)
+    errors = ((one - other).abs() * weights).mean((1, 2, 3))
+    for axis in (2, 3):
+        slopes = (one.diff(dim=axis) - other.diff(dim=axis)).abs()
+        errors = errors + (slopes * weights.narrow(axis, 1, slopes.shape[axis])).mean((1, 2, 3))
+    return errors * face_flatness(keypoints, other)
+
+
+class DecoderStage:
+    """As the loop runs it."""
+
+    def __init__(
+        self, encoders: FrozenEncoders, source: SampleSource, config: LoopConfig, perception: Perception, first: Path
+    ) -> None:
+        """encoders: whose latents are decoded. perception: on their device. first: file of the VAE to go on from."""
+        self._vae: Any = vae_network()
+        self._vae.load_state_dict({name: weight.float() for name, weight in load_file(first).items()})
+        self.network = Decoding(self._vae, perception)
+        self._encoders, self._source, self._config = encoders, source, config
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
+        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DecoderBatch:
+        """Close-ups and their latents, shaken a little."""
+        photos = pictures(raw)
+        latents = self._encoders.latents(photos)
+        shaken = torch.rand(len(raw), 1, 1, 1, generator=chance) * _SHAKEN * LATENT_STD
+        noise = shaken * torch.randn(latents.shape, generator=chance)
+        return DecoderBatch(
+            latents.to(device) + noise.to(device),
+            close_up(photos).to(device),
+            in_close_up(torch.stack([torch.from_numpy(sample.keypoints).float() for sample in raw])),
+            torch.stack([torch.from_numpy(sample.embedding).float() for sample in raw]).to(device),
+        )
+
+    def save_weights(self, folder: Path) -> None:
+        """vae.safetensors, with the encoder as it was."""
+        weights = self._vae.state_dict()
+        save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, folder / VAE_FILE)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Pictures of the data, and what comes back of them."""
+        photos = pictures(list(islice(self._source.samples(0, 1), SHEET_ROWS)))
+        device = next(self.network.parameters()).device
+        with torch.no_grad():
+            back = self.network.decode(self._encoders.latents(photos).to(device))
+        both = zip(close_up(photos), back.cpu().clamp(0, 1), strict=True)
+        save_sheet(path, [[(photo * 255).round().to(torch.uint8).numpy() for photo in pair] for pair in both])
