@@ -199,12 +199,14 @@ def test_a_face_like_nobody_is_wrong_and_so_is_one_like_everybody():
     shared = torch.nn.functional.one_hot(torch.tensor(9), 512).float()
     identities = torch.nn.functional.normalize(torch.eye(4, 512) + 0.7 * shared, dim=-1)
     true = identities[:2]
-    assert not likeness.unlike_the_photo(true, true, identities).any()
+
+    def wrong(painted):
+        return perception.unlike_the_photo(perception.Seen([], painted), perception.Seen([], true), identities)
+
+    assert not wrong(true).any()
     for by in (-0.3, 0.3):
-        other = torch.nn.functional.normalize(true + by * shared, dim=-1)
-        assert (likeness.unlike_the_photo(other, true, identities) > 1e-3).all()
-    swapped = likeness.unlike_the_photo(true.roll(1, 0), true, identities)
-    assert (swapped < likeness.unlike_the_photo(torch.zeros_like(true), true, identities)).all()
+        assert (wrong(torch.nn.functional.normalize(true + by * shared, dim=-1)) > 1e-3).all()
+    assert (wrong(true.roll(1, 0)) < wrong(torch.zeros_like(true))).all()
 
 
 def test_some_pictures_have_gone_on_to_less_noise_and_still_lead_to_their_latents(likenesses, monkeypatch):

@@ -151,6 +151,14 @@ def test_an_error_on_the_face_counts_more():
     assert float(inside[0, 0] / weights[0, 0, 0, 0]) == pytest.approx(3)
 
 
+def test_what_counts_how_much_is_found_on_the_device_of_the_batch():
+    # The device "meta" refuses tensors of another one, as CUDA and MPS do.
+    keypoints, latents = torch.zeros(2, 106, 2, device="meta"), torch.zeros(2, 8, 18, 16, device="meta")
+    assert framing.close_up_weights(keypoints, latents).shape == (2, 1, 18, 16)
+    assert framing.face_flatness(framing.in_close_up(keypoints), latents).shape == (2,)
+    assert recogniser.shape_errors(torch.zeros(2, 106, 2, device="meta"), keypoints).shape == (2,)
+
+
 def test_an_autoencoder_goes_on_from_its_own_file(kitchen, tmp_path):
     source = recipe._source(kitchen, recipe.PEOPLE, 0, 0)
     file = kitchen.stage("autoencoder") / miniature.VAE_FILE

@@ -1,4 +1,4 @@
-"""The miniature's decoder goes on with ArcFace looking on, while latents stay what they are.
+"""The decoder of the miniature's VAE learns on with ArcFace looking on, while latents stay what they are.
 
 By the differences of pixels alone, dark and evenly lit faces lose their eyes first: there is so little to differ by.
 """
@@ -21,8 +21,7 @@ from ..data.sample import Sample
 from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
 from .autoencoder import LATENT_STD
 from .framing import FACE_WEIGHT, close_up, face_flatness, face_weights, in_close_up
-from .likeness import unlike_the_photo
-from .perception import Perception, feature_errors
+from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
 
 _FEATURES, _EMBEDDING, _UNLIKE = 0.5, 0.25, 2.5
 _SHAKEN = 0.1  # of the spread of latents, at most: those of the UNet are not exact either
@@ -31,7 +30,7 @@ _SHAKEN = 0.1  # of the spread of latents, at most: those of the UNet are not ex
 @dataclass(frozen=True, eq=False)
 class DecoderBatch:
     """latents: [B, C, h, w]. photos: [B, H, W, 3] of 0 to 1, which they came from. keypoints: [B, 106, 2] in fractions
-    of them. identities: [B, 512].
+    of them. identities: [B, 512], of length 1.
     """
 
     latents: Tensor
@@ -51,17 +50,20 @@ class Decoding(nn.Module):
     def forward(self, batch: DecoderBatch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise."""
         back = self.decode(batch.latents)
-        differences = picture_errors(back, batch.photos, batch.keypoints)
         painted = self._perception(back, batch.keypoints)
         with torch.no_grad():
             true = self._perception(batch.photos, batch.keypoints)
-        features = feature_errors(painted, true)
-        embedding = 1 - (painted.embeddings * true.embeddings).sum(1)
-        unlike = unlike_the_photo(painted.embeddings, true.embeddings, batch.identities)
-        losses = {"picture": differences, "features": features, "embedding": embedding, "unlike": unlike}
-        weights = {"picture": 1.0, "features": _FEATURES, "embedding": _EMBEDDING, "unlike": _UNLIKE}
-        loss = sum(weights[name] * errors.mean() for name, errors in losses.items())
-        return {"loss": torch.as_tensor(loss), **{name: errors.mean().detach() for name, errors in losses.items()}}
+        picture = picture_errors(back, batch.photos, batch.keypoints).mean()
+        features = feature_errors(painted, true).mean()
+        embedding = embedding_errors(painted, true).mean()
+        unlike = unlike_the_photo(painted, true, batch.identities).mean()
+        return {
+            "loss": picture + _FEATURES * features + _EMBEDDING * embedding + _UNLIKE * unlike,
+            "picture": picture.detach(),
+            "features": features.detach(),
+            "embedding": embedding.detach(),
+            "unlike": unlike.detach(),
+        }
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> pictures [B, 8 * h, 8 * w, 3], 0 to 1 where they are right."""
@@ -106,7 +108,7 @@ class DecoderStage:
         return DecoderBatch(
             latents.to(device) + noise.to(device),
             close_up(photos).to(device),
-            in_close_up(torch.stack([torch.from_numpy(sample.keypoints).float() for sample in raw])),
+            in_close_up(torch.stack([torch.from_numpy(sample.keypoints).float() for sample in raw])).to(device),
             torch.stack([torch.from_numpy(sample.embedding).float() for sample in raw]).to(device),
         )
 

@@ -8,7 +8,7 @@ from ...comfy_host.miniature import DATA_SIZE, PICTURE_HEIGHT, PICTURE_WIDTH
 
 _TOP, _BOTTOM = 10 / 128, 118 / 128  # fractions of the data's pictures: from above the hair to the collar
 _CELL = 8  # pixels of a latent
-_FLATNESS = 0.5, 2.5  # how little and how much a face may count
+_FLATNESS = 0.5, 2.5  # the least and the most: a face of one colour should not count for all
 FACE_WEIGHT = 3.0
 """How much more an error in a face counts."""
 
@@ -26,8 +26,7 @@ def close_up(pictures: Tensor) -> Tensor:
 def in_close_up(points: Tensor, height: int = DATA_SIZE, width: int = DATA_SIZE) -> Tensor:
     """Points [..., 2], (x, y) in fractions of a picture of the data -> in fractions of its close-up."""
     top, bottom, left, right = _window(height, width)
-    low = torch.tensor((left / width, top / height), dtype=points.dtype)
-    high = torch.tensor((right / width, bottom / height), dtype=points.dtype)
+    low, high = points.new_tensor(((left / width, top / height), (right / width, bottom / height)))
     return (points - low) / (high - low)
 
 
@@ -41,11 +40,11 @@ def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> T
 
 
 def face_flatness(keypoints: Tensor, pictures: Tensor) -> Tensor:
-    """How little contrast there is on each face compared to the others of a batch, [B]: 1 is usual, the more the less.
+    """How little contrast there is on each face compared to the others of a batch, [B]: 1 is usual, 0.5 to 2.5.
 
-    keypoints: [B, 106, 2] in fractions of the pictures. pictures: [B, C, h, w], of pixels or latents.
+    keypoints: [B, 106, 2] in fractions of the pictures. pictures: [B, C, h, w].
 
-    Dark faces in even light have a third of the contrast of others. An error of the same size costs them more.
+    Dark faces in even light have down to half the contrast of bright ones. An error of the same size costs them more.
     """
     on_face = _on_faces(keypoints, *pictures.shape[2:]).to(pictures)
     cells = on_face.sum((2, 3), keepdim=True).clamp(min=1)
@@ -57,8 +56,8 @@ def face_flatness(keypoints: Tensor, pictures: Tensor) -> Tensor:
 
 def _on_faces(keypoints: Tensor, height: int, width: int) -> Tensor:
     """1 on the face, else 0, [B, 1, height, width]."""
-    down = ((torch.arange(height) + 0.5) / height).view(1, height, 1)
-    across = ((torch.arange(width) + 0.5) / width).view(1, 1, width)
+    down = ((torch.arange(height, device=keypoints.device) + 0.5) / height).view(1, height, 1)
+    across = ((torch.arange(width, device=keypoints.device) + 0.5) / width).view(1, 1, width)
     low, high = keypoints.amin(1), keypoints.amax(1)
     inside = (
         (across >= low[:, 0].view(-1, 1, 1))

@@ -25,7 +25,7 @@ from ..stages import IMR_FILE, AnchorStage, SampleSource, save_motion_network, t
 from .anchoring import CloseUpAnchoring
 from .edits import EditBatches, Editor, Edits, Pair
 from .framing import in_close_up
-from .perception import Perception, feature_errors
+from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
 from .together import PlacedBatch, boosted_layouts, placed, placed_layouts, while_boosted
 
 ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
@@ -112,9 +112,9 @@ class LikenessAnchoring(CloseUpAnchoring):
         errors = torch.stack(
             (
                 feature_errors(painted, true),
-                1 - (painted.embeddings * true.embeddings).sum(1),
+                embedding_errors(painted, true),
                 like_others(painted.embeddings, some.identities),
-                unlike_the_photo(painted.embeddings, true.embeddings, batch.identities[batch.identities.any(dim=1)]),
+                unlike_the_photo(painted, true, batch.identities[batch.identities.any(dim=1)]),
             )
         )
         sharp = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # what is expected early on is blurred
@@ -127,17 +127,6 @@ def like_others(painted: Tensor, identities: Tensor) -> Tensor:
     gaps = F.softplus((cosines - cosines.diagonal()[:, None] + _MARGIN) * _SHARPNESS) / _SHARPNESS
     other = 1 - torch.eye(len(gaps), device=gaps.device)
     return (gaps * other).sum(1) / other.sum(1)
-
-
-def unlike_the_photo(painted: Tensor, true: Tensor, identities: Tensor) -> Tensor:
-    """How far the cosines of faces with identities [N, 512] are from those of the true faces, [B]: mean squares.
-
-    painted, true: embeddings [B, 512]. All of length 1.
-
-    A soft or dark face is like nobody at all, so that even its own person seems far. What all people share then counts
-    most here, since all N see it.
-    """
-    return ((painted - true) @ identities.T).square().mean(1)
 
 
 class LikenessStage(AnchorStage):

@@ -57,6 +57,21 @@ def feature_errors(painted: Seen, true: Seen) -> Tensor:
     return torch.stack(apart).mean(0)
 
 
+def embedding_errors(painted: Seen, true: Seen) -> Tensor:
+    """How far embeddings are apart, [B]: 0 for the same ones, 1 for those with nothing in common."""
+    return 1 - (painted.embeddings * true.embeddings).sum(1)
+
+
+def unlike_the_photo(painted: Seen, true: Seen, identities: Tensor) -> Tensor:
+    """How far the cosines of faces with identities [N, 512], of length 1, are from those of the true faces, [B]: mean
+    squares.
+
+    A soft or dark face is like nobody at all, so that even its own person seems far. What all people share then counts
+    most here, since all N see it.
+    """
+    return ((painted.embeddings - true.embeddings) @ identities.T).square().mean(1)
+
+
 def open_perception(pack: Path, device: torch.device) -> Perception:
     """The recognition model of a pack. Raises InputError if it is another one, or the package onnx2torch is missing."""
     try:
