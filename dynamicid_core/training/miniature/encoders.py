@@ -60,7 +60,7 @@ class RememberingEncoders(FrozenEncoders):
 
     def _write_latents(self, samples: Iterable[Sample], file: Path) -> None:
         keys, latents = [], []
-        some = tqdm(samples, unit="picture", desc="latents")
+        some = tqdm(samples, unit="picture", desc="latents", miniters=1)
         while photos := [sample.picture for sample in islice(some, _SAVED_AT_ONCE)]:
             rows = torch.stack([torch.from_numpy(photo.copy()) for photo in photos]).float() / 255
             keys += [torch.frombuffer(bytearray(_key(row)), dtype=torch.uint8) for row in rows]

@@ -1,0 +1,127 @@
+"""Everything that computes, on a device that is not the CPU: nodes and every training of the miniature.
+
+A computer with a GPU is not needed, see ``tests.pretend_device``.
+"""
+
+import dataclasses
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import comfy.model_management
+import pytest
+import torch
+
+from dynamicid_core.training.miniature import recipe
+from tests import photos
+from tests.host.graphs import tiny_clip
+from tests.host.rig import apply, driving, faces, make_face, run, sample, tiny_clip_vision
+from tests.pretend_device import DEVICE, PretendTensor, pretended
+
+
+@contextmanager
+def having_a_device(monkeypatch):
+    """ComfyUI has this device, and plenty of memory on it."""
+
+    def free_memory(_=None, torch_free_too=False):
+        return (1e12, 1e12) if torch_free_too else 1e12
+
+    with monkeypatch.context() as patch, pretended():
+        patch.setattr(comfy.model_management, "get_torch_device", lambda: DEVICE)
+        patch.setattr(comfy.model_management, "get_free_memory", free_memory)
+        yield
+        comfy.model_management.unload_all_models()
+
+
+def test_the_device_computes_what_the_cpu_does():
+    torch.manual_seed(0)
+    layer, numbers = torch.nn.Linear(4, 3), torch.randn(2, 4)
+    expected = layer(numbers).square()
+    expected.sum().backward()
+    gradient = layer.weight.grad
+    layer.zero_grad(set_to_none=True)
+    with pretended() as device:
+        result = layer.to(device)(numbers.to(device)).square()
+        result.sum().backward()
+        chosen = result[[1, 0], torch.tensor([True, False, True])]
+        assert result.device == chosen.device == torch.tensor([1], device=device).device == device
+        torch.testing.assert_close(result.cpu(), expected)
+        torch.testing.assert_close(layer.weight.grad.cpu(), gradient)
+        assert torch.tensor([1, 2], device=device).tolist() == [1, 2]
+        with torch.inference_mode():
+            assert ((result > 0) & (result < 0)).sum().item() == 0
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        lambda there: there + torch.ones(2),
+        lambda there: torch.ones(2).mul_(there),
+        lambda there: torch.stack((there, torch.ones(2))),
+        lambda there: torch.where(torch.tensor([True, False]), there, 0.0),
+        lambda there: torch.ones(2)[there.bool()],
+        lambda there: torch.rand_like(there, generator=torch.Generator()),
+        lambda there: torch.nn.functional.linear(there, torch.ones(3, 2)),
+    ],
+)
+def test_the_device_refuses_mixtures(mixture):
+    with pretended() as device, pytest.raises(RuntimeError, match=r"but (one|it) is on the CPU"):
+        mixture(torch.ones(2, device=device))
+
+
+def test_a_photo_is_encoded_as_on_the_cpu(photo_dynamicid, face_analysis, monkeypatch):
+    def encode(dynamicid):
+        photo, clip_vision = photos.image(photos.astronaut()), tiny_clip_vision()
+        given = {"image": photo, "dynamicid": dynamicid, "face_analysis": face_analysis, "clip_vision": clip_vision}
+        return run("DynamicIDEncodeFace", **given)[0].tokens
+
+    expected = encode(photo_dynamicid)
+    with having_a_device(monkeypatch):
+        found = encode(run("DynamicIDLoader", adapter="photo.bin")[0])
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_two_placed_people_one_edited_are_painted_and_looked_at_as_on_the_cpu(editor, monkeypatch):
+    def paint(dynamicid):
+        given = {"dynamicid": dynamicid, "clip": tiny_clip(), "keypoints": driving()}
+        edited = run("DynamicIDEditFace", face=make_face(), target_prompt="happy", **given)[0]
+        first, second = faces(2)
+        mixed = run("DynamicIDAverageFaces", face_1=first, face_2=second, method="attention")[0]
+        left = run("DynamicIDPlaceFace", face=edited, mask=torch.ones(1, 8, 4), width=0.5)[0]
+        both = run("DynamicIDPlaceFace", face=mixed, x=0.5, width=0.5, placements=left)[0]
+        patched = apply(dynamicid, both)
+        latent = sample(*patched, latent=torch.zeros(1, 4, 32, 32))
+        seen = {"latent": {"samples": latent}, "image": torch.zeros(1, 256, 256, 3)}
+        return latent, run("DynamicIDActivationMap", model=patched[0], **seen)[0]
+
+    expected = paint(editor)
+    with having_a_device(monkeypatch):
+        files = {"adapter": "SAA_tiny.bin", "imr": "IMR_tiny.bin", "keypoint_encoder": "kpe.bin"}
+        found = paint(run("DynamicIDLoader", **files)[0])
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.cpu(), other, atol=1e-3, rtol=1e-3)
+
+
+def test_every_training_of_the_miniature_computes(kitchen, tmp_path, monkeypatch):
+    done = []
+
+    def train_a_little(make_stage, config, _):
+        stage, folder = make_stage(dataclasses.replace(config, batch_size=4)), Path(config.output)
+        network = stage.network.to(DEVICE)
+        for turn, raw in enumerate(islice(stage.raw_batches(0, 1), 2)):  # of "together", one is of the UNet alone
+            batch = stage.make_batch(raw, torch.Generator().manual_seed(turn), DEVICE)
+            network(batch)["loss"].backward()
+        gradients = [one.grad for one in network.parameters() if one.grad is not None]
+        assert gradients
+        assert all(isinstance(one, PretendTensor) and one.isfinite().all() for one in gradients)
+        folder.mkdir()
+        stage.save_weights(folder)
+        stage.draw_sheet(folder / "sheet.jpg", 1)
+        done.append(folder.name)
+
+    (tmp_path / "data").symlink_to(kitchen.data(""), target_is_directory=True)
+    names = [name for name in recipe.STAGES if name not in ("data", "measure")]
+    with having_a_device(monkeypatch):
+        monkeypatch.setattr(recipe, "_run", train_a_little)
+        recipe.cook(dataclasses.replace(kitchen, out=tmp_path), names)
+    assert [*done, "pack"] == names
