@@ -20,7 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import environment
-from environment import SetupError
+import hosts
+from repository import ROOT, SetupError
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -65,12 +66,12 @@ def run(options: argparse.Namespace) -> None:
     import saa_report
 
     begun = time.monotonic()
-    host = environment.user_host() or environment.ensure_host()
+    host = hosts.user_host() or hosts.ensure_host()
     kinds = list(dict.fromkeys(options.attention))
     measurements = [measure(host, kind, options, count=kind == kinds[0]) for kind in kinds]
     stem = RESULTS / f"{options.device}-{time.strftime('%Y-%m-%d')}"
     text = saa_report.write(stem, measurements)
-    print(f"\n{text}\nWritten to {stem.relative_to(environment.ROOT)}.md, .csv and .png; "
+    print(f"\n{text}\nWritten to {stem.relative_to(ROOT)}.md, .csv and .png; "
           f"took {time.monotonic() - begun:.0f} s.")  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def measure(host: Path, attention: str, options: argparse.Namespace, count: bool
         result = Path(folder) / "result.json"
         order = {
             "host": str(host),
-            "host_version": environment.host_version(host),
+            "host_version": hosts.host_version(host),
             "host_arguments": ATTENTION[attention] + (["--cpu"] if options.device == "cpu" else []),
             "device": options.device,
             "people": sorted({0, *options.people}),  # everything is compared with 0

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import base_directory
+import borrowed
 import environment
-from environment import ROOT, SetupError
+import hosts
 from host_server import HostError, HostServer, Prompt
 from model_files import Weights, find_weights
 from on_miniature import PEOPLE, ask_miniature, nodes_of, set_inputs, set_text, the_node, use_miniature
+from repository import ROOT, SetupError
 from workflow import WorkflowError, to_api
 
 if TYPE_CHECKING:
@@ -111,16 +114,16 @@ def picture_size(text: str) -> tuple[int, int]:
 def run(options: argparse.Namespace) -> None:
     """The demo, inside the environment."""
     begun = time.monotonic()
-    host = environment.user_host() or environment.ensure_host()
-    base = environment.base_directory("demo")
-    environment.add_insightface_pack(base)
-    weights = find_weights(host) if environment.user_host() else None
-    photos = (options.photo or (PEOPLE[0] if weights is None else environment.sample_photo("astronaut")), PEOPLE[1])
+    host = hosts.user_host() or hosts.ensure_host()
+    base = base_directory.prepare("demo")
+    base_directory.add_insightface_pack(base)
+    weights = find_weights(host) if hosts.user_host() else None
+    photos = (options.photo or (PEOPLE[0] if weights is None else borrowed.sample_photo("astronaut")), PEOPLE[1])
     for number, photo in enumerate(photos, start=1):
         save_photo(photo, base / "input" / PHOTO_NAME.format(number))
     print(f"Set-up took {time.monotonic() - begun:.1f} s. {INSIGHTFACE_NOTE}", flush=True)
 
-    print(f"Starting ComfyUI {environment.host_version(host)}.", flush=True)
+    print(f"Starting ComfyUI {hosts.host_version(host)}.", flush=True)
     with HostServer(host, base) as server:
         print(f"ComfyUI started in {server.start_seconds:.1f} s.", flush=True)
         takes = TAKES if weights is None else TAKES[:1]
@@ -161,7 +164,7 @@ def fill_in(prompt: Prompt, take: Take, weights: Weights | None, options: argpar
     """Set what depends on this machine, on the models and on the options."""
     for number, node in enumerate(nodes_of(prompt, "LoadImage"), start=1):
         prompt[node]["inputs"]["image"] = PHOTO_NAME.format(number)
-    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=environment.INSIGHTFACE_PACK, provider="auto")
+    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=borrowed.INSIGHTFACE_PACK, provider="auto")
     if weights is None:
         use_miniature(prompt)
         ask_miniature(prompt, take.prompt, take.size)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import environment
-from environment import ROOT, SetupError
+from repository import ROOT, SetupError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import borrowed
 import environment
-from environment import ROOT
+from repository import ROOT, SetupError
 
 sys.path.insert(0, str(ROOT))
 
@@ -238,7 +239,7 @@ def mirror_of(front: Array) -> Array:
     cost += 10.0 * (group[:, None] != group[None])
     mirror = linear_sum_assignment(cost + cost.T)[1].astype(np.int64)
     if not (mirror[mirror] == np.arange(POINTS)).all():
-        raise environment.SetupError("The keypoints of the two halves of the face do not pair up.")
+        raise SetupError("The keypoints of the two halves of the face do not pair up.")
     return mirror
 
 
@@ -281,7 +282,7 @@ def filled(table: Array) -> Array:
     result = table.copy()
     for i, row in enumerate(seen):
         if not row.any():
-            raise environment.SetupError(f"No face was found at pitch {PITCHES[i]} in any view.")
+            raise SetupError(f"No face was found at pitch {PITCHES[i]} in any view.")
         for j in np.flatnonzero(~row):
             result[i, j] = table[i, min(np.flatnonzero(row), key=lambda k: abs(k - j))]
     return result
@@ -618,7 +619,7 @@ def main(arguments: list[str]) -> int:
         if options.pictures:
             make_pictures(options.wheel, options.pictures)
         else:
-            make(options.wheel, options.pack or environment.insightface_pack())
+            make(options.wheel, options.pack or borrowed.insightface_pack())
 
     return environment.command(Path(__file__), arguments, work)
 

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import environment
+import base_directory
+import repository
 from launch_host import WATCH_PARENT
 
 START_TIMEOUT = 300.0
@@ -35,7 +36,7 @@ class HostServer:
         self.host = host
         self.base = base
         self.arguments = arguments
-        self.log = log or environment.LOGS / f"host-{base.name}.log"
+        self.log = log or repository.LOGS / f"host-{base.name}.log"
         self.port = 0
         self.start_seconds = 0.0
         self.node_seconds: dict[str, float] = {}
@@ -74,9 +75,9 @@ class HostServer:
 
     def _command(self) -> list[str]:
         launcher = Path(__file__).with_name("launch_host.py")
-        command = [str(environment.venv_python()), str(launcher), str(self.host), "--port", str(self.port)]
+        command = [str(repository.venv_python()), str(launcher), str(self.host), "--port", str(self.port)]
         command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
-        return [*command, *environment.host_arguments(self.base), *self.arguments]
+        return [*command, *base_directory.host_arguments(self.base), *self.arguments]
 
     def _wait_until_up(self, begun: float) -> None:
         while True:
@@ -95,7 +96,7 @@ class HostServer:
         text = self.log.read_text(encoding="utf-8", errors="replace")
         missing = re.search(r"ModuleNotFoundError: No module named '([^']+)'\s*$", text)
         if missing:
-            command = f"{environment.venv_python()} -m pip install -r {self.host / 'requirements.txt'}"
+            command = f"{repository.venv_python()} -m pip install -r {self.host / 'requirements.txt'}"
             raise HostError(f"This ComfyUI needs the Python package {missing[1]}. To install what it needs: {command}")
         raise HostError(f"ComfyUI ended with exit code {self._process.returncode}.\n{self.log_tail()}")
 

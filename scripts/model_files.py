@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from environment import MODEL_FOLDERS
+from base_directory import MODEL_FOLDERS
 
 Shapes = dict[str, list[int]]
 LARGEST_HEADER = 100_000_000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from environment import ROOT
 from host_server import Prompt
+from repository import ROOT
 from workflow import WorkflowError
 
 PEOPLE = tuple(ROOT / "dynamicid_core" / "data" / "miniature" / "photos" / f"person_{i}.jpg" for i in (1, 2))

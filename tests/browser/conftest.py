@@ -40,12 +40,14 @@ def browser(request):
 @pytest.fixture(scope="session")
 def server(browser):
     """ComfyUI with the pack as its only custom node."""
-    import environment
+    import base_directory
+    import hosts
+    import repository
     from host_server import HostServer
 
-    if not environment.venv_python().exists():
+    if not repository.venv_python().exists():
         pytest.skip("tests of the interface: .venv does not exist (python scripts/test.py makes it)")
-    with HostServer(environment.user_host(), environment.base_directory("browser")) as running:
+    with HostServer(hosts.user_host(), base_directory.prepare("browser")) as running:
         yield running
 
 

@@ -5,19 +5,20 @@ import os
 import urllib.request
 from pathlib import Path
 
-import environment
+import base_directory
 import nodes as host_nodes
 import pytest
+import repository
 from comfyui_version import __version__
 from host_server import HostServer
 
 ROOT = Path(__file__).parents[2]
-PACK = environment.ROOT.name
+PACK = repository.ROOT.name
 
 
 @pytest.fixture(scope="module")
 def server():
-    with HostServer(Path(os.environ["COMFYUI_PATH"]), environment.base_directory(f"tests-{__version__}")) as running:
+    with HostServer(Path(os.environ["COMFYUI_PATH"]), base_directory.prepare(f"tests-{__version__}")) as running:
         yield running
 
 

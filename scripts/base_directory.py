@@ -1,0 +1,128 @@
+"""What ComfyUI's --base-directory names: the pack as its only custom node, and models of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import repository
+from borrowed import INSIGHTFACE_PACK, insightface_pack
+from hosts import user_host
+
+PACK_FOLDER = "ComfyUI-DynamicID"
+NOT_IN_A_COPY = shutil.ignore_patterns(".*", "__pycache__", "output", "tests", "benchmarks")
+# Kinds of model as ComfyUI names them -> folders under models/, where they are not one folder of the same name.
+MODEL_FOLDERS = {
+    "checkpoints": (),
+    "configs": (),
+    "loras": (),
+    "vae": (),
+    "text_encoders": ("text_encoders", "clip"),
+    "diffusion_models": ("unet", "diffusion_models"),
+    "clip_vision": (),
+    "style_models": (),
+    "embeddings": (),
+    "diffusers": (),
+    "vae_approx": (),
+    "controlnet": ("controlnet", "t2i_adapter"),
+    "gligen": (),
+    "upscale_models": (),
+    "hypernetworks": (),
+    "photomaker": (),
+    "classifiers": (),
+    "model_patches": (),
+    "audio_encoders": (),
+    "dynamicid": (),
+    "ipadapter": (),
+    "insightface": (),
+}
+
+
+def prepare(name: str) -> Path:
+    """A folder for --base-directory: the pack as its only custom node, and models, input and output of its own."""
+    base = repository.CACHE / "base" / name
+    for folder in ("custom_nodes", "models", "input", "output", "temp", "user"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    for kind, folders in MODEL_FOLDERS.items():
+        for folder in folders or (kind,):
+            (base / "models" / folder).mkdir(exist_ok=True)
+    link_folder(repository.ROOT, base / "custom_nodes" / PACK_FOLDER)
+    write_extra_paths(base, user_host())
+    return base
+
+
+def extra_paths_file(base: Path) -> Path:
+    """Where a base directory says which other model folders to search."""
+    return base / "extra_model_paths.yaml"
+
+
+def write_extra_paths(base: Path, host: Path | None) -> None:
+    """Let a host that runs in `base` find the models of another ComfyUI folder too."""
+    if host is None:
+        extra_paths_file(base).unlink(missing_ok=True)
+        return
+    # A JSON string is a YAML string too, whatever the path contains.
+    lines = ["user:", f"  base_path: {json.dumps(str(host / 'models'))}"]
+    for kind, folders in MODEL_FOLDERS.items():
+        lines.append(f"  {kind}: {json.dumps(chr(10).join(folders or (kind,)))}")
+    extra_paths_file(base).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def host_arguments(base: Path) -> list[str]:
+    """Command-line arguments that make a host use a base directory."""
+    extra = extra_paths_file(base)
+    return ["--base-directory", str(base)] + (["--extra-model-paths-config", str(extra)] if extra.exists() else [])
+
+
+def link_folder(source: Path, link: Path) -> None:
+    """Make `link` show `source`: a symbolic link, else a Windows junction, else a copy made anew each time."""
+    if link.resolve() == source.resolve():
+        return
+    remove_link(link)
+    try:
+        link.symlink_to(source, target_is_directory=True)
+    except OSError:
+        if not make_junction(source, link):
+            shutil.copytree(source, link, ignore=NOT_IN_A_COPY)
+
+
+def remove_link(link: Path) -> None:
+    """Remove what link_folder made, never what it shows."""
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        try:
+            link.rmdir()  # a junction, or an empty folder
+        except OSError:
+            shutil.rmtree(link)
+
+
+def make_junction(source: Path, link: Path) -> bool:
+    """A Windows directory junction, which needs no privilege. False if there is none to be had."""
+    if os.name != "nt":
+        return False
+    command = ["cmd", "/c", "mklink", "/J", str(link), str(source)]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def add_insightface_pack(base: Path) -> None:
+    """Put the pack where the host's face analysis loader looks in a base directory."""
+    folder = base / "models" / "insightface" / "models" / INSIGHTFACE_PACK
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in insightface_pack().iterdir():
+        place_file(file, folder / file.name)
+
+
+def place_file(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the file system has no such thing."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        partial = target.with_suffix(".part")
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)

