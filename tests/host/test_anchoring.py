@@ -1,0 +1,207 @@
+"""Anchoring on a tiny model of the host's own classes: losses, gradients, what it sees and learns."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.host.rig import apply, core, eps, photo_adapter, run, sample, tiny_unet
+from tests.host.training_rig import (
+    anchor_stage,
+    assert_gradient_is_the_slope,
+    losses,
+    make_samples,
+    randomise,
+    some_batch,
+    tiny_models,
+    train,
+)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny_models()
+
+
+@pytest.fixture(scope="module")
+def adapter_file(tmp_path_factory):
+    return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")
+
+
+def test_the_noise_loss_is_that_of_the_model_with_the_nodes(models, tmp_path):
+    """A checkpoint written in training computes in the nodes what it computed in the trainer."""
+    stage, _ = anchor_stage(models, tmp_path, threshold=0.3, drop_text=0, drop_face=0, drop_both=0)
+    randomise(stage.network)
+    stage.network.eval()
+    batch = some_batch(stage)
+    batch.timesteps[:] = 501
+    with torch.no_grad():
+        trained = stage.network.predict(batch, stage.network.tokens(batch))
+        tokens = stage.network.adapter.tokens(batch.embeddings, batch.clip_features)
+    stage.save_weights(tmp_path)
+    loaded = load(tmp_path)
+    for row in range(len(trained)):
+        face = core("face").Face(tokens[row : row + 1], tokens[row : row + 1], "token size 64")
+        text = [[batch.context[row : row + 1], {}]]
+        seen = models[0].noisy(batch.latents, batch.noise, batch.timesteps)[row : row + 1]
+        by_nodes = eps(*apply(loaded, face, positive=text, negative=text), seen)[1]
+        torch.testing.assert_close(by_nodes, trained[row], atol=1e-4, rtol=0)
+    with torch.no_grad():
+        loss = float(stage.network(batch)["loss"])
+    assert loss == pytest.approx(float(((trained - batch.noise) ** 2).mean()), rel=1e-5)
+
+
+def test_the_trainer_paints_the_picture_that_the_nodes_paint(models, tmp_path):
+    stage, _ = anchor_stage(models, tmp_path)
+    randomise(stage.network)
+    stage.network.eval()
+    denoiser, encoders = models
+    module = core("training.stages")
+    samples = make_samples()[:1]
+    tokens, nobody = module._tokens(stage.network.adapter, encoders, samples)
+    context = encoders.texts([samples[0].caption, ""])[0]
+    latent = torch.zeros(1, 4, 16, 16)
+    noise = torch.randn(latent.shape, generator=torch.manual_seed(1))
+    settings, attention = core("saa").SaaSettings(), core("comfy_host.differentiable").text_attention
+    patches = stage.network.adapter.patches(torch.cat((tokens, nobody)), settings, attention)
+    painted = denoiser.paint(noise, 3, 5.0, context, patches)
+    stage.save_weights(tmp_path)
+    face = core("face").Face(tokens, nobody, "token size 64")
+    positive, negative = [[context[:1], {}]], [[context[1:], {}]]
+    by_nodes = sample(*apply(load(tmp_path), face, positive=positive, negative=negative), latent, steps=3, seed=1)
+    assert (by_nodes - sample(tiny_unet(), positive, negative, latent, steps=3, seed=1)).abs().max() > 0.1
+    torch.testing.assert_close(painted, by_nodes, atol=2e-3, rtol=0)
+
+
+def load(folder):
+    import folder_paths
+
+    target = f"{folder_paths.models_dir}/dynamicid/trained.safetensors"
+    with open(folder / "adapter.safetensors", "rb") as source, open(target, "wb") as copy:
+        copy.write(source.read())
+    return run("DynamicIDLoader", adapter="trained.safetensors")[0]
+
+
+def test_noise_is_added_as_the_schedule_says(models):
+    denoiser = models[0]
+    latents, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = (1 - betas).cumprod(0)[[100, 900]].float().view(2, 1, 1, 1)
+    expected = kept.sqrt() * latents * 0.18215 + (1 - kept).sqrt() * noise
+    torch.testing.assert_close(denoiser.noisy(latents, noise, torch.tensor([100, 900])), expected, atol=1e-4, rtol=0)
+
+
+def test_a_new_adapter_leaves_the_unet_as_it_was_where_the_gate_is_closed(models, tmp_path):
+    """Low-rank updates begin at zero, identity keys and values as those of the text."""
+    stage, _ = anchor_stage(models, tmp_path)
+    adapter, unet = stage.network.adapter, models[0].network.state_dict()
+    layer = next(layer for layer in adapter.layers if layer.is_cross)
+    own = adapter.projections.layers[str(layer.index)]
+    assert torch.equal(own["to_k_ip"].weight, unet[f"{layer.path}.to_k.weight"])
+    assert torch.equal(own["to_v_ip"].weight, unet[f"{layer.path}.to_v.weight"])
+    assert all(not p.any() for name, p in adapter.updates.named_parameters() if ".up." in name)
+
+
+def test_anchoring_gradients_are_the_slopes_of_the_loss(models, tmp_path):
+    stage, _ = anchor_stage(models, tmp_path)
+    randomise(stage.network)
+    prefix = "adapter."
+    assert_gradient_is_the_slope(
+        stage,
+        [
+            f"{prefix}face_encoder.proj.2.weight",
+            f"{prefix}projections.layers.1.to_k_ip.weight",
+            f"{prefix}projections.layers.29.to_v_ip.weight",
+            f"{prefix}updates.layers.0.to_q_lora.up.weight",
+            f"{prefix}updates.layers.15.to_out_lora.down.weight",
+        ],
+    )
+
+
+def test_gradient_checkpointing_changes_no_gradient(models, tmp_path):
+    device, module = torch.device("cpu"), core("comfy_host.differentiable")
+    grads = []
+    for checkpointing in (False, True):
+        denoiser = module.DenoisingModel(tiny_unet(), device, torch.float32, checkpointing)
+        stage, _ = anchor_stage((denoiser, models[1]), tmp_path)
+        randomise(stage.network)
+        stage.network(some_batch(stage))["loss"].backward()
+        grads.append(torch.cat([p.grad.flatten() for p in stage.network.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-4)
+
+
+def test_dropped_texts_and_faces_are_those_of_nothing(models, tmp_path):
+    stage, _ = anchor_stage(models, tmp_path, drop_text=0.0, drop_face=0.0, drop_both=1.0)
+    batch = some_batch(stage)
+    empty = models[1].texts([""])[0]
+    assert not batch.embeddings.any()
+    torch.testing.assert_close(batch.context, empty.expand_as(batch.context))
+    nothing = models[1].clip_features(torch.zeros(1, 3, 28, 28))
+    torch.testing.assert_close(batch.clip_features, nothing.expand_as(batch.clip_features))
+
+
+def test_the_variant_says_which_embedding_is_seen(models, tmp_path):
+    for variant, name in (("DynamicID", "embedding_rgb"), ("IP-Adapter FaceID Plus", "embedding")):
+        stage, _ = anchor_stage(models, tmp_path, variant=variant, drop_face=0, drop_both=0)
+        expected = np.stack([getattr(sample, name) for sample in make_samples()[:2]])
+        np.testing.assert_allclose(some_batch(stage).embeddings.numpy(), expected)
+
+
+def test_clip_sees_the_shoulders_of_another_photo_where_asked(models, tmp_path):
+    with_other_clothes = core("training.anchoring").with_other_clothes
+    samples = make_samples()
+    shown = with_other_clothes(samples, 1.0, torch.Generator().manual_seed(0))
+    size = len(samples[0].picture)
+    swapped = 0
+    for before, after in zip(samples, shown, strict=True):
+        chin = round((float(before.keypoints[:, 1].max()) + 0.03) * size)
+        assert np.array_equal(after.picture[:chin], before.picture[:chin])
+        assert any(np.array_equal(after.picture[chin:], one.picture[chin:]) for one in samples)
+        assert np.array_equal(after.embedding, before.embedding)
+        swapped += not np.array_equal(after.picture, before.picture)
+    assert swapped > len(samples) / 2
+    assert with_other_clothes(samples, 0.0, torch.Generator().manual_seed(0)) == samples
+    features = [
+        anchor_stage(models, tmp_path, other_clothes=share)[0]
+        .make_batch(samples, torch.Generator().manual_seed(1), torch.device("cpu"))
+        .clip_features
+        for share in (0.0, 1.0)
+    ]
+    assert not torch.equal(*features)
+
+
+def test_tokens_of_a_new_face_encoder_tell_one_embedding_from_another(models, tmp_path):
+    stage, _ = anchor_stage(models, tmp_path)
+    embeddings = torch.nn.functional.normalize(torch.randn(8, 512, generator=torch.Generator().manual_seed(0)), dim=1)
+    features = models[1].clip_features(torch.zeros(1, 3, 28, 28)).expand(8, -1, -1)
+    with torch.no_grad():
+        tokens = stage.network.adapter.tokens(embeddings, features)
+    assert float(tokens.std(dim=0).mean() / tokens.std()) > 0.5
+
+
+def test_tokens_that_are_the_same_for_everybody_show_in_the_metrics(models, tmp_path):
+    stage, settings = anchor_stage(models, tmp_path, steps=1)
+    train(stage, settings)
+    assert losses(tmp_path, "token_spread")[0] > 0.01
+    tokens = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)).expand(5, -1, -1)
+    assert float(core("training.networks").token_spread(tokens)) == 0
+
+
+def test_anchoring_learns(models, tmp_path):
+    stage, settings = anchor_stage(models, tmp_path, steps=24, learning_rate=3e-3, save_every=0, batch_size=4)
+    fixed = some_batch(stage)
+    with torch.no_grad():
+        before = float(stage.network(fixed)["loss"])
+    train(stage, settings)
+    with torch.no_grad():
+        after = float(stage.network(fixed)["loss"])
+    assert after < 0.9 * before
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert list(tmp_path.glob("**/events.out.tfevents*")), "TensorBoard reads these"
+
+
+def test_an_adapter_to_go_on_from_is_read(models, tmp_path, adapter_file):
+    stage, _ = anchor_stage(models, tmp_path, start_from=str(adapter_file))
+    given = torch.load(adapter_file, weights_only=True)
+    saved = stage.network.adapter.checkpoint().modules
+    assert all(torch.equal(saved["saa"][key], tensor) for key, tensor in given["SAA_module"].items())
+    assert all(torch.equal(saved["face_encoder"][key], tensor) for key, tensor in given["proj_module"].items())

@@ -1,0 +1,139 @@
+"""Reconfiguration on a tiny model of the host's own classes: losses, gradients, what it learns."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.host.graphs import tiny_clip
+from tests.host.rig import core, photo_adapter, run
+from tests.host.training_rig import (
+    assert_gradient_is_the_slope,
+    losses,
+    make_samples,
+    randomise,
+    reconfigure_stage,
+    some_batch,
+    tiny_models,
+    train,
+)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny_models()
+
+
+@pytest.fixture(scope="module")
+def adapter_file(tmp_path_factory):
+    return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")
+
+
+def test_reconfiguration_losses_are_those_of_a_direct_computation(models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(models, tmp_path, adapter_file, diffusion_weight=0.7)
+    stage.network.eval()
+    batch, network = some_batch(stage), stage.network
+    with torch.no_grad():
+        found = network(batch)
+        rows = []
+        for person in range(2):
+            source = network.keypoint_encoder(batch.source_rasters[person : person + 1])
+            for row in range(2 * person, 2 * person + 2):
+                target = network.keypoint_encoder(batch.target_rasters[row : row + 1])
+                texts = batch.source_text[person : person + 1], batch.target_text[row : row + 1]
+                rows.append(network.imr(batch.source_tokens[person : person + 1], source, target, *texts))
+        edited = torch.cat(rows)
+        feature = ((edited - batch.target_tokens) ** 2).mean()
+        seen = batch.diffusion
+        difference = network.predict(seen, edited) - network.predict(seen, batch.target_tokens)
+        consistency = (difference**2).mean()
+    assert float(found["feature"]) == pytest.approx(float(feature), rel=1e-4)
+    assert float(found["consistency"]) == pytest.approx(float(consistency), rel=1e-3)
+    assert float(found["loss"]) == pytest.approx(float(feature + 0.7 * consistency), rel=1e-4)
+
+
+def test_the_unet_looks_at_a_share_of_the_batches_only(models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(models, tmp_path, adapter_file, diffusion_share=0.5)
+    batches = [some_batch(stage, seed) for seed in range(40)]
+    assert 8 < sum(batch.diffusion is None for batch in batches) < 32
+    unseen = next(batch for batch in batches if batch.diffusion is None)
+    found = stage.network(unseen)
+    assert float(found["loss"].detach()) == float(found["feature"])
+    # Every step tells the same losses, so that processes can average them.
+    assert found.keys() == stage.network(next(one for one in batches if one.diffusion is not None)).keys()
+
+
+def test_a_new_imr_leaves_tokens_as_they_are():
+    imr_module = core("imr")
+    imr = imr_module.Imr(imr_module.ImrSizes(64, 96, 128, 4, 256, 2, 2))
+    core("training.networks").start_with_the_tokens(imr)
+    tokens = torch.nn.functional.layer_norm(torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(0)), (64,))
+    motion, text = torch.randn(3, 32), torch.randn(3, 64)
+    with torch.no_grad():
+        edited = imr(tokens, motion[:1], motion, text[:1], text)
+    torch.testing.assert_close(edited, tokens.expand(3, -1, -1), atol=1e-3, rtol=1e-3)
+
+
+def test_reconfiguration_gradients_are_the_slopes_of_the_loss(models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(models, tmp_path, adapter_file)
+    randomise(stage.network.imr)  # a new one lets nothing through to its inner layers
+    assert_gradient_is_the_slope(
+        stage,
+        ["imr.proj_out.weight", "imr.entangleNet.0.0.to_kv.weight", "keypoint_encoder.blocks.6.1.conv_block.0.weight"],
+    )
+
+
+def test_reconfiguration_leaves_the_adapter_alone(models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(models, tmp_path, adapter_file)
+    names = {name.split(".")[0] for name, p in stage.network.named_parameters() if p.requires_grad}
+    assert names == {"imr", "keypoint_encoder"}
+    stage.network(some_batch(stage))["loss"].backward()
+    assert all(p.grad is None for p in stage._adapter.parameters())
+
+
+def test_reconfiguration_learns_and_its_files_edit_faces_in_the_nodes(models, tmp_path, adapter_file):
+    stage, settings = reconfigure_stage(
+        models, tmp_path, adapter_file, steps=20, learning_rate=2e-3, save_every=0, diffusion_weight=0.1
+    )
+    train(stage, settings)
+    values = losses(tmp_path, "feature")
+    assert np.mean(values[-4:]) < 0.8 * np.mean(values[:4])
+    import folder_paths
+
+    folder = folder_paths.models_dir + "/dynamicid/"
+    for name in ("imr", "keypoint_encoder"):
+        (tmp_path / f"{name}.safetensors").rename(f"{folder}trained_{name}.safetensors")
+    photo_adapter(folder + "photo.bin")
+    editor = run(
+        "DynamicIDLoader",
+        adapter="photo.bin",
+        imr="trained_imr.safetensors",
+        keypoint_encoder="trained_keypoint_encoder.safetensors",
+    )[0]
+    source, target = make_samples()[:2]
+    batch = some_batch(stage)
+    face = core("face").Face(
+        batch.source_tokens[:1],
+        torch.zeros(1, 4, 64),
+        "token size 64",
+        keypoints=torch.from_numpy(source.keypoints),
+        face_prompt=source.face_prompt,
+    )
+    keypoints = core("keypoints").Keypoints(torch.from_numpy(target.keypoints))
+    edited = run(
+        "DynamicIDEditFace",
+        face=face,
+        dynamicid=editor,
+        clip=tiny_clip(),
+        target_prompt=target.face_prompt,
+        keypoints=keypoints,
+    )[0]
+    stage.network.eval()
+    with torch.no_grad():
+        expected = stage.network.edit(batch)[:1]
+    assert (edited.tokens - expected).abs().max() < 0.3, "the file holds the average of the weights, not the last"
+    assert (edited.tokens - face.tokens).abs().max() > 0.05
+
+
+def test_an_imr_without_its_keypoint_encoder_is_refused(models, tmp_path, adapter_file):
+    with pytest.raises(ValueError, match="give both files"):
+        reconfigure_stage(models, tmp_path, adapter_file, imr="imr.bin")

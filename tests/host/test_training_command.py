@@ -1,0 +1,92 @@
+"""The training commands, and base models that they refuse."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.host.conftest import COMFYUI
+from tests.host.rig import core, photo_adapter
+from tests.host.training_rig import make_samples, tiny_models
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny_models()
+
+
+@pytest.fixture(scope="module")
+def adapter_file(tmp_path_factory):
+    return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")
+
+
+def test_a_base_model_that_does_not_predict_noise_is_refused():
+    import comfy.model_base
+
+    model = SimpleNamespace(model=SimpleNamespace(model_type=comfy.model_base.ModelType.FLOW))
+    with pytest.raises(ValueError, match="predicts FLOW, not noise"):
+        core("comfy_host.differentiable").DenoisingModel(model, torch.device("cpu"), torch.float32, False)
+
+
+@pytest.fixture
+def command(models, tmp_path, monkeypatch, adapter_file):
+    """The command line, with tiny models in the place of files."""
+    monkeypatch.setattr(core("comfy_host.differentiable"), "load_models", lambda *_: models)
+    monkeypatch.setenv("COMFYUI_PATH", str(COMFYUI))
+    shards, sample = core("training.data.shards"), core("training.data.sample")
+    writer = shards.ShardWriter(tmp_path / "data", {})
+    for person in ("0", "1", "2"):
+        records = {one.key: sample.to_record(one) for one in make_samples() if one.identity == person}
+        writer.add(person, records, {})
+    writer.finish()
+
+    def run_command(stage, **settings):
+        given = {
+            "data": str(tmp_path / "data"), "base_model": "b", "clip_vision": "c", "output": str(tmp_path / stage),
+            "steps": 2, "batch_size": 2, "sample_every": 0, "log_every": 1, **settings,
+        }  # fmt: skip
+        (tmp_path / "run.yaml").write_text("\n".join(f"{name}: {value}" for name, value in given.items()))
+        return core("training.__main__").main([stage, "--config", str(tmp_path / "run.yaml"), "--cpu"])
+
+    return run_command
+
+
+def test_both_commands_train_from_shards_to_weights(command, tmp_path):
+    assert command("anchor", rank=4) == 0
+    adapter = tmp_path / "anchor" / "adapter.safetensors"
+    assert command("reconfigure", adapter=adapter, size=64, features=64, targets=2) == 0
+    read = core("checkpoint").read_checkpoint
+    read(adapter, "adapter")
+    for part in ("imr", "keypoint_encoder"):
+        read(tmp_path / "reconfigure" / f"{part}.safetensors", part)
+
+
+def test_a_mistake_is_one_sentence_and_no_trace(command, tmp_path, capsys):
+    assert command("anchor", rnak=4) == 2
+    assert capsys.readouterr().err.startswith('There is no setting "rnak"; did you mean rank?')
+    assert command("anchor", data=tmp_path) == 2
+    assert "has no index.json" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_comfyui_is_told(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    assert command("anchor") == 2
+    assert "is no ComfyUI" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_base_model_is_told(tmp_path):
+    module = core("comfy_host.differentiable")
+    with pytest.raises(ValueError, match="There is no base model"):
+        module.load_base_model(tmp_path / "none.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=r"cut\.safetensors could not be read as a checkpoint"):
+        module.load_base_model(tmp_path / "cut.safetensors")
+    with pytest.raises(ValueError, match="There is no CLIP vision model"):
+        module.load_clip_vision(tmp_path / "none.safetensors")
+
+
+def test_an_sdxl_base_model_is_refused():
+    from tests.host.test_sdxl import tiny_sdxl
+
+    with pytest.raises(ValueError, match=r"also takes pooled text and sizes \(SDXL\)"):
+        core("comfy_host.differentiable").DenoisingModel(tiny_sdxl(), torch.device("cpu"), torch.float32, False)
