@@ -182,17 +182,39 @@ def test_faces_in_too_much_noise_and_faces_that_were_dropped_are_not_looked_at(l
     assert float(whole["features"]) > 0
     for losses in others:
         assert losses.keys() == whole.keys()
-        assert all(float(losses[name]) == 0 for name in ("features", "embedding", "others", "unlike"))
+        assert all(float(losses[name]) == 0 for name in ("features", "embedding", "confused", "unlike"))
         torch.testing.assert_close(losses["loss"], losses["noise"] + losses["edited"])
 
 
-def test_being_like_everybody_is_no_better_than_being_like_nobody():
-    identities = torch.eye(3, 512)
-    own = 0.5 * identities
-    loss = likeness.like_others(own, identities)
-    torch.testing.assert_close(likeness.like_others(own + 0.4 * identities.sum(0), identities), loss)
-    assert (likeness.like_others(2 * own, identities) < loss).all()
-    assert (likeness.like_others(own.roll(1, 0), identities) > loss).all()
+def test_faces_are_confused_where_one_threshold_does_not_tell_them_apart():
+    own = torch.eye(2, 5).bool()
+    clear = torch.where(own, 0.7, 0.2)
+    wrong = {
+        "far from everybody": clear - 0.3,
+        "near to everybody": clear + 0.3,
+        "somebody else": clear.flip(0),
+    }
+    losses = {name: likeness.confusion(cosines, own) for name, cosines in wrong.items()}
+    assert all((loss > 3 * likeness.confusion(clear, own)).all() for loss in losses.values())
+    assert (losses["somebody else"][0] > losses["far from everybody"][0]).all()
+
+
+def test_the_worse_a_face_is_the_more_it_teaches():
+    cosines = torch.tensor([[0.3, 0.2], [0.8, 0.2]], requires_grad=True)
+    likeness.confusion(cosines, torch.tensor([[True, False], [True, False]])).sum().backward()
+    poor, good = cosines.grad[:, 0].abs().tolist()
+    assert poor > 5 * good
+
+
+def test_edited_people_are_to_be_like_the_photo_that_is_edited_and_others_like_their_own(likenesses):
+    raw = next(likenesses.raw_batches(0, 1))
+    batch = likenesses.make_batch(raw, torch.Generator().manual_seed(3), torch.device("cpu"))
+    edited = batch.edits.rows.tolist()
+    assert edited
+    for row, (source, target) in enumerate(raw):
+        told = source if row in edited else target
+        expected = torch.from_numpy(told.embedding).float() if batch.identities[row].any() else torch.zeros(512)
+        torch.testing.assert_close(batch.sources[row], expected)
 
 
 def test_a_face_like_nobody_is_wrong_and_so_is_one_like_everybody():

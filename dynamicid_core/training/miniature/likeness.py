@@ -4,7 +4,7 @@ the true one; half of the people by tokens that the IMR has edited.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 
@@ -32,8 +32,8 @@ ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
 """As in ``together`` and ``denoising``. With fewer scenes of several people, third heads came up between two."""
 _LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
 _TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
-_FEATURES, _EMBEDDING, _OTHERS, _UNLIKE = 1.0, 0.5, 1.0, 5.0
-_MARGIN, _SHARPNESS = 0.1, 10.0
+_FEATURES, _EMBEDDING, _CONFUSED, _UNLIKE = 1.0, 0.5, 1.5, 5.0
+_THRESHOLD, _MARGIN, _SHARPNESS = 0.45, 0.1, 10.0
 _GONE_ON = 0.5  # share of the pictures that have gone a step on
 _LEAST = 200  # of 1000 timesteps: with less noise there is nothing left to go
 _ON = 0.3, 0.97  # to which part of its timestep a picture goes on
@@ -43,9 +43,12 @@ _SWAPPED = 0.25  # share of the pictures that have gone on as somebody else
 
 @dataclass(frozen=True, eq=False)
 class LikenessBatch(PlacedBatch):
-    """edits: of the people with edited tokens, if any; the others have those of the photo itself."""
+    """edits: of the people with edited tokens, if any; the others have those of the photo itself. sources: [B, 512],
+    identities of the photos that tokens come from, 0 for nobody.
+    """
 
     edits: Edits | None
+    sources: Tensor
 
 
 class LikenessAnchoring(CloseUpAnchoring):
@@ -75,8 +78,8 @@ class LikenessAnchoring(CloseUpAnchoring):
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
         noise = self.noise_loss(batch, predicted)
-        features, embedding, others, unlike = self._seen(batch, predicted)
-        seen = _FEATURES * features + _EMBEDDING * embedding + _OTHERS * others + _UNLIKE * unlike
+        features, embedding, confused, unlike = self._seen(batch, predicted)
+        seen = _FEATURES * features + _EMBEDDING * embedding + _CONFUSED * confused + _UNLIKE * unlike
         edits = _edits(batch)
         edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
         return {
@@ -85,7 +88,7 @@ class LikenessAnchoring(CloseUpAnchoring):
             "edited": edited.detach(),
             "features": features.detach(),
             "embedding": embedding.detach(),
-            "others": others.detach(),
+            "confused": confused.detach(),
             "unlike": unlike.detach(),
             "token_spread": token_spread(tokens),
         }
@@ -95,7 +98,7 @@ class LikenessAnchoring(CloseUpAnchoring):
 
     def _seen(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
         """What ArcFace finds wrong with the expected pictures of some people, [4]: in its features, in the embedding,
-        that they are like the others, and that people are not as near as in the photo. 0 if fewer than two can be
+        that it confuses them with others, and that people are not as near as in the photo. 0 if fewer than two can be
         looked at.
         """
         most = max(2, round(_LOOKED_AT * len(predicted)))
@@ -105,7 +108,7 @@ class LikenessAnchoring(CloseUpAnchoring):
             return predicted.new_zeros(4)
         some = _rows(batch, rows)
         expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
-        keypoints = in_close_up(some.keypoints)
+        keypoints, people = in_close_up(some.keypoints), batch.identities.any(dim=1).nonzero().flatten()
         painted = self._perception(self._encoders.differentiable_pictures(expected), keypoints)
         with torch.no_grad():
             true = self._perception(self._encoders.differentiable_pictures(some.latents), keypoints)
@@ -113,20 +116,25 @@ class LikenessAnchoring(CloseUpAnchoring):
             (
                 feature_errors(painted, true),
                 embedding_errors(painted, true),
-                like_others(painted.embeddings, some.identities),
-                unlike_the_photo(painted, true, batch.identities[batch.identities.any(dim=1)]),
+                confusion(painted.embeddings @ _sources(batch)[people].T, rows[:, None] == people),
+                unlike_the_photo(painted, true, batch.identities[people]),
             )
         )
         sharp = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # what is expected early on is blurred
         return (errors * sharp).sum(1) / most
 
 
-def like_others(painted: Tensor, identities: Tensor) -> Tensor:
-    """How far each of [B, 512] is from being more like its own identity than like the others, [B]."""
-    cosines = painted @ identities.T
-    gaps = F.softplus((cosines - cosines.diagonal()[:, None] + _MARGIN) * _SHARPNESS) / _SHARPNESS
-    other = 1 - torch.eye(len(gaps), device=gaps.device)
-    return (gaps * other).sum(1) / other.sum(1)
+def confusion(cosines: Tensor, own: Tensor) -> Tensor:
+    """How far one threshold for all faces is from telling each of them from other people, [B]: the pairwise sigmoid
+    loss (SigLIP, arXiv 2303.15343).
+
+    cosines: of B faces with N identities, [B, N]. own: which identity is that of the face, [B, N], one in each row.
+
+    The worse a face is, the more it counts, so most is learned from people who seem far from everybody.
+    """
+    wrong_by = torch.where(own, _THRESHOLD + _MARGIN - cosines, cosines - _THRESHOLD + _MARGIN)
+    errors = F.softplus(wrong_by * _SHARPNESS) / _SHARPNESS
+    return errors[own] + (errors * ~own).sum(1) / (~own).sum(1)
 
 
 class LikenessStage(AnchorStage):
@@ -165,7 +173,11 @@ class LikenessStage(AnchorStage):
         """What ``LikenessAnchoring`` takes."""
         shown = placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
         edits = self._edits.make(raw, shown.identities.any(dim=1), chance, device)
-        batch = LikenessBatch(**vars(shown), edits=edits)
+        sources = shown.identities.clone()
+        if edits is not None:
+            of_edits = [torch.from_numpy(raw[row][0].embedding).float() for row in edits.rows.tolist()]
+            sources[edits.rows] = torch.stack(of_edits).to(device)
+        batch = LikenessBatch(**vars(shown), edits=edits, sources=sources)
         draws = torch.rand(4, len(raw), generator=chance).to(device)
         least = _LEAST / 1000 * self._denoiser.timesteps
         rows = ((draws[0] < _GONE_ON) & (batch.timesteps >= least)).nonzero().flatten()
@@ -228,8 +240,14 @@ def keep_self_attention(unet: nn.Module, adapter: TrainableAdapter) -> None:
 def _rows(batch: AnchorBatch, rows: Tensor) -> PlacedBatch:
     """Some of a batch, without the edits."""
     assert isinstance(batch, PlacedBatch)
-    tensors = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    names = [field.name for field in fields(AnchorBatch)]
+    tensors = {name: getattr(batch, name)[rows] for name in names}
     return PlacedBatch(**tensors, regions=tuple(batch.regions[row] for row in rows.tolist()))
+
+
+def _sources(batch: AnchorBatch) -> Tensor:
+    assert isinstance(batch, LikenessBatch)
+    return batch.sources
 
 
 def _edits(batch: AnchorBatch) -> Edits | None:
