@@ -41,16 +41,14 @@ import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
-import comfy.supported_models
-import random_weights
 import torch
+from random_models import TEXT_WIDTH, TOKENS, random_adapter, sd15
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamicid_core import adapter, saa
-from dynamicid_core.checkpoint import ADAPTER, Checkpoint
 from dynamicid_core.comfy_host import identity_patch, patching
-from dynamicid_core.comfy_host.loading import DynamicID, load_dynamicid
+from dynamicid_core.comfy_host.loading import DynamicID
 from dynamicid_core.face import Face, Placement
 from dynamicid_core.regions import Box
 
@@ -82,37 +80,10 @@ class Variant:
     negative: patching.Conditioning
 
 
-def sd15(dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
-    """Stable Diffusion 1.5's UNet as the host builds it, with seeded random weights."""
-    config = comfy.supported_models.SD15(random_weights.unet_config())
-    config.set_inference_dtype(dtype, None)
-    model = config.get_model({}, "", device=torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.diffusion_model.named_parameters():
-        parameter.data.copy_(random_weights.random_tensor(name, tuple(parameter.shape), generator))
-    model.diffusion_model.eval().requires_grad_(False)
-    return comfy.model_patcher.ModelPatcher(
-        model,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-
-
-def random_adapter() -> DynamicID:
-    """An adapter of the released file's shapes, loaded as its file would be."""
-    generator = torch.Generator().manual_seed(1)
-    modules: dict[str, dict[str, Tensor]] = {"face_encoder": {}, "saa": {}}
-    for name, shape in random_weights.adapter_shapes().items():
-        part, key = name.split(".", 1)
-        module = modules["saa" if part == "SAA_module" else "face_encoder"]
-        module[key] = random_weights.random_tensor(key, shape, generator)
-    return load_dynamicid(Checkpoint(ADAPTER, modules))
-
-
 def placements(count: int) -> list[Placement]:
     """People side by side, each in a box of their own."""
     generator = torch.Generator().manual_seed(2)
-    shape = (1, random_weights.TOKENS, random_weights.TEXT_WIDTH)
+    shape = (1, TOKENS, TEXT_WIDTH)
     tokens = [torch.randn(shape, generator=generator) for _ in range(count + 1)]
     faces = [Face(tokens[i], tokens[count], base_model="sd15") for i in range(count)]
     return [Placement(face, Box(i / count, 0.2, (i + 0.9) / count, 0.9)) for i, face in enumerate(faces)]
@@ -121,7 +92,7 @@ def placements(count: int) -> list[Placement]:
 def variants(base: comfy.model_patcher.ModelPatcher, dynamicid: DynamicID) -> list[Variant]:
     """The unpatched model, the one with merged updates only (0 people), and those with people."""
     generator = torch.Generator().manual_seed(3)
-    text = torch.randn(2, TEXT_TOKENS, random_weights.TEXT_WIDTH, generator=generator)
+    text = torch.randn(2, TEXT_TOKENS, TEXT_WIDTH, generator=generator)
     positive, negative = ([[part, {}]] for part in text.split(1))
     merged = base.clone()
     tensors = dynamicid.checkpoint.modules["saa"]
