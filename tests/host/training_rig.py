@@ -132,5 +132,5 @@ def assert_gradient_is_the_slope(stage, parameters):
         expected = float((parameter.grad * direction).sum())
         assert expected > 0, name
         # Large steps leave the tangent, small ones drown in rounding.
-        tried = [slope(stage, batch, parameter, direction, step) for step in (1e-2, 3e-3, 1e-3)]
+        tried = [slope(stage, batch, parameter, direction, step) for step in (1e-2, 5e-3, 3e-3, 2e-3, 1e-3)]
         assert min(abs(one / expected - 1) for one in tried) < 0.03, (name, expected, tried)
