@@ -101,3 +101,17 @@ def photo_dynamicid(models):
 
     photo_adapter(models / "dynamicid" / "photo.bin")
     return run("DynamicIDLoader", adapter="photo.bin")[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_models():
+    """A UNet to train on and the encoders, as ``load_models`` gives them."""
+    return importlib.import_module("tests.host.training_rig").make_models()
+
+
+@pytest.fixture(scope="session")
+def adapter_file(tmp_path_factory):
+    """An adapter file for the tiny models."""
+    from tests.host.rig import photo_adapter
+
+    return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.host.rig import apply, core, eps, photo_adapter, run, sample, tiny_unet
+from tests.host.rig import apply, core, eps, run, sample, tiny_unet
 from tests.host.training_rig import (
     anchor_stage,
     assert_gradient_is_the_slope,
@@ -12,24 +12,13 @@ from tests.host.training_rig import (
     make_samples,
     randomise,
     some_batch,
-    tiny_models,
     train,
 )
 
 
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
-
-
-@pytest.fixture(scope="module")
-def adapter_file(tmp_path_factory):
-    return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")
-
-
-def test_the_noise_loss_is_that_of_the_model_with_the_nodes(models, tmp_path):
+def test_the_noise_loss_is_that_of_the_model_with_the_nodes(tiny_models, tmp_path):
     """A checkpoint written in training computes in the nodes what it computed in the trainer."""
-    stage, _ = anchor_stage(models, tmp_path, threshold=0.3, drop_text=0, drop_face=0, drop_both=0)
+    stage, _ = anchor_stage(tiny_models, tmp_path, threshold=0.3, drop_text=0, drop_face=0, drop_both=0)
     randomise(stage.network)
     stage.network.eval()
     batch = some_batch(stage)
@@ -42,7 +31,7 @@ def test_the_noise_loss_is_that_of_the_model_with_the_nodes(models, tmp_path):
     for row in range(len(trained)):
         face = core("face").Face(tokens[row : row + 1], tokens[row : row + 1], "token size 64")
         text = [[batch.context[row : row + 1], {}]]
-        seen = models[0].noisy(batch.latents, batch.noise, batch.timesteps)[row : row + 1]
+        seen = tiny_models[0].noisy(batch.latents, batch.noise, batch.timesteps)[row : row + 1]
         by_nodes = eps(*apply(loaded, face, positive=text, negative=text), seen)[1]
         torch.testing.assert_close(by_nodes, trained[row], atol=1e-4, rtol=0)
     with torch.no_grad():
@@ -50,11 +39,11 @@ def test_the_noise_loss_is_that_of_the_model_with_the_nodes(models, tmp_path):
     assert loss == pytest.approx(float(((trained - batch.noise) ** 2).mean()), rel=1e-5)
 
 
-def test_the_trainer_paints_the_picture_that_the_nodes_paint(models, tmp_path):
-    stage, _ = anchor_stage(models, tmp_path)
+def test_the_trainer_paints_the_picture_that_the_nodes_paint(tiny_models, tmp_path):
+    stage, _ = anchor_stage(tiny_models, tmp_path)
     randomise(stage.network)
     stage.network.eval()
-    denoiser, encoders = models
+    denoiser, encoders = tiny_models
     module = core("training.stages")
     samples = make_samples()[:1]
     tokens, nobody = module._tokens(stage.network.adapter, encoders, samples)
@@ -81,8 +70,8 @@ def load(folder):
     return run("DynamicIDLoader", adapter="trained.safetensors")[0]
 
 
-def test_noise_is_added_as_the_schedule_says(models):
-    denoiser = models[0]
+def test_noise_is_added_as_the_schedule_says(tiny_models):
+    denoiser = tiny_models[0]
     latents, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = (1 - betas).cumprod(0)[[100, 900]].float().view(2, 1, 1, 1)
@@ -90,10 +79,10 @@ def test_noise_is_added_as_the_schedule_says(models):
     torch.testing.assert_close(denoiser.noisy(latents, noise, torch.tensor([100, 900])), expected, atol=1e-4, rtol=0)
 
 
-def test_a_new_adapter_leaves_the_unet_as_it_was_where_the_gate_is_closed(models, tmp_path):
+def test_a_new_adapter_leaves_the_unet_as_it_was_where_the_gate_is_closed(tiny_models, tmp_path):
     """Low-rank updates begin at zero, identity keys and values as those of the text."""
-    stage, _ = anchor_stage(models, tmp_path)
-    adapter, unet = stage.network.adapter, models[0].network.state_dict()
+    stage, _ = anchor_stage(tiny_models, tmp_path)
+    adapter, unet = stage.network.adapter, tiny_models[0].network.state_dict()
     layer = next(layer for layer in adapter.layers if layer.is_cross)
     own = adapter.projections.layers[str(layer.index)]
     assert torch.equal(own["to_k_ip"].weight, unet[f"{layer.path}.to_k.weight"])
@@ -101,8 +90,8 @@ def test_a_new_adapter_leaves_the_unet_as_it_was_where_the_gate_is_closed(models
     assert all(not p.any() for name, p in adapter.updates.named_parameters() if ".up." in name)
 
 
-def test_anchoring_gradients_are_the_slopes_of_the_loss(models, tmp_path):
-    stage, _ = anchor_stage(models, tmp_path)
+def test_anchoring_gradients_are_the_slopes_of_the_loss(tiny_models, tmp_path):
+    stage, _ = anchor_stage(tiny_models, tmp_path)
     randomise(stage.network)
     prefix = "adapter."
     assert_gradient_is_the_slope(
@@ -117,36 +106,36 @@ def test_anchoring_gradients_are_the_slopes_of_the_loss(models, tmp_path):
     )
 
 
-def test_gradient_checkpointing_changes_no_gradient(models, tmp_path):
+def test_gradient_checkpointing_changes_no_gradient(tiny_models, tmp_path):
     device, module = torch.device("cpu"), core("comfy_host.differentiable")
     grads = []
     for checkpointing in (False, True):
         denoiser = module.DenoisingModel(tiny_unet(), device, torch.float32, checkpointing)
-        stage, _ = anchor_stage((denoiser, models[1]), tmp_path)
+        stage, _ = anchor_stage((denoiser, tiny_models[1]), tmp_path)
         randomise(stage.network)
         stage.network(some_batch(stage))["loss"].backward()
         grads.append(torch.cat([p.grad.flatten() for p in stage.network.parameters() if p.grad is not None]))
     torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-4)
 
 
-def test_dropped_texts_and_faces_are_those_of_nothing(models, tmp_path):
-    stage, _ = anchor_stage(models, tmp_path, drop_text=0.0, drop_face=0.0, drop_both=1.0)
+def test_dropped_texts_and_faces_are_those_of_nothing(tiny_models, tmp_path):
+    stage, _ = anchor_stage(tiny_models, tmp_path, drop_text=0.0, drop_face=0.0, drop_both=1.0)
     batch = some_batch(stage)
-    empty = models[1].texts([""])[0]
+    empty = tiny_models[1].texts([""])[0]
     assert not batch.embeddings.any()
     torch.testing.assert_close(batch.context, empty.expand_as(batch.context))
-    nothing = models[1].clip_features(torch.zeros(1, 3, 28, 28))
+    nothing = tiny_models[1].clip_features(torch.zeros(1, 3, 28, 28))
     torch.testing.assert_close(batch.clip_features, nothing.expand_as(batch.clip_features))
 
 
-def test_the_variant_says_which_embedding_is_seen(models, tmp_path):
+def test_the_variant_says_which_embedding_is_seen(tiny_models, tmp_path):
     for variant, name in (("DynamicID", "embedding_rgb"), ("IP-Adapter FaceID Plus", "embedding")):
-        stage, _ = anchor_stage(models, tmp_path, variant=variant, drop_face=0, drop_both=0)
+        stage, _ = anchor_stage(tiny_models, tmp_path, variant=variant, drop_face=0, drop_both=0)
         expected = np.stack([getattr(sample, name) for sample in make_samples()[:2]])
         np.testing.assert_allclose(some_batch(stage).embeddings.numpy(), expected)
 
 
-def test_clip_sees_the_shoulders_of_another_photo_where_asked(models, tmp_path):
+def test_clip_sees_the_shoulders_of_another_photo_where_asked(tiny_models, tmp_path):
     with_other_clothes = core("training.anchoring").with_other_clothes
     samples = make_samples()
     shown = with_other_clothes(samples, 1.0, torch.Generator().manual_seed(0))
@@ -161,7 +150,7 @@ def test_clip_sees_the_shoulders_of_another_photo_where_asked(models, tmp_path):
     assert swapped > len(samples) / 2
     assert with_other_clothes(samples, 0.0, torch.Generator().manual_seed(0)) == samples
     features = [
-        anchor_stage(models, tmp_path, other_clothes=share)[0]
+        anchor_stage(tiny_models, tmp_path, other_clothes=share)[0]
         .make_batch(samples, torch.Generator().manual_seed(1), torch.device("cpu"))
         .clip_features
         for share in (0.0, 1.0)
@@ -169,25 +158,25 @@ def test_clip_sees_the_shoulders_of_another_photo_where_asked(models, tmp_path):
     assert not torch.equal(*features)
 
 
-def test_tokens_of_a_new_face_encoder_tell_one_embedding_from_another(models, tmp_path):
-    stage, _ = anchor_stage(models, tmp_path)
+def test_tokens_of_a_new_face_encoder_tell_one_embedding_from_another(tiny_models, tmp_path):
+    stage, _ = anchor_stage(tiny_models, tmp_path)
     embeddings = torch.nn.functional.normalize(torch.randn(8, 512, generator=torch.Generator().manual_seed(0)), dim=1)
-    features = models[1].clip_features(torch.zeros(1, 3, 28, 28)).expand(8, -1, -1)
+    features = tiny_models[1].clip_features(torch.zeros(1, 3, 28, 28)).expand(8, -1, -1)
     with torch.no_grad():
         tokens = stage.network.adapter.tokens(embeddings, features)
     assert float(tokens.std(dim=0).mean() / tokens.std()) > 0.5
 
 
-def test_tokens_that_are_the_same_for_everybody_show_in_the_metrics(models, tmp_path):
-    stage, settings = anchor_stage(models, tmp_path, steps=1)
+def test_tokens_that_are_the_same_for_everybody_show_in_the_metrics(tiny_models, tmp_path):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=1)
     train(stage, settings)
     assert losses(tmp_path, "token_spread")[0] > 0.01
     tokens = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)).expand(5, -1, -1)
     assert float(core("training.networks").token_spread(tokens)) == 0
 
 
-def test_anchoring_learns(models, tmp_path):
-    stage, settings = anchor_stage(models, tmp_path, steps=24, learning_rate=3e-3, save_every=0, batch_size=4)
+def test_anchoring_learns(tiny_models, tmp_path):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=24, learning_rate=3e-3, save_every=0, batch_size=4)
     fixed = some_batch(stage)
     with torch.no_grad():
         before = float(stage.network(fixed)["loss"])
@@ -199,8 +188,8 @@ def test_anchoring_learns(models, tmp_path):
     assert list(tmp_path.glob("**/events.out.tfevents*")), "TensorBoard reads these"
 
 
-def test_an_adapter_to_go_on_from_is_read(models, tmp_path, adapter_file):
-    stage, _ = anchor_stage(models, tmp_path, start_from=str(adapter_file))
+def test_an_adapter_to_go_on_from_is_read(tiny_models, tmp_path, adapter_file):
+    stage, _ = anchor_stage(tiny_models, tmp_path, start_from=str(adapter_file))
     given = torch.load(adapter_file, weights_only=True)
     saved = stage.network.adapter.checkpoint().modules
     assert all(torch.equal(saved["saa"][key], tensor) for key, tensor in given["SAA_module"].items())

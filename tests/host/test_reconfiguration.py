@@ -13,23 +13,12 @@ from tests.host.training_rig import (
     randomise,
     reconfigure_stage,
     some_batch,
-    tiny_models,
     train,
 )
 
 
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
-
-
-@pytest.fixture(scope="module")
-def adapter_file(tmp_path_factory):
-    return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")
-
-
-def test_reconfiguration_losses_are_those_of_a_direct_computation(models, tmp_path, adapter_file):
-    stage, _ = reconfigure_stage(models, tmp_path, adapter_file, diffusion_weight=0.7)
+def test_reconfiguration_losses_are_those_of_a_direct_computation(tiny_models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_weight=0.7)
     stage.network.eval()
     batch, network = some_batch(stage), stage.network
     with torch.no_grad():
@@ -51,8 +40,8 @@ def test_reconfiguration_losses_are_those_of_a_direct_computation(models, tmp_pa
     assert float(found["loss"]) == pytest.approx(float(feature + 0.7 * consistency), rel=1e-4)
 
 
-def test_the_unet_looks_at_a_share_of_the_batches_only(models, tmp_path, adapter_file):
-    stage, _ = reconfigure_stage(models, tmp_path, adapter_file, diffusion_share=0.5)
+def test_the_unet_looks_at_a_share_of_the_batches_only(tiny_models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_share=0.5)
     batches = [some_batch(stage, seed) for seed in range(40)]
     assert 8 < sum(batch.diffusion is None for batch in batches) < 32
     unseen = next(batch for batch in batches if batch.diffusion is None)
@@ -73,8 +62,8 @@ def test_a_new_imr_leaves_tokens_as_they_are():
     torch.testing.assert_close(edited, tokens.expand(3, -1, -1), atol=1e-3, rtol=1e-3)
 
 
-def test_reconfiguration_gradients_are_the_slopes_of_the_loss(models, tmp_path, adapter_file):
-    stage, _ = reconfigure_stage(models, tmp_path, adapter_file)
+def test_reconfiguration_gradients_are_the_slopes_of_the_loss(tiny_models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file)
     randomise(stage.network.imr)  # a new one lets nothing through to its inner layers
     assert_gradient_is_the_slope(
         stage,
@@ -82,17 +71,17 @@ def test_reconfiguration_gradients_are_the_slopes_of_the_loss(models, tmp_path, 
     )
 
 
-def test_reconfiguration_leaves_the_adapter_alone(models, tmp_path, adapter_file):
-    stage, _ = reconfigure_stage(models, tmp_path, adapter_file)
+def test_reconfiguration_leaves_the_adapter_alone(tiny_models, tmp_path, adapter_file):
+    stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file)
     names = {name.split(".")[0] for name, p in stage.network.named_parameters() if p.requires_grad}
     assert names == {"imr", "keypoint_encoder"}
     stage.network(some_batch(stage))["loss"].backward()
     assert all(p.grad is None for p in stage._adapter.parameters())
 
 
-def test_reconfiguration_learns_and_its_files_edit_faces_in_the_nodes(models, tmp_path, adapter_file):
+def test_reconfiguration_learns_and_its_files_edit_faces_in_the_nodes(tiny_models, tmp_path, adapter_file):
     stage, settings = reconfigure_stage(
-        models, tmp_path, adapter_file, steps=20, learning_rate=2e-3, save_every=0, diffusion_weight=0.1
+        tiny_models, tmp_path, adapter_file, steps=20, learning_rate=2e-3, save_every=0, diffusion_weight=0.1
     )
     train(stage, settings)
     values = losses(tmp_path, "feature")
@@ -134,6 +123,6 @@ def test_reconfiguration_learns_and_its_files_edit_faces_in_the_nodes(models, tm
     assert (edited.tokens - face.tokens).abs().max() > 0.05
 
 
-def test_an_imr_without_its_keypoint_encoder_is_refused(models, tmp_path, adapter_file):
+def test_an_imr_without_its_keypoint_encoder_is_refused(tiny_models, tmp_path, adapter_file):
     with pytest.raises(ValueError, match="give both files"):
-        reconfigure_stage(models, tmp_path, adapter_file, imr="imr.bin")
+        reconfigure_stage(tiny_models, tmp_path, adapter_file, imr="imr.bin")

@@ -6,18 +6,8 @@ import pytest
 import torch
 
 from tests.host.conftest import COMFYUI
-from tests.host.rig import core, photo_adapter
-from tests.host.training_rig import make_samples, tiny_models
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
-
-
-@pytest.fixture(scope="module")
-def adapter_file(tmp_path_factory):
-    return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")
+from tests.host.rig import core
+from tests.host.training_rig import make_samples
 
 
 def test_a_base_model_that_does_not_predict_noise_is_refused():
@@ -29,9 +19,9 @@ def test_a_base_model_that_does_not_predict_noise_is_refused():
 
 
 @pytest.fixture
-def command(models, tmp_path, monkeypatch, adapter_file):
+def command(tiny_models, tmp_path, monkeypatch, adapter_file):
     """The command line, with tiny models in the place of files."""
-    monkeypatch.setattr(core("comfy_host.differentiable"), "load_models", lambda *_: models)
+    monkeypatch.setattr(core("comfy_host.differentiable"), "load_models", lambda *_: tiny_models)
     monkeypatch.setenv("COMFYUI_PATH", str(COMFYUI))
     shards, sample = core("training.data.shards"), core("training.data.sample")
     writer = shards.ShardWriter(tmp_path / "data", {})

@@ -5,26 +5,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.host.rig import core, photo_adapter, tiny_unet
-from tests.host.training_rig import SIDE, anchor_stage, losses, randomise, reconfigure_stage, tiny_models, train
-
-
-@pytest.fixture(scope="module")
-def models():
-    return tiny_models()
-
-
-@pytest.fixture(scope="module")
-def adapter_file(tmp_path_factory):
-    return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")
+from tests.host.rig import core, tiny_unet
+from tests.host.training_rig import SIDE, anchor_stage, losses, randomise, reconfigure_stage, train
 
 
 @pytest.mark.parametrize("kind", ["anchor", "reconfigure"])
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(models, tmp_path, adapter_file, kind):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tiny_models, tmp_path, adapter_file, kind):
     def stage(output, **changes):
         if kind == "anchor":
-            return anchor_stage(models, output, **changes)
-        return reconfigure_stage(models, output, adapter_file, **changes)
+            return anchor_stage(tiny_models, output, **changes)
+        return reconfigure_stage(tiny_models, output, adapter_file, **changes)
 
     train(*stage(tmp_path / "whole", steps=4, accumulation=2))
     train(*stage(tmp_path / "parts", steps=2, accumulation=2))
@@ -35,8 +25,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(models, tmp_path, adap
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
-def test_pressing_ctrl_c_saves_a_state_first(models, tmp_path):
-    stage, settings = anchor_stage(models, tmp_path, steps=10, save_every=0)
+def test_pressing_ctrl_c_saves_a_state_first(tiny_models, tmp_path):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=10, save_every=0)
     make, made = stage.make_batch, []
 
     def interrupted(*arguments):
@@ -49,46 +39,46 @@ def test_pressing_ctrl_c_saves_a_state_first(models, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(stage, settings)
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000003"]
-    train(*anchor_stage(models, tmp_path, steps=5, save_every=0))
+    train(*anchor_stage(tiny_models, tmp_path, steps=5, save_every=0))
     assert len(losses(tmp_path)) == 5
 
 
-def test_only_the_newest_states_are_kept(models, tmp_path):
-    train(*anchor_stage(models, tmp_path, steps=4, save_every=1, keep=2))
+def test_only_the_newest_states_are_kept(tiny_models, tmp_path):
+    train(*anchor_stage(tiny_models, tmp_path, steps=4, save_every=1, keep=2))
     assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["step-00000003", "step-00000004"]
 
 
-def test_a_full_disk_is_told_and_the_state_before_stays(models, tmp_path, monkeypatch):
-    train(*anchor_stage(models, tmp_path, steps=2))
+def test_a_full_disk_is_told_and_the_state_before_stays(tiny_models, tmp_path, monkeypatch):
+    train(*anchor_stage(tiny_models, tmp_path, steps=2))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(core("training.loop"), "save_file", full)
     with pytest.raises(ValueError, match=r"No space left .* goes on from step-00000002"):
-        train(*anchor_stage(models, tmp_path, steps=4))
+        train(*anchor_stage(tiny_models, tmp_path, steps=4))
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000002"]
 
 
-def test_another_run_in_the_folder_is_not_overwritten(models, tmp_path):
-    train(*anchor_stage(models, tmp_path, steps=2))
+def test_another_run_in_the_folder_is_not_overwritten(tiny_models, tmp_path):
+    train(*anchor_stage(tiny_models, tmp_path, steps=2))
     with pytest.raises(ValueError, match="holds another run: seed differ"):
-        train(*anchor_stage(models, tmp_path, steps=4, seed=1))
+        train(*anchor_stage(tiny_models, tmp_path, steps=4, seed=1))
 
 
-def test_sheets_show_what_the_weights_can_do(models, tmp_path, adapter_file):
-    train(*anchor_stage(models, tmp_path / "a", steps=2, sample_every=1, sample_steps=2))
-    train(*reconfigure_stage(models, tmp_path / "b", adapter_file, steps=1, sample_every=1, sample_steps=2))
+def test_sheets_show_what_the_weights_can_do(tiny_models, tmp_path, adapter_file):
+    train(*anchor_stage(tiny_models, tmp_path / "a", steps=2, sample_every=1, sample_steps=2))
+    train(*reconfigure_stage(tiny_models, tmp_path / "b", adapter_file, steps=1, sample_every=1, sample_steps=2))
     from PIL import Image
 
     sizes = [Image.open(path).size for path in sorted(tmp_path.glob("*/sheets/*.jpg"))]
     assert sizes == [(2 * SIDE, 4 * SIDE), (2 * SIDE, 4 * SIDE), (4 * SIDE, 4 * SIDE)]
 
 
-def test_a_part_with_a_lower_rate_learns_less(models, tmp_path):
+def test_a_part_with_a_lower_rate_learns_less(tiny_models, tmp_path):
     moved = {}
     for name, rates in (("as_all", {}), ("slower", {"adapter.face_encoder": 0.01})):
-        stage, settings = anchor_stage(models, tmp_path / name, steps=2, rates=rates, ema_decay=0.0)
+        stage, settings = anchor_stage(tiny_models, tmp_path / name, steps=2, rates=rates, ema_decay=0.0)
         randomise(stage.network)
         encoder, values = (stage.network.adapter.get_submodule(part) for part in ("face_encoder", "projections"))
         before = [[p.detach().clone() for p in part.parameters()] for part in (encoder, values)]
@@ -101,8 +91,8 @@ def test_a_part_with_a_lower_rate_learns_less(models, tmp_path):
     assert moved["slower"][1] > 0.5 * moved["as_all"][1]
 
 
-def test_a_rate_for_a_part_that_does_not_exist_is_refused(models, tmp_path):
-    stage, settings = anchor_stage(models, tmp_path, rates={"adapter.face_encodr": 0.1})
+def test_a_rate_for_a_part_that_does_not_exist_is_refused(tiny_models, tmp_path):
+    stage, settings = anchor_stage(tiny_models, tmp_path, rates={"adapter.face_encodr": 0.1})
     message = r"rates names adapter\.face_encodr, but nothing that trains begins so\. Parts are adapter"
     with pytest.raises(core("errors").InputError, match=message):
         train(stage, settings)
@@ -120,11 +110,11 @@ def _new_process():
 
 @pytest.mark.usefixtures("_new_process")
 @pytest.mark.parametrize("kind", ["anchor", "reconfigure"])
-def test_half_precision_trains_and_draws_its_sheets(models, tmp_path, adapter_file, kind):
+def test_half_precision_trains_and_draws_its_sheets(tiny_models, tmp_path, adapter_file, kind):
     denoiser = core("comfy_host.differentiable").DenoisingModel(
         tiny_unet(), torch.device("cpu"), torch.bfloat16, gradient_checkpointing=True
     )
-    pair, changes = (denoiser, models[1]), {"precision": "bf16", "sample_every": 2, "sample_steps": 1, "steps": 2}
+    pair, changes = (denoiser, tiny_models[1]), {"precision": "bf16", "sample_every": 2, "sample_steps": 1, "steps": 2}
     if kind == "anchor":
         train(*anchor_stage(pair, tmp_path, **changes))
     else:

@@ -62,7 +62,7 @@ class Listed:
         return islice(people, process + skip * processes, None, processes)
 
 
-def tiny_models():
+def make_models():
     """What trains and what encodes, as ``load_models`` gives them."""
     device = comfy.model_management.get_torch_device()
     module = core("comfy_host.differentiable")

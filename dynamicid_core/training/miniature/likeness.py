@@ -33,7 +33,7 @@ ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
 _LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
 _TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
 _FEATURES, _EMBEDDING, _CONFUSED, _UNLIKE = 1.0, 0.5, 1.5, 5.0
-_THRESHOLD, _MARGIN, _SHARPNESS = 0.45, 0.1, 10.0
+_THRESHOLD, _MARGIN, _SHARPNESS = 0.45, 0.1, 10.0  # of cosines: what is one's own belongs well above it, others below
 _GONE_ON = 0.5  # share of the pictures that have gone a step on
 _LEAST = 200  # of 1000 timesteps: with less noise there is nothing left to go
 _ON = 0.3, 0.97  # to which part of its timestep a picture goes on
@@ -70,7 +70,7 @@ class LikenessAnchoring(CloseUpAnchoring):
     def tokens(self, batch: AnchorBatch) -> Tensor:
         """Of the people in a batch, some of them edited, [B, T, D]."""
         own = super().tokens(batch)
-        edits = _edits(batch)
+        edits = _of_likeness(batch).edits
         return own if edits is None else own.index_copy(0, edits.rows, self.editor(edits))
 
     def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class LikenessAnchoring(CloseUpAnchoring):
         noise = self.noise_loss(batch, predicted)
         features, embedding, confused, unlike = self._seen(batch, predicted)
         seen = _FEATURES * features + _EMBEDDING * embedding + _CONFUSED * confused + _UNLIKE * unlike
-        edits = _edits(batch)
+        edits = _of_likeness(batch).edits
         edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
         return {
             "loss": noise + seen + edited,
@@ -116,7 +116,7 @@ class LikenessAnchoring(CloseUpAnchoring):
             (
                 feature_errors(painted, true),
                 embedding_errors(painted, true),
-                confusion(painted.embeddings @ _sources(batch)[people].T, rows[:, None] == people),
+                confusion(painted.embeddings @ _of_likeness(batch).sources[people].T, rows[:, None] == people),
                 unlike_the_photo(painted, true, batch.identities[people]),
             )
         )
@@ -245,11 +245,6 @@ def _rows(batch: AnchorBatch, rows: Tensor) -> PlacedBatch:
     return PlacedBatch(**tensors, regions=tuple(batch.regions[row] for row in rows.tolist()))
 
 
-def _sources(batch: AnchorBatch) -> Tensor:
+def _of_likeness(batch: AnchorBatch) -> LikenessBatch:
     assert isinstance(batch, LikenessBatch)
-    return batch.sources
-
-
-def _edits(batch: AnchorBatch) -> Edits | None:
-    assert isinstance(batch, LikenessBatch)
-    return batch.edits
+    return batch
