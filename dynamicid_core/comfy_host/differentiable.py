@@ -207,10 +207,16 @@ def load_models(
     base_model: str | Path, clip_vision: str | Path, bf16: bool, gradient_checkpointing: bool
 ) -> tuple[DenoisingModel, FrozenEncoders]:
     """Everything frozen that training needs, from files, on the device ComfyUI selects. bf16: the UNet's weights."""
-    device = comfy.model_management.get_torch_device()
+    device = selected_device()
     model, clip, vae = load_base_model(base_model)
     denoiser = DenoisingModel(model, device, torch.bfloat16 if bf16 else torch.float32, gradient_checkpointing)
     return denoiser, FrozenEncoders(vae, clip, load_clip_vision(clip_vision), device)
+
+
+def selected_device() -> torch.device:
+    """The device ComfyUI selects."""
+    device: torch.device = comfy.model_management.get_torch_device()
+    return device
 
 
 def load_base_model(path: str | Path) -> tuple[Any, Any, Any]:

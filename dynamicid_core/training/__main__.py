@@ -86,7 +86,8 @@ def run_miniature(options: argparse.Namespace) -> None:
     """All stages of the miniature, or those named."""
     prepare_comfyui(options.comfyui, options.cpu)
     choose_device(options.cpu)
-    from .miniature.recipe import STAGES, Kitchen, cook
+    from .miniature.kitchen import Kitchen
+    from .miniature.recipe import STAGES, cook
     from .synthetic.command import find_anny
 
     unknown = [name for name in options.stages if name not in STAGES]

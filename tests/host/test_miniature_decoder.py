@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.training.config import LoopConfig
-from dynamicid_core.training.miniature import framing, recipe
+from dynamicid_core.training.miniature import framing
 from dynamicid_core.training.miniature.decoder import DecoderStage, picture_errors
+from dynamicid_core.training.miniature.kitchen import PEOPLE
 from dynamicid_core.training.miniature.perception import open_perception
 from tests.host.miniature_recipe import batches
 
@@ -18,9 +19,9 @@ _FACE = torch.tensor([[[0.25, 0.25], [0.75, 0.75]]])
 
 @pytest.fixture
 def stage(kitchen, tmp_path):
-    encoders = recipe._encoders(kitchen, "autoencoder")
+    encoders = kitchen.encoders("autoencoder")
     config = LoopConfig(output=str(tmp_path), batch_size=4)
-    source, vae = recipe._source(kitchen, recipe.PEOPLE, 0, 0), kitchen.stage("autoencoder") / miniature.VAE_FILE
+    source, vae = kitchen.source(PEOPLE, 0, 0), kitchen.stage("autoencoder") / miniature.VAE_FILE
     return DecoderStage(encoders, source, config, open_perception(kitchen.pack, encoders.device), vae)
 
 

@@ -18,6 +18,7 @@ from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
+from dynamicid_core.training.miniature.kitchen import OTHERS, PEOPLE, UNSEEN
 from dynamicid_core.training.miniature.together import (
     PlacedAnchorStage,
     PlacedBatch,
@@ -57,7 +58,7 @@ def test_measuring_leaves_tables_and_pictures_to_look_at(kitchen):
 def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_from(kitchen):
     from dynamicid_core.training.data.shards import SampleIndex
 
-    names = [set(SampleIndex(kitchen.data(name)).people) for name in (recipe.PEOPLE, recipe.OTHERS, recipe.UNSEEN)]
+    names = [set(SampleIndex(kitchen.data(name)).people) for name in (PEOPLE, OTHERS, UNSEEN)]
     assert sum(map(len, names)) == len(set.union(*names))
 
 
@@ -72,7 +73,7 @@ def test_a_stage_that_does_not_exist_is_told(tmp_path, capsys):
 
 def test_captions_change_each_time_around_and_not_with_an_interruption(kitchen):
     def told(skip, count):
-        source = captions.CaptionSource(kitchen.data(recipe.PEOPLE), 0, 0.5, 0.5)
+        source = captions.CaptionSource(kitchen.data(PEOPLE), 0, 0.5, 0.5)
         return [sample.caption for sample in islice(source.samples(0, 1, skip), count)]
 
     whole = told(0, 16)
@@ -81,7 +82,7 @@ def test_captions_change_each_time_around_and_not_with_an_interruption(kitchen):
 
 
 def test_comfyui_reads_texts_and_pictures_as_the_trainer_did(kitchen, tmp_path):
-    source = captions.CaptionSource(kitchen.data(recipe.PEOPLE), 0, 0.5, 0.5)
+    source = captions.CaptionSource(kitchen.data(PEOPLE), 0, 0.5, 0.5)
     stage = ContrastStage(source, LoopConfig(output=str(tmp_path), batch_size=2))
     network = stage.network.eval()
     raw = next(stage.raw_batches(0, 1))
@@ -105,13 +106,13 @@ def test_comfyui_reads_texts_and_pictures_as_the_trainer_did(kitchen, tmp_path):
 
 
 def test_captions_read_together_are_read_as_one_by_one(kitchen):
-    encoders = recipe._encoders(kitchen)
+    encoders = kitchen.encoders()
     prompts = ["a portrait of a person", "", "a photo of a man, wearing a red T-shirt"]
     torch.testing.assert_close(encoders.contexts(prompts), encoders.texts(prompts)[0], atol=1e-5, rtol=0)
 
 
 def test_a_picture_is_encoded_once(kitchen, monkeypatch):
-    encoders = recipe._encoders(kitchen)
+    encoders = kitchen.encoders()
     pictures = torch.rand(3, 128, 128, 3)
     first = encoders.latents(pictures)
     monkeypatch.setattr(encoders._vae, "encode", lambda _: pytest.fail("encoded again"))
@@ -119,10 +120,10 @@ def test_a_picture_is_encoded_once(kitchen, monkeypatch):
 
 
 def test_latents_of_a_data_set_are_kept_for_the_next_stage(kitchen, monkeypatch):
-    pictures = recipe._source(kitchen, recipe.PEOPLE, 0, 0)
+    pictures = kitchen.source(PEOPLE, 0, 0)
     sample = next(pictures.samples(0, 1))
     picture = torch.from_numpy(sample.picture.copy())[None].float() / 255
-    encoders = recipe._encoders(kitchen)
+    encoders = kitchen.encoders()
     monkeypatch.setattr(encoders._vae, "encode", lambda _: pytest.fail("encoded again"))
     kept = encoders.latents(picture)
     monkeypatch.undo()
@@ -160,7 +161,7 @@ def test_what_counts_how_much_is_found_on_the_device_of_the_batch():
 
 
 def test_an_autoencoder_goes_on_from_its_own_file(kitchen, tmp_path):
-    source = recipe._source(kitchen, recipe.PEOPLE, 0, 0)
+    source = kitchen.source(PEOPLE, 0, 0)
     file = kitchen.stage("autoencoder") / miniature.VAE_FILE
     stage = AutoencoderStage(source, LoopConfig(output=str(tmp_path)), file)
     stage.save_weights(tmp_path)
@@ -170,8 +171,8 @@ def test_an_autoencoder_goes_on_from_its_own_file(kitchen, tmp_path):
 
 def test_the_base_model_sees_single_people_and_scenes(kitchen, tmp_path):
     config = LoopConfig(output=str(tmp_path), batch_size=2)
-    source, scenes = ShardSource(kitchen.data(recipe.PEOPLE), 0), read_scenes(kitchen.data(recipe.PEOPLE) / "groups")
-    stage = DenoisingStage(recipe._denoiser(kitchen, "denoising"), recipe._encoders(kitchen), source, scenes, config)
+    source, scenes = ShardSource(kitchen.data(PEOPLE), 0), read_scenes(kitchen.data(PEOPLE) / "groups")
+    stage = DenoisingStage(kitchen.denoiser("denoising"), kitchen.encoders(), source, scenes, config)
     raw = next(stage.raw_batches(0, 1))
     batches = [stage.make_batch(raw, torch.Generator().manual_seed(n), torch.device("cpu")) for n in range(40)]
     assert {batch.latents.shape[-1] for batch in batches} == {16, 37, 53}
@@ -181,7 +182,7 @@ def test_the_base_model_sees_single_people_and_scenes(kitchen, tmp_path):
 @pytest.fixture(scope="module")
 def anchoring(kitchen):
     denoiser, encoders, source, config = parts(kitchen)
-    stage = RecognisedAnchorStage(denoiser, encoders, source, config, recipe._recogniser(kitchen))
+    stage = RecognisedAnchorStage(denoiser, encoders, source, config, kitchen.recogniser())
     shake(denoiser.network, 0.02)
     batch = stage.make_batch(next(stage.raw_batches(0, 1)), torch.Generator().manual_seed(0), torch.device("cpu"))
     return stage, batch
@@ -252,8 +253,8 @@ def test_the_recogniser_takes_no_part_in_training(anchoring):
 @pytest.fixture(scope="module")
 def together(kitchen):
     denoiser, encoders, source, config = parts(kitchen)
-    alone = DenoisingStage(denoiser, encoders, source, read_scenes(kitchen.data(recipe.PEOPLE) / "groups"), config)
-    anchoring = PlacedAnchorStage(denoiser, encoders, source, config, recipe._recogniser(kitchen))
+    alone = DenoisingStage(denoiser, encoders, source, read_scenes(kitchen.data(PEOPLE) / "groups"), config)
+    anchoring = PlacedAnchorStage(denoiser, encoders, source, config, kitchen.recogniser())
     stage = TogetherStage(denoiser, alone, anchoring)
     shake(stage.network, 0.02)
     return stage

@@ -20,13 +20,17 @@ class CloseUpAnchoring(Anchoring):
     """Anchoring on close-ups."""
 
     def noise_loss(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
-        """Of a prediction [B, C, h, w]: Min-SNR weights, and more where there is little but noise, since there it is
-        decided who is painted.
+        """The mean of ``noise_losses``."""
+        return self.noise_losses(batch, predicted).mean()
+
+    def noise_losses(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
+        """Of predictions [B, C, h, w], [B]: Min-SNR weights, and more where there is little but noise, since there it
+        is decided who is painted.
         """
         weights = close_up_weights(batch.keypoints, batch.latents)
         errors = ((predicted - batch.noise).square() * weights).mean((1, 2, 3))
         snr = self._denoiser.signal_to_noise(batch.timesteps)
-        return (errors * (min_snr_weights(snr) + 1 / snr.clamp(min=_SNR_LEAST))).mean()
+        return errors * (min_snr_weights(snr) + 1 / snr.clamp(min=_SNR_LEAST))
 
 
 class RecognisedAnchoring(CloseUpAnchoring):

@@ -4,7 +4,7 @@ the true one; half of the people by tokens that the IMR has edited.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...checkpoint import IMR
-from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...saa import SaaSettings
 from ..anchoring import AnchorBatch
 from ..config import AnchorConfig
@@ -21,34 +21,33 @@ from ..data.sample import Sample
 from ..losses import feature_loss
 from ..networks import Layouts, TrainableAdapter, token_spread
 from ..reconfiguration import ReconfigureBatches
-from ..stages import IMR_FILE, AnchorStage, SampleSource, save_motion_network, tokens_of_nobody
+from ..stages import IMR_FILE, AnchorStage, SampleSource, save_motion_network
 from .anchoring import CloseUpAnchoring
 from .edits import EditBatches, Editor, Edits, Pair
 from .framing import in_close_up
+from .own_steps import OwnSteps, rows_of
 from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
-from .together import PlacedBatch, boosted_layouts, placed, placed_layouts, while_boosted
+from .together import PlacedBatch, placed, placed_layouts
 
 ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
 """As in ``together`` and ``denoising``. With fewer scenes of several people, third heads came up between two."""
 _LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
 _TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
 _FEATURES, _EMBEDDING, _CONFUSED, _UNLIKE = 1.0, 0.5, 1.5, 5.0
-_THRESHOLD, _MARGIN, _SHARPNESS = 0.45, 0.1, 10.0  # of cosines: what is one's own belongs well above it, others below
-_GONE_ON = 0.5  # share of the pictures that have gone a step on
-_LEAST = 200  # of 1000 timesteps: with less noise there is nothing left to go
-_ON = 0.3, 0.97  # to which part of its timestep a picture goes on
-_CFG = 1.0, 4.0
-_SWAPPED = 0.25  # share of the pictures that have gone on as somebody else
+_THRESHOLD, _MARGIN, _SHARPNESS = 0.47, 0.05, 16.0  # of cosines: what is one's own belongs well above it, others below
+_SAME = 0.62  # cosine of identities; nearer ones count as those of one person
+_OF_OWN = 0.5  # weight of the noise of pictures that have gone on: clothes and walls of their own lead elsewhere
 
 
 @dataclass(frozen=True, eq=False)
 class LikenessBatch(PlacedBatch):
     """edits: of the people with edited tokens, if any; the others have those of the photo itself. sources: [B, 512],
-    identities of the photos that tokens come from, 0 for nobody.
+    identities of the photos that tokens come from, 0 for nobody. gone_on: [B], which pictures are the UNet's own.
     """
 
     edits: Edits | None
     sources: Tensor
+    gone_on: Tensor
 
 
 class LikenessAnchoring(CloseUpAnchoring):
@@ -62,10 +61,12 @@ class LikenessAnchoring(CloseUpAnchoring):
         editor: Editor,
         encoders: FrozenEncoders,
         perception: Perception,
+        known: Tensor,
     ) -> None:
+        """known: [N, 512], identities of everybody to be told apart."""
         super().__init__(denoiser, adapter, config)
         self.editor = editor
-        self._encoders, self._perception = encoders, perception
+        self._encoders, self._perception, self._known = encoders, perception, known
 
     def tokens(self, batch: AnchorBatch) -> Tensor:
         """Of the people in a batch, some of them edited, [B, T, D]."""
@@ -77,7 +78,8 @@ class LikenessAnchoring(CloseUpAnchoring):
         """Losses by name; "loss" is the one to minimise. "edited": the feature loss of reconfiguration."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
-        noise = self.noise_loss(batch, predicted)
+        weights = torch.where(_of_likeness(batch).gone_on, _OF_OWN, 1.0)
+        noise = (self.noise_losses(batch, predicted) * weights).mean()
         features, embedding, confused, unlike = self._seen(batch, predicted)
         seen = _FEATURES * features + _EMBEDDING * embedding + _CONFUSED * confused + _UNLIKE * unlike
         edits = _of_likeness(batch).edits
@@ -106,9 +108,9 @@ class LikenessAnchoring(CloseUpAnchoring):
         rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
         if len(rows) < 2:
             return predicted.new_zeros(4)
-        some = _rows(batch, rows)
+        some = rows_of(batch, rows)
         expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
-        keypoints, people = in_close_up(some.keypoints), batch.identities.any(dim=1).nonzero().flatten()
+        keypoints = in_close_up(some.keypoints)
         painted = self._perception(self._encoders.differentiable_pictures(expected), keypoints)
         with torch.no_grad():
             true = self._perception(self._encoders.differentiable_pictures(some.latents), keypoints)
@@ -116,25 +118,26 @@ class LikenessAnchoring(CloseUpAnchoring):
             (
                 feature_errors(painted, true),
                 embedding_errors(painted, true),
-                confusion(painted.embeddings @ _of_likeness(batch).sources[people].T, rows[:, None] == people),
-                unlike_the_photo(painted, true, batch.identities[people]),
+                confusion(painted.embeddings, _of_likeness(batch).sources[rows], self._known),
+                unlike_the_photo(painted, true, self._known),
             )
         )
         sharp = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # what is expected early on is blurred
         return (errors * sharp).sum(1) / most
 
 
-def confusion(cosines: Tensor, own: Tensor) -> Tensor:
+def confusion(faces: Tensor, own: Tensor, known: Tensor) -> Tensor:
     """How far one threshold for all faces is from telling each of them from other people, [B]: the pairwise sigmoid
     loss (SigLIP, arXiv 2303.15343).
 
-    cosines: of B faces with N identities, [B, N]. own: which identity is that of the face, [B, N], one in each row.
+    faces, own: [B, 512], of length 1, what they show and whom they should. known: [N, 512], of everybody.
 
     The worse a face is, the more it counts, so most is learned from people who seem far from everybody.
     """
-    wrong_by = torch.where(own, _THRESHOLD + _MARGIN - cosines, cosines - _THRESHOLD + _MARGIN)
-    errors = F.softplus(wrong_by * _SHARPNESS) / _SHARPNESS
-    return errors[own] + (errors * ~own).sum(1) / (~own).sum(1)
+    others = own @ known.T < _SAME
+    missing = F.softplus((_THRESHOLD + _MARGIN - (faces * own).sum(1)) * _SHARPNESS)
+    mistaken = F.softplus((faces @ known.T - _THRESHOLD + _MARGIN) * _SHARPNESS) * others
+    return (missing + mistaken.sum(1) / others.sum(1).clamp(min=1)) / _SHARPNESS
 
 
 class LikenessStage(AnchorStage):
@@ -148,15 +151,20 @@ class LikenessStage(AnchorStage):
         config: AnchorConfig,
         editor: Editor,
         perception: Perception,
+        known: Tensor,
     ) -> None:
-        """editor, perception: on the device of the encoders."""
-        self._editor, self._perception = editor, perception
+        """editor, perception: on the device of the encoders. known: [N, 512], identities of everybody."""
+        self._editor, self._perception, self._known = editor, perception, known.to(encoders.device)
         super().__init__(denoiser, encoders, source, config)
-        self._edits = EditBatches(ReconfigureBatches(encoders, denoiser, self.network.adapter, diffusion_share=0.0))
+        adapter, settings = self.network.adapter, SaaSettings(threshold=config.threshold)
+        self._edits = EditBatches(ReconfigureBatches(encoders, denoiser, adapter, diffusion_share=0.0))
+        self._own_steps = OwnSteps(denoiser, encoders, adapter, settings)
 
     def _anchoring(self, adapter: TrainableAdapter) -> LikenessAnchoring:
         adapter.face_encoder.requires_grad_(False)
-        return LikenessAnchoring(self._denoiser, adapter, self._config, self._editor, self._encoders, self._perception)
+        return LikenessAnchoring(
+            self._denoiser, adapter, self._config, self._editor, self._encoders, self._perception, self._known
+        )
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Pair]]:
         """Lists of ``batch_size`` people, two photos each, without the first ``skip`` lists."""
@@ -177,53 +185,17 @@ class LikenessStage(AnchorStage):
         if edits is not None:
             of_edits = [torch.from_numpy(raw[row][0].embedding).float() for row in edits.rows.tolist()]
             sources[edits.rows] = torch.stack(of_edits).to(device)
-        batch = LikenessBatch(**vars(shown), edits=edits, sources=sources)
-        draws = torch.rand(4, len(raw), generator=chance).to(device)
-        least = _LEAST / 1000 * self._denoiser.timesteps
-        rows = ((draws[0] < _GONE_ON) & (batch.timesteps >= least)).nonzero().flatten()
-        return self._gone_on(batch, rows, draws[1:]) if len(rows) else batch
+        nothing_yet = torch.zeros(len(raw), dtype=torch.bool, device=device)
+        batch = LikenessBatch(**vars(shown), edits=edits, sources=sources, gone_on=nothing_yet)
+        with torch.no_grad():
+            tokens = self.network.tokens(batch)
+        batch, gone_on = self._own_steps.take(batch, tokens, chance)
+        return replace(batch, gone_on=gone_on)
 
     def save_weights(self, folder: Path) -> None:
         """adapter.safetensors and imr.safetensors."""
         super().save_weights(folder)
         save_motion_network(IMR, self._editor.imr, folder / IMR_FILE)
-
-    @torch.no_grad()
-    def _gone_on(self, batch: LikenessBatch, rows: Tensor, draws: Tensor) -> LikenessBatch:
-        """Rows of the batch a sampling step later, painted by the UNet with CFG, some as somebody else: what it sees
-        there bears its own mistakes, as it does while pictures are painted (DREAM, arXiv 2312.00210, trains on such).
-
-        The noise that it is to predict is what leads from there to the true latents. draws: [3, B], 0 to 1.
-        """
-        denoiser = self._denoiser
-        tokens = self.network.tokens(batch)
-        swapped = (draws[2] < _SWAPPED).view(-1, 1, 1)
-        tokens = torch.where(swapped, tokens.roll(1, 0), tokens)[rows]
-        cfg = (_CFG[0] + (_CFG[1] - _CFG[0]) * draws[1][rows]).view(-1, 1, 1, 1)
-        guided = self._guided(_rows(batch, rows), tokens, cfg)
-        timesteps, noise = batch.timesteps.clone(), batch.noise.clone()
-        timesteps[rows] = (timesteps * (_ON[0] + (_ON[1] - _ON[0]) * draws[0])).to(timesteps.dtype)[rows]
-        snr = denoiser.signal_to_noise
-        grown = (snr(timesteps[rows]) / snr(batch.timesteps[rows])).sqrt().view(-1, 1, 1, 1)
-        noise[rows] = guided + grown * (batch.noise[rows] - guided)
-        boosted = while_boosted(timesteps, denoiser.timesteps)
-        regions = tuple(region if early else None for region, early in zip(batch.regions, boosted, strict=True))
-        return replace(batch, noise=noise, timesteps=timesteps, regions=regions)
-
-    def _guided(self, batch: PlacedBatch, tokens: Tensor, cfg: Tensor) -> Tensor:
-        """The noise that the UNet sees in a batch, with CFG [B, 1, 1, 1], like ``batch.noise``."""
-        denoiser, adapter = self._denoiser, self.network.adapter
-        settings = SaaSettings(threshold=self._config.threshold)
-        nobody = tokens_of_nobody(adapter, self._encoders).expand(len(tokens), -1, -1)
-        layouts = boosted_layouts(batch.regions * 2, settings.layout_boost, tokens.device)
-        attention = adapter.patches(torch.cat((tokens, nobody)), settings, text_attention, layouts)
-        nothing = self._encoders.contexts([""]).expand(len(tokens), -1, -1)
-        seen = denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
-        both = denoiser(
-            seen.repeat(2, 1, 1, 1), batch.timesteps.repeat(2), torch.cat((batch.context, nothing)), attention
-        )
-        positive, negative = both.chunk(2)
-        return negative + cfg * (positive - negative)
 
 
 def keep_self_attention(unet: nn.Module, adapter: TrainableAdapter) -> None:
@@ -235,14 +207,6 @@ def keep_self_attention(unet: nn.Module, adapter: TrainableAdapter) -> None:
         if not layer.is_cross:
             unet.get_submodule(layer.path).requires_grad_(False)
             adapter.updates.layers[str(layer.index)].requires_grad_(False)
-
-
-def _rows(batch: AnchorBatch, rows: Tensor) -> PlacedBatch:
-    """Some of a batch, without the edits."""
-    assert isinstance(batch, PlacedBatch)
-    names = [field.name for field in fields(AnchorBatch)]
-    tensors = {name: getattr(batch, name)[rows] for name in names}
-    return PlacedBatch(**tensors, regions=tuple(batch.regions[row] for row in rows.tolist()))
 
 
 def _of_likeness(batch: AnchorBatch) -> LikenessBatch:

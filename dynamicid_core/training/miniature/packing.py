@@ -1,0 +1,62 @@
+"""The files of the miniature that are shipped, of what its stages made."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
+from ...comfy_host import miniature
+from ...face_analysis import open_pack
+from .. import stages
+from .judge import JUDGE_FILE
+from .kitchen import Kitchen
+
+_FILES = (
+    (miniature.VAE_FILE, "decoder"),
+    (miniature.TEXT_FILE, "contrast"),
+    (miniature.IMAGE_FILE, "contrast"),
+    (JUDGE_FILE, "judge"),
+)
+_AVERAGED = "likeness", "more_likeness"
+"""Stages whose UNets and adapters are averaged."""
+
+
+def pack(kitchen: Kitchen) -> None:
+    """The files to ship, in half precision, in the folder ``miniature``.
+
+    UNet and adapter are half-way between both stages of likeness: the longer they see nothing but single people, the
+    more often a head too many comes up between two. Half-way there were none, with people as like (WiSE-FT, arXiv
+    2109.01903, has such averages of before and after).
+    """
+    folder = kitchen.out / "miniature"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, stage in _FILES:
+        save_file(_halved(load_file(kitchen.weights(stage, file))), folder / file)
+    first, last = (load_file(kitchen.weights(stage, miniature.UNET_FILE)) for stage in _AVERAGED)
+    save_file(_halved(_half_way(first, last)), folder / miniature.UNET_FILE)
+    one, other = (read_checkpoint(kitchen.weights(stage, stages.ADAPTER_FILE), ADAPTER) for stage in _AVERAGED)
+    adapter = replace(
+        one,
+        modules={name: _half_way(weights, other.modules[name]) for name, weights in one.modules.items()},
+        recognition=open_pack(kitchen.pack, "CPU").recognition,
+    )
+    imr = read_checkpoint(kitchen.weights("more_likeness", stages.IMR_FILE), IMR)
+    of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
+    for checkpoint, file in (
+        (adapter, miniature.ADAPTER_FILE),
+        (imr, miniature.IMR_FILE),
+        (read_checkpoint(of_keypoints, KEYPOINT_ENCODER), miniature.KEYPOINT_ENCODER_FILE),
+    ):
+        halves = {name: _halved(weights) for name, weights in checkpoint.modules.items()}
+        save_checkpoint(replace(checkpoint, modules=halves), folder / file)
+
+
+def _half_way(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.lerp(other[name], 0.5) if value.is_floating_point() else value for name, value in one.items()}
+
+
+def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In half precision."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
