@@ -68,12 +68,17 @@ def look_of(race: Sequence[float], age: float) -> Look:
 
     from dynamicid_core.training.synthetic.render import Look
 
-    skins = np.array([(0.20, 0.10, 0.06), (0.60, 0.39, 0.26), (0.68, 0.44, 0.34)])
-    lips = np.array([(0.16, 0.06, 0.05), (0.42, 0.15, 0.13), (0.45, 0.17, 0.16)])
-    hair = (0.35, 0.34, 0.33) if age > 0.6 else (0.03, 0.02, 0.016)
-    brows = tuple(0.5 * c for c in hair)
-    mixed = [tuple(float(c) for c in np.array(race) @ colours) for colours in (skins, lips)]
-    return Look(skin=mixed[0], lips=mixed[1], brows=brows, hair=hair)  # type: ignore[arg-type]
+    def mixed(*colours: tuple[float, float, float]) -> tuple[float, float, float]:
+        red, green, blue = (float(channel) for channel in np.array(race) @ np.array(colours))
+        return red, green, blue
+
+    grey = age > 0.6
+    return Look(
+        skin=mixed((0.20, 0.10, 0.06), (0.60, 0.39, 0.26), (0.68, 0.44, 0.34)),
+        lips=mixed((0.16, 0.06, 0.05), (0.42, 0.15, 0.13), (0.45, 0.17, 0.16)),
+        brows=(0.175, 0.17, 0.165) if grey else (0.015, 0.01, 0.008),
+        hair=(0.35, 0.34, 0.33) if grey else (0.03, 0.02, 0.016),
+    )
 
 
 def average_shape() -> dict[str, float]:

@@ -110,15 +110,16 @@ def randomise(network, seed=5):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
 
 
-def slope(stage, batch, parameter, direction, step):
-    """The change of the loss along a direction, by trying."""
-    with torch.no_grad():
-        values = []
-        for side in (1, -1):
-            parameter.add_(direction, alpha=side * step)
-            values.append(float(stage.network(batch)["loss"]))
-            parameter.add_(direction, alpha=-side * step)
-    return (values[0] - values[1]) / (2 * step)
+@torch.no_grad()
+def slopes(stage, batch, parameter, direction, step):
+    """How the loss changes along a direction, forwards and backwards, by trying."""
+    before, start = parameter.clone(), float(stage.network(batch)["loss"])
+    found = []
+    for way in (step, -step):
+        parameter.copy_(before + way * direction)
+        found.append((float(stage.network(batch)["loss"]) - start) / way)
+    parameter.copy_(before)
+    return found
 
 
 def assert_gradient_is_the_slope(stage, parameters):
@@ -131,6 +132,7 @@ def assert_gradient_is_the_slope(stage, parameters):
         direction = parameter.grad / parameter.grad.norm()
         expected = float((parameter.grad * direction).sum())
         assert expected > 0, name
-        # Large steps leave the tangent, small ones drown in rounding: some hundredths of the smallest slopes.
-        tried = [slope(stage, batch, parameter, direction, step) for step in (1e-2, 5e-3, 3e-3, 2e-3, 1e-3)]
-        assert min(abs(one / expected - 1) for one in tried) < 0.1, (name, expected, tried)
+        # Large steps leave the tangent, small ones drown in rounding, and on one side the loss may jump.
+        steps = (1e-2, 5e-3, 3e-3, 2e-3, 1e-3)
+        tried = [one for step in steps for one in slopes(stage, batch, parameter, direction, step)]
+        assert min(abs(one / expected - 1) for one in tried) < 0.03, (name, expected, tried)

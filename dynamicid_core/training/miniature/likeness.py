@@ -108,7 +108,7 @@ class LikenessAnchoring(CloseUpAnchoring):
         rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
         if len(rows) < 2:
             return predicted.new_zeros(4)
-        some = rows_of(batch, rows)
+        some = rows_of(_of_likeness(batch), rows)
         expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
         keypoints = in_close_up(some.keypoints)
         painted = self._perception(self._encoders.differentiable_pictures(expected), keypoints)

@@ -28,7 +28,9 @@ Batch = TypeVar("Batch", bound=PlacedBatch)
 
 @dataclass(frozen=True, eq=False)
 class _Way:
-    """rows: [n] of a batch that go on. tokens: [n, T, D], of whom. cfg: [n, 1, 1, 1]. ends: [n], timesteps."""
+    """rows: [n] of a batch that go on. tokens: [n, T, D], of whom. cfg: [n, 1, 1, 1]. ends: [n], timesteps that they
+    reach in so many steps.
+    """
 
     rows: Tensor
     tokens: Tensor
@@ -110,9 +112,8 @@ class OwnSteps:
         return negative + cfg * (positive - negative)
 
 
-def rows_of(batch: AnchorBatch, rows: Tensor) -> PlacedBatch:
-    """Some of a batch of people with regions."""
-    assert isinstance(batch, PlacedBatch)
+def rows_of(batch: PlacedBatch, rows: Tensor) -> PlacedBatch:
+    """Some of a batch. rows: [n]."""
     names = [field.name for field in fields(AnchorBatch)]
     tensors = {name: getattr(batch, name)[rows] for name in names}
     return PlacedBatch(**tensors, regions=tuple(batch.regions[row] for row in rows.tolist()))
