@@ -1,0 +1,111 @@
+"""What an evaluation asks for, and of whom."""
+
+import pytest
+import torch
+from PIL import Image
+
+from dynamicid_core.errors import InputError
+from dynamicid_core.evaluation import metrics
+from dynamicid_core.evaluation.cases import MOTIONS, SCENES, Motion, find_references, plan
+from dynamicid_core.expression import EXPRESSIONS
+from dynamicid_core.head import solve_pose, template
+from dynamicid_core.keypoints import Keypoints
+from tests.core.evaluated_faces import save_photo
+
+
+def test_the_motions_are_every_expression_in_every_pose():
+    assert len(set(MOTIONS)) == len(MOTIONS) == len(EXPRESSIONS) * len(metrics.POSES)
+
+
+def test_a_plan_holds_every_case_once():
+    cases = plan(["a", "b", "c"], people=1, seeds=2)
+    assert len(cases) == len({case.key for case in cases}) == 3 * len(SCENES) * 2 * len(MOTIONS)
+
+
+@pytest.mark.parametrize("people", [1, 2, 3])
+def test_a_limited_plan_is_even_and_grows_without_changing(people):
+    cases = plan(["a", "b", "c"], people, seeds=1, limit=56)
+    assert plan(["a", "b", "c"], people, seeds=1, limit=20) == cases[:20]
+    for place in range(people):
+        asked = [(case.motions[place].expression, case.motions[place].pose) for case in cases]
+        assert sorted(asked) == sorted(MOTIONS * 2)
+    assert len({case.scene for case in cases}) == len(SCENES)
+
+
+def test_the_people_of_a_group_differ_in_expression_and_pose():
+    for case in plan(["a", "b", "c", "d"], people=3, seeds=1, limit=100):
+        assert len(set(case.people)) == len({m.expression for m in case.motions}) == 3
+        assert len({motion.pose for motion in case.motions}) == 3
+
+
+def test_prompts_say_how_many_and_nothing_of_the_motion():
+    for people, words in ((1, "a person"), (2, "two people"), (3, "three people")):
+        prompts = {case.prompt for case in plan(["a", "b", "c"], people, seeds=1)}
+        assert len(prompts) == len(SCENES)
+        assert all(words in prompt for prompt in prompts)
+        assert not any(word in prompt for prompt in prompts for word in (*EXPRESSIONS, "facing", "view"))
+
+
+@pytest.mark.parametrize("pose", metrics.POSES)
+@pytest.mark.parametrize("own", [(0.0, 0.0, 0.0), (12.0, -35.0, 8.0), (-15.0, 25.0, 0.0)])
+def test_the_keypoints_asked_for_show_the_pose_asked_for(pose, own):
+    points = template().view(torch.tensor([own[0]]), torch.tensor([own[1]]))[0, :, :2] * 0.3 + 0.5
+    for right in (True, False):
+        target = Motion("neutral", pose, right).keypoints(Keypoints(points, torch.tensor(own)))
+        assert metrics.pose_class(target.pose) == pose
+        if pose == metrics.SIDE:
+            assert (target.pose[1] > 0) == right
+
+
+def test_the_keypoints_asked_for_are_of_that_pose_when_measured_again():
+    front = template().view(torch.zeros(1), torch.zeros(1))[0, :, :2] * 0.3 + 0.5
+    for pose in metrics.POSES:
+        target = Motion("neutral", pose).keypoints(Keypoints(front, torch.zeros(3)))
+        assert metrics.pose_class(solve_pose(target.points)) == pose
+
+
+def test_the_face_prompt_names_expression_and_pose():
+    assert Motion("happy", "side").prompt == "in a happy expression, in side view"
+    assert Motion("sad", "down").prompt == "in a sad expression, facing down, in front view"
+    assert Motion("angry", "front").prompt == "in a angry expression, in front view"
+
+
+def test_references_are_photos_or_folders_of_photos(tmp_path):
+    save_photo(tmp_path / "ben.PNG")
+    save_photo(tmp_path / "anna" / "2.jpg")
+    save_photo(tmp_path / "anna" / "1.jpg")
+    save_photo(tmp_path / ".thumbnails.png")
+    (tmp_path / "notes.txt").write_text("not a person")
+    (tmp_path / "empty").mkdir()
+    found = find_references(tmp_path)
+    assert [(one.name, one.path.name) for one in found] == [("anna", "1.jpg"), ("ben", "ben.PNG")]
+
+
+def test_a_rotated_photo_is_read_upright(tmp_path):
+    picture = Image.new("RGB", (8, 4))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert find_references(tmp_path)[0].read().shape == (8, 4, 3)
+
+
+def test_references_that_cannot_be_used_are_told(tmp_path):
+    with pytest.raises(InputError, match=r"no folder .*nowhere"):
+        find_references(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="has no photos"):
+        find_references(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"a\.jpg could not be read as a picture"):
+        find_references(tmp_path)[0].read()
+    save_photo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="two people named a"):
+        find_references(tmp_path)
+
+
+def test_too_few_people_for_a_group_are_told():
+    with pytest.raises(InputError, match="3 people need 3 references; found 2"):
+        plan(["a", "b"], people=3, seeds=1)
+    with pytest.raises(InputError, match="1 to 8"):
+        plan(["a", "b"], people=0, seeds=1)
+    with pytest.raises(InputError, match="at least 1"):
+        plan(["a", "b"], people=1, seeds=1, limit=0)
