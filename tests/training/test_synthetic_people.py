@@ -83,6 +83,16 @@ def test_a_series_shows_every_expression_and_half_of_it_from_the_front():
     assert len({shot.background for shot in series}) == len(shots.BACKGROUNDS)
 
 
+def test_no_expression_goes_with_a_kind_of_pose():
+    firsts = [shots.random_shot(person, 0) for person in range(50)]
+    assert {shot.expression for shot in firsts} == {"neutral"}
+    assert all(abs(shot.pose[0]) < 10 and abs(shot.pose[1]) < 10 for shot in firsts)
+    series = [shots.random_shot(person, number) for person in range(1500) for number in range(1, 8)]
+    turned = Counter((shot.expression, int(np.sign(shot.pose[1]))) for shot in series if abs(shot.pose[1]) > 20)
+    assert len(turned) == 2 * len(EXPRESSIONS)
+    assert max(turned.values()) < 1.6 * min(turned.values())
+
+
 def test_a_picture_is_the_same_bit_for_bit_and_shows_what_is_asked(mesh):
     figure = build(people.random_identity(0), mesh)
     shot = shots.random_shot(0, 1)

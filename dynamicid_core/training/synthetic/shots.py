@@ -26,8 +26,9 @@ BACKGROUNDS = {
 }
 """Kind -> how a caption says it."""
 
+_Range = tuple[float, float]
 # Head poses of a series, as (yaw, pitch) ranges in degrees: half from the front, the rest as face prompts know them.
-_POSES: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = (
+_POSES: tuple[tuple[_Range, _Range], ...] = (
     ((-9, 9), (-8, 8)),
     ((15, 60), (-8, 8)),
     ((-9, 9), (-8, 8)),
@@ -67,12 +68,14 @@ class Shot:
 
 
 def random_shot(person: int, number: int, attempt: int = 0) -> Shot:
-    """The picture with this number of a person. Seven in a row show every expression, eight every kind of pose.
+    """The picture with this number of a person. Seven in a row show every expression, eight every kind of pose; the
+    first is neutral and from the front.
 
     attempt: another picture of the same expression and kind of pose, for one in which no face was found.
     """
     random = np.random.default_rng([3, person, number, attempt])
-    yaw, pitch = (random.uniform(*limits) for limits in _POSES[number % len(_POSES)])
+    expression, pose = _motion(person, number)
+    yaw, pitch = (random.uniform(*limits) for limits in pose)
     warmth = float(random.uniform(-0.7, 0.9))
     side = random.uniform(-1.2, 1.2)
     lamp = Lamp(
@@ -83,7 +86,7 @@ def random_shot(person: int, number: int, attempt: int = 0) -> Shot:
     )
     return Shot(
         seed=int(random.integers(2**31)),
-        expression=EXPRESSIONS[number % len(EXPRESSIONS)],
+        expression=expression,
         strength=float(random.uniform(0.75, 1.1)),
         pose=(float(pitch), float(yaw), float(random.normal(0, _ROLL))),
         gaze=(float(random.normal(0, _GAZE_SIDEWAYS)), float(random.normal(0, _GAZE_UP))),
@@ -93,6 +96,17 @@ def random_shot(person: int, number: int, attempt: int = 0) -> Shot:
         zoom=float(random.uniform(1.05, 1.2)),
         shift=(float(random.normal(0, 0.03)), float(random.normal(0, 0.03))),
     )
+
+
+def _motion(person: int, number: int) -> tuple[str, tuple[_Range, _Range]]:
+    """Expression and kind of pose, each in an order of the person's own: in orders that all share, short series would
+    teach that who smiles is turned to the right.
+    """
+    orders = np.random.default_rng([8, person])
+    expression, pose = (
+        (0, *orders.permutation(np.arange(1, len(kinds))))[number % len(kinds)] for kinds in (EXPRESSIONS, _POSES)
+    )
+    return EXPRESSIONS[expression], _POSES[pose]
 
 
 def take(figure: Figure, shot: Shot, size: int) -> Photo:
