@@ -108,16 +108,6 @@ class FaceAnalysis:
         """The recognition model's file."""
         return Path(getattr(self._models[RECOGNITION], "model_file", ""))
 
-    @property
-    def keypoint_file(self) -> Path:
-        """The file of the model for 106 keypoints. Raises InputError where the pack has none."""
-        if KEYPOINTS not in self._models:
-            raise InputError(
-                f"The InsightFace pack in {self.recognition_file.parent} has no {KEYPOINTS} model. Use a whole pack, "
-                "such as buffalo_l."
-            )
-        return Path(getattr(self._models[KEYPOINTS], "model_file", ""))
-
     def detect(self, photo: Photo) -> list[DetectedFace]:
         """All faces of a photo; tries smaller detection sizes, then a border around the picture, before giving up."""
         bgr = _bgr(photo)

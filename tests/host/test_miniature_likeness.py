@@ -1,4 +1,4 @@
-"""The last training of the miniature's UNet, adapter and IMR: with InsightFace looking on, on pictures of their own."""
+"""The last training of the miniature's UNet, adapter and IMR: with ArcFace looking on, and on pictures of its own."""
 
 import dataclasses
 from itertools import islice, pairwise
@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_analysis import open_pack
-from dynamicid_core.head import template
 from dynamicid_core.training import stages
 from dynamicid_core.training.data.shards import SampleIndex
-from dynamicid_core.training.miniature import landmarks, likeness, perception
+from dynamicid_core.training.miniature import likeness, perception
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
 from dynamicid_core.training.miniature.edits import Editor
 from dynamicid_core.training.miniature.kitchen import PEOPLE
@@ -50,48 +49,12 @@ def test_a_pack_with_another_recognition_model_is_told(kitchen, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def keypoint_model(kitchen):
-    return landmarks.open_landmarks(kitchen.pack, torch.device("cpu"))
-
-
-def test_keypoints_with_gradients_are_those_that_insightface_sees(kitchen, keypoint_model):
-    photo = astronaut()
-    points = torch.from_numpy(open_pack(kitchen.pack, "CPU").detect(photo)[0].keypoints)
-    picture = (torch.from_numpy(photo.copy())[None].float() / 255).requires_grad_(True)
-    box = points.amax(0) - points.amin(0)
-    size = torch.tensor(photo.shape[1::-1])
-    error = keypoint_model.errors(picture, (points / size)[None])
-    assert float(error.detach()) < 0.01
-    error.sum().backward()
-    assert float(picture.grad.abs().sum()) > 0
-    mouth = template().groups["mouth outer"]
-    smiling = points.clone()
-    smiling[mouth, 1] -= 0.1 * box.max()
-    off = float(keypoint_model.errors(picture, (smiling / size)[None]))
-    assert off == pytest.approx(0.1 * len(mouth) / len(points), abs=0.01)
-    assert off > 0.01
-
-
-def test_where_a_face_is_in_a_picture_does_not_change_what_is_wrong_with_its_keypoints(kitchen, keypoint_model):
-    photo = astronaut()
-    points = torch.from_numpy(open_pack(kitchen.pack, "CPU").detect(photo)[0].keypoints)
-    shown = torch.from_numpy(photo.copy()).float() / 255
-    wider = torch.nn.functional.pad(shown, (0, 0, 60, 20, 30, 0))
-    pictures = [(shown, points), (wider, points + torch.tensor((60.0, 30.0)))]
-    errors = [
-        float(keypoint_model.errors(picture[None], (places / torch.tensor(picture.shape[1::-1]))[None]))
-        for picture, places in pictures
-    ]
-    assert errors[0] == pytest.approx(errors[1], abs=1e-3)
-
-
-@pytest.fixture(scope="module")
-def likenesses(kitchen, arcface, keypoint_model):
+def likenesses(kitchen, arcface):
     denoiser, encoders, source, config = parts(kitchen)
     files = [kitchen.stage("reconfiguration") / file for file in (stages.IMR_FILE, stages.KEYPOINT_ENCODER_FILE)]
     editor = Editor(*stages.open_motion_networks(*files))
     known = perception.known_people(kitchen.data(PEOPLE))
-    stage = likeness.LikenessStage(denoiser, encoders, source, config, editor, arcface, keypoint_model, known)
+    stage = likeness.LikenessStage(denoiser, encoders, source, config, editor, arcface, known)
     for network in (stage.network.adapter, editor.imr, denoiser.network):
         shake(network, 0.02)
     denoiser.network.requires_grad_(True)
@@ -192,27 +155,20 @@ def test_pictures_with_gradients_are_those_without(likenesses):
     assert float(latents.grad.abs().sum()) > 0
 
 
-def test_what_insightface_sees_teaches_unet_and_adapter_but_not_the_face_encoder(likenesses, late):
+def test_what_arcface_sees_teaches_unet_and_adapter_but_not_the_face_encoder(likenesses, late):
     network = likenesses.network
-    for seen in range(5):
-        network.zero_grad(set_to_none=True)
-        likenesses._denoiser.network.zero_grad(set_to_none=True)
-        network._seen(late, network.predict(late, network.tokens(late)))[seen].backward()
-        assert_taught(likenesses)
-
-
-def assert_taught(likenesses):
-    network = likenesses.network
+    network.zero_grad(set_to_none=True)
+    network._seen(late, network.predict(late, network.tokens(late))).sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in likenesses._denoiser.network.parameters())
     trained = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any("projections" in name for name in trained)
     assert not any("face_encoder" in name for name in trained)
-    assert all(p.grad is None for looking in likenesses._looking_on for p in looking._network.parameters())
+    assert all(p.grad is None for p in likenesses._perception._network.parameters())
 
 
 def test_the_true_noise_leaves_nothing_for_arcface_to_find_wrong(likenesses, late):
     with torch.no_grad():
-        features, embedding, _, unlike, _ = likenesses.network._seen(late, late.noise)
+        features, embedding, _, unlike = likenesses.network._seen(late, late.noise)
         worse = likenesses.network._seen(late, torch.zeros_like(late.noise))
     assert float(features) == pytest.approx(0, abs=1e-3)
     assert float(embedding) == pytest.approx(0, abs=1e-3)
@@ -229,7 +185,7 @@ def test_faces_in_too_much_noise_and_faces_that_were_dropped_are_not_looked_at(l
     assert float(whole["features"]) > 0
     for losses in others:
         assert losses.keys() == whole.keys()
-        assert all(float(losses[name]) == 0 for name in likeness._WEIGHTS)
+        assert all(float(losses[name]) == 0 for name in ("features", "embedding", "confused", "unlike"))
         torch.testing.assert_close(losses["loss"], losses["noise"] + losses["edited"])
 
 

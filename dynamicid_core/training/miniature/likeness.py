@@ -1,6 +1,6 @@
 """UNet, adapter and IMR of the miniature learn what a photo alone does not teach: to paint the face that the tokens
 tell of even if what they painted so far shows another one, and to paint it so that ArcFace sees in it what it sees in
-the true one, with its features where they are in it; half of the people by tokens that the IMR has edited.
+the true one; half of the people by tokens that the IMR has edited.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,6 @@ from ..stages import IMR_FILE, AnchorStage, SampleSource, save_motion_network
 from .anchoring import CloseUpAnchoring
 from .edits import EditBatches, Editor, Edits, Pair
 from .framing import in_close_up
-from .landmarks import Landmarks
 from .own_steps import OwnSteps, rows_of
 from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
 from .together import PlacedBatch, placed, placed_layouts
@@ -34,8 +33,7 @@ ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
 """As in ``together`` and ``denoising``. With fewer scenes of several people, third heads came up between two."""
 _LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
 _TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
-_WEIGHTS = {"features": 1.0, "embedding": 0.5, "confused": 1.5, "unlike": 5.0, "keypoints": 4.0}
-"""Of the losses by what InsightFace sees."""
+_FEATURES, _EMBEDDING, _CONFUSED, _UNLIKE = 1.0, 0.5, 1.5, 5.0
 _THRESHOLD, _MARGIN, _SHARPNESS = 0.47, 0.05, 16.0  # of cosines: what is one's own belongs well above it, others below
 _SAME = 0.62  # cosine of identities; nearer ones count as those of one person
 _OF_OWN = 0.5  # weight of the noise of pictures that have gone on: clothes and walls of their own lead elsewhere
@@ -53,7 +51,7 @@ class LikenessBatch(PlacedBatch):
 
 
 class LikenessAnchoring(CloseUpAnchoring):
-    """Anchoring with InsightFace looking on. What trains is ``adapter`` and ``editor``."""
+    """Anchoring with ArcFace looking on. What trains is ``adapter`` and ``editor``."""
 
     def __init__(
         self,
@@ -63,14 +61,12 @@ class LikenessAnchoring(CloseUpAnchoring):
         editor: Editor,
         encoders: FrozenEncoders,
         perception: Perception,
-        landmarks: Landmarks,
         known: Tensor,
     ) -> None:
         """known: [N, 512], identities of everybody to be told apart."""
         super().__init__(denoiser, adapter, config)
         self.editor = editor
-        self._encoders, self._known = encoders, known
-        self._perception, self._landmarks = perception, landmarks
+        self._encoders, self._perception, self._known = encoders, perception, known
 
     def tokens(self, batch: AnchorBatch) -> Tensor:
         """Of the people in a batch, some of them edited, [B, T, D]."""
@@ -84,14 +80,18 @@ class LikenessAnchoring(CloseUpAnchoring):
         predicted = self.predict(batch, tokens)
         weights = torch.where(_of_likeness(batch).gone_on, _OF_OWN, 1.0)
         noise = (self.noise_losses(batch, predicted) * weights).mean()
-        seen = dict(zip(_WEIGHTS, self._seen(batch, predicted), strict=True))
+        features, embedding, confused, unlike = self._seen(batch, predicted)
+        seen = _FEATURES * features + _EMBEDDING * embedding + _CONFUSED * confused + _UNLIKE * unlike
         edits = _of_likeness(batch).edits
         edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
         return {
-            "loss": noise + sum(_WEIGHTS[name] * error for name, error in seen.items()) + edited,
+            "loss": noise + seen + edited,
             "noise": noise.detach(),
             "edited": edited.detach(),
-            **{name: error.detach() for name, error in seen.items()},
+            "features": features.detach(),
+            "embedding": embedding.detach(),
+            "confused": confused.detach(),
+            "unlike": unlike.detach(),
             "token_spread": token_spread(tokens),
         }
 
@@ -99,20 +99,19 @@ class LikenessAnchoring(CloseUpAnchoring):
         return placed_layouts(batch, self._settings.layout_boost)
 
     def _seen(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
-        """What InsightFace finds wrong with the expected pictures of some people, [5], in the order of ``_WEIGHTS``: in
-        ArcFace's features, in its embedding, that it confuses them with others, that people are not as near as in the
-        photo, and where the features of faces are. 0 if fewer than two can be looked at.
+        """What ArcFace finds wrong with the expected pictures of some people, [4]: in its features, in the embedding,
+        that it confuses them with others, and that people are not as near as in the photo. 0 if fewer than two can be
+        looked at.
         """
         most = max(2, round(_LOOKED_AT * len(predicted)))
         early_on = _TOO_EARLY / 1000 * self._denoiser.timesteps
         rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
         if len(rows) < 2:
-            return predicted.new_zeros(len(_WEIGHTS))
+            return predicted.new_zeros(4)
         some = rows_of(_of_likeness(batch), rows)
         expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
         keypoints = in_close_up(some.keypoints)
-        pictures = self._encoders.differentiable_pictures(expected)
-        painted = self._perception(pictures, keypoints)
+        painted = self._perception(self._encoders.differentiable_pictures(expected), keypoints)
         with torch.no_grad():
             true = self._perception(self._encoders.differentiable_pictures(some.latents), keypoints)
         errors = torch.stack(
@@ -121,7 +120,6 @@ class LikenessAnchoring(CloseUpAnchoring):
                 embedding_errors(painted, true),
                 confusion(painted.embeddings, _of_likeness(batch).sources[rows], self._known),
                 unlike_the_photo(painted, true, self._known),
-                self._landmarks.errors(pictures, keypoints),
             )
         )
         sharp = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # what is expected early on is blurred
@@ -153,12 +151,10 @@ class LikenessStage(AnchorStage):
         config: AnchorConfig,
         editor: Editor,
         perception: Perception,
-        landmarks: Landmarks,
         known: Tensor,
     ) -> None:
-        """editor, perception, landmarks: on the device of the encoders. known: [N, 512], identities of everybody."""
-        self._editor, self._known = editor, known.to(encoders.device)
-        self._looking_on = perception, landmarks
+        """editor, perception: on the device of the encoders. known: [N, 512], identities of everybody."""
+        self._editor, self._perception, self._known = editor, perception, known.to(encoders.device)
         super().__init__(denoiser, encoders, source, config)
         adapter, settings = self.network.adapter, SaaSettings(threshold=config.threshold)
         self._edits = EditBatches(ReconfigureBatches(encoders, denoiser, adapter, diffusion_share=0.0))
@@ -167,7 +163,7 @@ class LikenessStage(AnchorStage):
     def _anchoring(self, adapter: TrainableAdapter) -> LikenessAnchoring:
         adapter.face_encoder.requires_grad_(False)
         return LikenessAnchoring(
-            self._denoiser, adapter, self._config, self._editor, self._encoders, *self._looking_on, self._known
+            self._denoiser, adapter, self._config, self._editor, self._encoders, self._perception, self._known
         )
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Pair]]:

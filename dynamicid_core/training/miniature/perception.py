@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...face_analysis import ALIGNED_SIZE, open_pack
 from ..data.shards import read_samples
-from .from_onnx import differentiable
 
 _LAYERS = ("PRelu_5", "Add_32", "Add_73", "Add_90")
 """Of w600k_mbf, the last ones that see 56, 28, 14 and 7 squares in each direction."""
@@ -84,13 +83,21 @@ def known_people(folder: Path) -> Tensor:
 
 def open_perception(pack: Path, device: torch.device) -> Perception:
     """The recognition model of a pack. Raises InputError if it is another one, or the package onnx2torch is missing."""
+    try:
+        import onnx
+        from onnx2torch import convert
+    except ImportError as error:
+        raise InputError(
+            "To let gradients through InsightFace's recognition model, the package onnx2torch is needed. "
+            "Run: pip install -r requirements-training.txt"
+        ) from error
     file = open_pack(pack, "CPU").recognition_file
-    network = differentiable(file, device)
+    network: nn.Module = convert(onnx.load(file))
     if missing := set(_LAYERS) - {name for name, _ in network.named_modules()}:
         raise InputError(
             f"{file} is not w600k_mbf: it has no layer {', '.join(sorted(missing))}. Give InsightFace's pack buffalo_s."
         )
-    return Perception(network)
+    return Perception(network.eval().requires_grad_(False).to(device))
 
 
 def _aligned(pictures: Tensor, keypoints: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ from .edits import Editor
 from .encoders import RememberingEncoders
 from .judge import JUDGE_FILE, JudgeStage, open_judge
 from .kitchen import OTHERS, PEOPLE, UNSEEN, Kitchen, denoising_model
-from .landmarks import open_landmarks
 from .likeness import ALONE_IN_LIKENESS, SCENES_IN_LIKENESS, LikenessStage, keep_self_attention
 from .packing import pack
 from .perception import known_people, open_perception
@@ -218,13 +217,12 @@ def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: 
 
     def stage(timed: AnchorConfig) -> TogetherStage:
         denoiser, encoders = kitchen.denoiser(before), kitchen.encoders()
-        people, device = kitchen.source(PEOPLE, _TOLD, 0.0), encoders.device
-        looking_on = open_perception(kitchen.pack, device), open_landmarks(kitchen.pack, device)
+        people, perception = kitchen.source(PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
         of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
         network, keypoint_encoder = stages.open_motion_networks(imr, of_keypoints)
-        editor = Editor(network.to(device), keypoint_encoder.to(device))
+        editor = Editor(network.to(encoders.device), keypoint_encoder.to(encoders.device))
         known = known_people(kitchen.data(PEOPLE))
-        likeness = LikenessStage(denoiser, encoders, people, timed, editor, *looking_on, known)
+        likeness = LikenessStage(denoiser, encoders, people, timed, editor, perception, known)
         alone = _alone(kitchen, denoiser, encoders, timed, SCENES_IN_LIKENESS)
         together = TogetherStage(denoiser, alone, likeness, ALONE_IN_LIKENESS)
         keep_self_attention(denoiser.network, likeness.network.adapter)
