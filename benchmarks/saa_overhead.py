@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import environment
 import hosts
-from repository import ROOT, SetupError
+from repository import ROOT, VENV, SetupError
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -64,7 +64,10 @@ def picture_side(text: str) -> int:
 def run(options: argparse.Namespace) -> None:
     """The benchmark, inside the environment."""
     import saa_report
+    import torch
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SetupError(f"PyTorch {torch.__version__} in {VENV} finds no CUDA device. Leave out --device cuda.")
     begun = time.monotonic()
     host = hosts.user_host() or hosts.ensure_host()
     kinds = list(dict.fromkeys(options.attention))

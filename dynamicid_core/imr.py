@@ -166,8 +166,11 @@ class KeypointEncoderSizes:
     @property
     def stages(self) -> list[list[tuple[int, int, int, int]]]:
         """Channels, kernel, stride and padding of each convolution."""
-        scaled = [[(widths * self.width, *how) for widths, *how in stage] for stage in _STAGES]
-        return [*scaled[:-1], [*scaled[-1], (self.features, 1, 1, 0)]]  # type: ignore[list-item]
+        scaled = [
+            [(widths * self.width, kernel, stride, padding) for widths, kernel, stride, padding in stage]
+            for stage in _STAGES
+        ]
+        return [*scaled[:-1], [*scaled[-1], (self.features, 1, 1, 0)]]
 
 
 class KeypointEncoder(nn.Module):

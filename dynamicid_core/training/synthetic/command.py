@@ -73,7 +73,7 @@ class Job:
         """What another run must have in common with this one to go on with its data set."""
         models = {file.name: file.stat().st_size for file in sorted(self.pack.glob("*.onnx"))}
         settings = {"made_by": "synthesize", "per_identity": self.per_identity, "size": self.size, "seed": self.seed,
-                    "models": models}  # fmt: skip
+                    "motions": "in each person's order", "models": models}  # fmt: skip
         return settings | ({"wardrobe": True} if self.wardrobe else {})  # data sets older than the option have none
 
 

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from . import clothes, hair, people, skin
 from .mesh import MATERIALS, Array, HeadMesh
 from .people import Identity
-from .render import Look, normals, ramp, rotation
+from .render import Colour, Look, normals, ramp, rotation
 
 _PIVOT = np.array([0, 0.95, -0.15], np.float32)  # of the neck, in the head frame
 _BODY_FOLLOWS = 0.45  # share of the head's yaw that the shoulders make
@@ -156,15 +156,19 @@ def _neighbours(mesh: HeadMesh) -> sparse.csr_matrix:
 
 def _look(identity: Identity) -> Look:
     hair_colour = people.HAIR_COLOURS[identity.hair_colour]
-    brows = tuple(0.55 * min(channel, 0.3) for channel in hair_colour)
-    painted = None if identity.hair_style == "bald" else tuple(0.8 * channel for channel in hair_colour)
     return Look(
         skin=identity.skin,
         lips=identity.lips,
-        brows=brows,  # type: ignore[arg-type]
+        brows=_times(0.55, hair_colour, most=0.3),
         iris=people.EYE_COLOURS[identity.eye_colour],
-        hair=painted,  # type: ignore[arg-type]
+        hair=None if identity.hair_style == "bald" else _times(0.8, hair_colour),
         brow_thickness=identity.brow_thickness,
         brow_arch=identity.brow_arch,
         hairline=identity.hairline,
     )
+
+
+def _times(factor: float, colour: Colour, most: float = 1.0) -> Colour:
+    """A colour with its channels cut off at ``most``, then multiplied."""
+    red, green, blue = (factor * min(channel, most) for channel in colour)
+    return red, green, blue

@@ -1,7 +1,8 @@
 """Pictures of a person: expression, head pose, gaze, light, background and camera by chance, with exact labels."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -26,6 +27,7 @@ BACKGROUNDS = {
 }
 """Kind -> how a caption says it."""
 
+_Kind = TypeVar("_Kind")
 _Range = tuple[float, float]
 # Head poses of a series, as (yaw, pitch) ranges in degrees: half from the front, the rest as face prompts know them.
 _POSES: tuple[tuple[_Range, _Range], ...] = (
@@ -99,14 +101,17 @@ def random_shot(person: int, number: int, attempt: int = 0) -> Shot:
 
 
 def _motion(person: int, number: int) -> tuple[str, tuple[_Range, _Range]]:
-    """Expression and kind of pose, each in an order of the person's own: in orders that all share, short series would
-    teach that who smiles is turned to the right.
+    """Expression and kind of pose, (yaw, pitch) ranges, each in an order of the person's own: in orders that all share,
+    short series would teach that who smiles is turned to the right.
     """
     orders = np.random.default_rng([8, person])
-    expression, pose = (
-        (0, *orders.permutation(np.arange(1, len(kinds))))[number % len(kinds)] for kinds in (EXPRESSIONS, _POSES)
-    )
-    return EXPRESSIONS[expression], _POSES[pose]
+    return _in_turn(EXPRESSIONS, number, orders), _in_turn(_POSES, number, orders)
+
+
+def _in_turn(kinds: Sequence[_Kind], number: int, orders: np.random.Generator) -> _Kind:
+    """The first kind, then the others in a random order, then all of them again and again."""
+    first, *others = kinds
+    return (first, *(others[place] for place in orders.permutation(len(others))))[number % len(kinds)]
 
 
 def take(figure: Figure, shot: Shot, size: int) -> Photo:
