@@ -1,4 +1,4 @@
-"""Which tokens the IMR edits in the last training of the miniature, and to which motion."""
+"""What the miniature's IMR learns to edit: which tokens, and to which motion."""
 
 from itertools import islice
 
@@ -9,9 +9,10 @@ from dynamicid_core.face_prompt import expression_in
 from dynamicid_core.head import solve_pose
 from dynamicid_core.imr import RASTER_SIZE
 from dynamicid_core.keypoints import encoder_input
+from dynamicid_core.training.config import ReconfigureConfig
 from dynamicid_core.training.miniature import edits
 from dynamicid_core.training.reconfiguration import ReconfigureBatches
-from dynamicid_core.training.stages import make_adapter
+from dynamicid_core.training.stages import ADAPTER_FILE, make_adapter
 from tests.host.miniature_recipe import parts
 
 CPU = torch.device("cpu")
@@ -86,3 +87,31 @@ def test_some_source_prompts_name_another_expression(made):
     others = [prompt for prompt, _ in told if prompt != source.face_prompt]
     assert 0.1 < len(others) / len(told) < 0.4
     assert len({expression_in(prompt) for prompt in others}) > 2
+
+
+def test_reconfiguration_moves_half_of_the_keypoints_and_misreads_some_sources(made):
+    people = [[source, target, target] for source, target in made[0]]
+    sources, targets = [], []
+    for seed in range(40):
+        asked = edits.as_asked(people, torch.Generator().manual_seed(seed))
+        for (source, target, _), (asked_source, *asked_targets) in zip(people, asked, strict=True):
+            sources.append(asked_source.face_prompt != source.face_prompt)
+            targets += [one is not target for one in asked_targets]
+            assert asked_source.key == source.key
+            assert {one.key for one in asked_targets} == {target.key}
+    assert 0.1 < sum(sources) / len(sources) < 0.4
+    assert 0.35 < sum(targets) / len(targets) < 0.65
+
+
+def test_the_editor_learns_from_what_the_nodes_ask_for(kitchen, made):
+    denoiser, encoders, source, _ = parts(kitchen)
+    settings = ReconfigureConfig(
+        output="", data="", base_model="", clip_vision="", targets=1,
+        adapter=str(kitchen.weights("together", ADAPTER_FILE)), size=32, features=8, width=2, queries=2,
+    )  # fmt: skip
+    stage = edits.EditorStage(denoiser, encoders, source, settings)
+    pairs = made[0]
+    batch = stage.make_batch(pairs, torch.Generator().manual_seed(0), CPU)
+    asked = edits.as_asked(pairs, torch.Generator().manual_seed(0))
+    assert torch.equal(batch.target_rasters, torch.stack([raster(target) for _, target in asked]))
+    assert not torch.equal(batch.target_rasters, torch.stack([raster(target) for _, target in pairs]))

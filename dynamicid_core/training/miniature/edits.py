@@ -1,7 +1,7 @@
-"""Tokens that the IMR edits, for the last training of the miniature: another photo of the same person is the source.
+"""What the nodes ask of the miniature's IMR: not only photos that were measured, but keypoints that an editor moved and
+source prompts that a classifier read off a photo, not always rightly.
 
-By then the IMR knows photos that were measured. The nodes ask for more: keypoints that an editor has moved, and source
-prompts that a classifier has read off a photo, not always rightly.
+Reconfiguration meets them, and so does likeness, where another photo of the person who is painted is the source.
 """
 
 from dataclasses import dataclass, replace
@@ -16,12 +16,13 @@ from ...keypoints import Keypoints
 from ...motion import AS_IS, LIMIT, edit_motion
 from ..data.sample import Sample
 from ..reconfiguration import ReconfigureBatch, ReconfigureBatches, edited_tokens
+from ..stages import ReconfigureStage
 
 Pair = list[Sample]
 """Two photos of one person: the source of edits, and the one to paint."""
-_EDITED = 0.5  # share of the people
-_MOVED = 0.5  # share of the edits whose target keypoints are the source's, moved
-_MISREAD = 0.25  # share of the edits whose source prompt names any expression, as the classifier does of many renders
+_EDITED = 0.5  # share of the people in likeness
+_MOVED = 0.5  # share of the targets whose keypoints are the source's, moved
+_MISREAD = 0.25  # share of the sources whose prompt names any expression, as the classifier does of many renders
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +54,34 @@ class EditBatches:
 
     def make(self, pairs: list[Pair], shown: Tensor, chance: torch.Generator, device: torch.device) -> Edits | None:
         """Edits of some pairs. shown: [B], whose faces have not been dropped. None where nobody is edited."""
-        draws = torch.rand(3, len(pairs), generator=chance)
-        expressions = torch.randint(len(EXPRESSIONS), (len(pairs),), generator=chance).tolist()
-        rows = ((draws[0] < _EDITED) & shown.cpu()).nonzero().flatten()
+        edited = torch.rand(len(pairs), generator=chance) < _EDITED
+        rows = (edited & shown.cpu()).nonzero().flatten()
         if not len(rows):
             return None
-        edits = []
-        for row in rows.tolist():
-            source, target = pairs[row]
-            if draws[1, row] < _MOVED:
-                target = moved(source, target)
-            if draws[2, row] < _MISREAD:
-                read = face_prompt(EXPRESSIONS[expressions[row]], torch.from_numpy(source.pose))
-                source = replace(source, face_prompt=read)
-            edits.append([source, target])
+        edits = as_asked([list(pairs[row]) for row in rows.tolist()], chance)
         return Edits(rows.to(device), self._batches.make(edits, chance, device))
+
+
+class EditorStage(ReconfigureStage):
+    """Reconfiguration of what the nodes ask for."""
+
+    def make_batch(self, raw: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
+        """What ``network`` takes."""
+        return super().make_batch(as_asked(raw, chance), chance, device)
+
+
+def as_asked(people: list[list[Sample]], chance: torch.Generator) -> list[list[Sample]]:
+    """People, each a source and its targets, with what editor and classifier make of some of them."""
+    return [_as_asked(source, targets, chance) for source, *targets in people]
+
+
+def _as_asked(source: Sample, targets: list[Sample], chance: torch.Generator) -> list[Sample]:
+    misread, *moves = torch.rand(1 + len(targets), generator=chance).tolist()
+    read = int(torch.randint(len(EXPRESSIONS), (), generator=chance))
+    edits = [moved(source, target) if move < _MOVED else target for move, target in zip(moves, targets, strict=True)]
+    if misread < _MISREAD:
+        source = replace(source, face_prompt=face_prompt(EXPRESSIONS[read], torch.from_numpy(source.pose)))
+    return [source, *edits]
 
 
 def moved(source: Sample, target: Sample) -> Sample:

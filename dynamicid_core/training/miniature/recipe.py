@@ -25,7 +25,7 @@ from .autoencoder import AutoencoderStage
 from .contrast import ContrastStage
 from .decoder import DecoderStage
 from .denoising import SCENES, DenoisingStage, read_scenes
-from .edits import Editor
+from .edits import Editor, EditorStage
 from .encoders import RememberingEncoders
 from .judge import JUDGE_FILE, JudgeStage, open_judge
 from .kitchen import OTHERS, PEOPLE, UNSEEN, Kitchen, denoising_model
@@ -186,9 +186,9 @@ def train_editor(kitchen: Kitchen) -> None:
         diffusion_share=0.1, diffusion_weight=100.0,
     )  # fmt: skip
 
-    def stage(timed: ReconfigureConfig) -> stages.ReconfigureStage:
+    def stage(timed: ReconfigureConfig) -> EditorStage:
         source = kitchen.source(PEOPLE, _TOLD, 0.0)
-        return stages.ReconfigureStage(kitchen.denoiser("together"), kitchen.encoders(), source, timed)
+        return EditorStage(kitchen.denoiser("together"), kitchen.encoders(), source, timed)
 
     _run(stage, config, kitchen.cpu)
 
