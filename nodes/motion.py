@@ -172,7 +172,7 @@ class EditFace(io.ComfyNode):
                     "keypoints",
                     optional=True,
                     tooltip="The expression and pose to give, as keypoints, from Face Keypoints or Pose Keypoints. "
-                    "Unconnected: the face's own.",
+                    "Unconnected: the face's own, with the expression that the target prompt names.",
                 ),
                 io.Float.Input(
                     "strength",

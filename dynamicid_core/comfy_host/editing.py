@@ -11,8 +11,9 @@ from torch import Tensor
 from ..checkpoint import base_model_name
 from ..errors import InputError
 from ..face import Face
-from ..face_prompt import face_prompt
+from ..face_prompt import expression_in, face_prompt
 from ..keypoints import Keypoints, encoder_input
+from ..motion import AS_IS, edit_motion
 from .loading import DynamicID
 
 
@@ -27,7 +28,8 @@ def edit_face(
 ) -> Face:
     """The face with another expression and pose (paper section 3.3).
 
-    target_prompt: the motion to put in, as a sentence. target: the same as keypoints; None for the face's own.
+    target_prompt: the motion to put in, as a sentence. target: the same as keypoints; None for the face's own, with the
+    preset of the expression that the target prompt names.
     source_prompt: the motion that the face shows; empty: as it was described when it was encoded. strength: from 0, the
     untouched tokens, to 1. Raises InputError for a missing IMR or keypoint encoder, an empty target prompt, a face
     without keypoints, and for a face or a text encoder of another model.
@@ -36,7 +38,6 @@ def edit_face(
         return face
     imr, keypoint_encoder = _networks(dynamicid)
     own = _own_keypoints(face, imr)
-    target = target or own
     if not target_prompt.strip():
         raise InputError(
             "The target prompt is empty. Say which expression and pose the face shall have, for example: "
@@ -45,6 +46,7 @@ def edit_face(
     if not 0 <= strength <= 1:
         raise InputError(f"strength is {strength:g}; it can be from 0 (untouched) to 1 (the full edit).")
     source_prompt = source_prompt.strip() or describe_face(face)
+    target = target or _by_words(own, target_prompt)
     texts = torch.cat([pooled_text(clip, prompt) for prompt in (source_prompt, target_prompt)])
     _check_text_size(imr, keypoint_encoder, texts)
     comfy.model_management.load_models_gpu([imr, keypoint_encoder])
@@ -124,6 +126,13 @@ def _own_keypoints(face: Face, imr: ModelPatcher) -> Keypoints:
             "again with an InsightFace pack that has a landmark_2d_106 model, such as buffalo_l."
         )
     return Keypoints(face.keypoints, face.pose)
+
+
+def _by_words(own: Keypoints, target_prompt: str) -> Keypoints:
+    """The keypoints with the expression that the words name: the IMR only ever learned from words and keypoints that
+    agree, and hardly changes a face whose keypoints stay.
+    """
+    return edit_motion(own, expression_in(target_prompt) or AS_IS)
 
 
 def _check_text_size(imr: ModelPatcher, keypoint_encoder: ModelPatcher, texts: Tensor) -> None:

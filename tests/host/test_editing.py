@@ -59,15 +59,32 @@ def test_the_edit_is_the_imr_of_both_motions(edit, clip):
     assert (edited.tokens - face.tokens).abs().max() > 0.1
 
 
-def test_without_keypoints_the_faces_own_are_kept(edit, clip):
+def by_preset(face, expression):
+    own = core("keypoints").Keypoints(face.keypoints, face.pose)
+    return core("motion").edit_motion(own, expression).points
+
+
+def test_without_keypoints_the_faces_own_get_the_expression_of_the_words(edit, clip):
     face = make_face()
-    torch.testing.assert_close(edit(face).tokens, expected(clip, face, POINTS[0]), atol=2e-5, rtol=0)
+    happy = by_preset(face, "happy")
+    edited = edit(face)
+    torch.testing.assert_close(edited.tokens, expected(clip, face, happy), atol=2e-5, rtol=0)
+    assert torch.equal(edited.keypoints, happy)
+    assert not torch.allclose(happy, face.keypoints, atol=1e-2)
+
+
+def test_words_that_name_no_expression_leave_the_keypoints_as_they_are(edit, clip):
+    face = make_face()
+    edited = edit(face, target_prompt="in side view")
+    wanted = expected(clip, face, face.keypoints, "in side view")
+    torch.testing.assert_close(edited.tokens, wanted, atol=2e-5, rtol=0)
+    assert torch.equal(edited.keypoints, face.keypoints)
 
 
 def test_a_given_source_prompt_takes_the_place_of_the_description(edit, clip):
     face = make_face()
     edited = edit(face, source_prompt="a very sad expression")
-    wanted = expected(clip, face, POINTS[0], source_prompt="a very sad expression")
+    wanted = expected(clip, face, by_preset(face, "happy"), source_prompt="a very sad expression")
     torch.testing.assert_close(edited.tokens, wanted, atol=2e-5, rtol=0)
     assert not torch.allclose(edited.tokens, edit(face).tokens, atol=1e-3)
 

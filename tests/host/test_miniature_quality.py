@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dynamicid_core.comfy_host import miniature
+from dynamicid_core.comfy_host.editing import edit_face
 from dynamicid_core.comfy_host.encoding import encode_photos
 from dynamicid_core.evaluation.cases import Motion
 from dynamicid_core.training.miniature import judge, measure
@@ -73,6 +74,26 @@ def test_clothes_and_background_are_those_of_the_prompt(portraits):
 def test_expression_and_pose_come_from_the_edit(portraits):
     edited, as_in_the_photo = (found["expression"] + found["pose"] for found in portraits)
     assert edited > as_in_the_photo + 0.15
+
+
+@pytest.mark.slow
+def test_words_alone_change_the_expression(bench, people):
+    def seen(face, case):
+        photo = bench.picture([face], measure.FULL, measure.prompt_for(1, judge.COLOURS[case], judge.COLOURS[-1]), case)
+        faces = bench.faces(photo)
+        return bench.look(photo, faces[0])[1].expression if faces else None
+
+    def told(person, word):
+        with torch.inference_mode():
+            return edit_face(bench.miniature.dynamicid, bench.miniature.clip, person.face, f"in a {word} expression")
+
+    by_words = as_in_the_photo = 0
+    for case, person in enumerate(people):
+        untold = seen(person.face, case)
+        for word in ("happy", "surprised"):
+            by_words += seen(told(person, word), case) == word
+            as_in_the_photo += untold == word
+    assert by_words >= as_in_the_photo + 3  # of 16
 
 
 @pytest.mark.slow
