@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..face import Face
 from ..face_prompt import expression_in, face_prompt
 from ..keypoints import Keypoints, encoder_input
-from ..motion import AS_IS, edit_motion
+from ..motion import edit_motion
 from .loading import DynamicID
 
 
@@ -29,10 +29,10 @@ def edit_face(
     """The face with another expression and pose (paper section 3.3).
 
     target_prompt: the motion to put in, as a sentence. target: the same as keypoints; None for the face's own, with the
-    preset of the expression that the target prompt names.
-    source_prompt: the motion that the face shows; empty: as it was described when it was encoded. strength: from 0, the
-    untouched tokens, to 1. Raises InputError for a missing IMR or keypoint encoder, an empty target prompt, a face
-    without keypoints, and for a face or a text encoder of another model.
+    preset of the expression that the target prompt names. source_prompt: the motion that the face shows; empty: as it
+    was described when it was encoded. strength: from 0, the untouched tokens, to 1. Raises InputError for a missing IMR
+    or keypoint encoder, an empty target prompt, a face without keypoints, and for a face or a text encoder of another
+    model.
     """
     if strength == 0:
         return face
@@ -129,10 +129,11 @@ def _own_keypoints(face: Face, imr: ModelPatcher) -> Keypoints:
 
 
 def _by_words(own: Keypoints, target_prompt: str) -> Keypoints:
-    """The keypoints with the expression that the words name: the IMR only ever learned from words and keypoints that
-    agree, and hardly changes a face whose keypoints stay.
+    """The keypoints with the expression that the words name: the IMR learned from words and keypoints that agree. With
+    the miniature, words alone hardly change a face whose keypoints stay.
     """
-    return edit_motion(own, expression_in(target_prompt) or AS_IS)
+    expression = expression_in(target_prompt)
+    return own if expression is None else edit_motion(own, expression)
 
 
 def _check_text_size(imr: ModelPatcher, keypoint_encoder: ModelPatcher, texts: Tensor) -> None:
