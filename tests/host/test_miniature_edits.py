@@ -107,7 +107,7 @@ def test_the_editor_learns_from_what_the_nodes_ask_for(kitchen, made):
     denoiser, encoders, source, _ = parts(kitchen)
     settings = ReconfigureConfig(
         output="", data="", base_model="", clip_vision="", targets=1,
-        adapter=str(kitchen.weights("together", ADAPTER_FILE)), size=32, features=8, width=2, queries=2,
+        adapter=str(kitchen.weights("together", ADAPTER_FILE)), size=64, features=8, width=2, queries=2,
     )  # fmt: skip
     stage = edits.EditorStage(denoiser, encoders, source, settings)
     pairs = made[0]
