@@ -130,7 +130,7 @@ def _own_keypoints(face: Face, imr: ModelPatcher) -> Keypoints:
 
 def _by_words(own: Keypoints, target_prompt: str) -> Keypoints:
     """The keypoints with the expression that the words name: the IMR learned from words and keypoints that agree. With
-    the miniature, words alone hardly change a face whose keypoints stay.
+    the miniature, words over keypoints that stay are heeded half as often.
     """
     expression = expression_in(target_prompt)
     return own if expression is None else edit_motion(own, expression)
