@@ -58,7 +58,7 @@ class EditBatches:
         rows = (edited & shown.cpu()).nonzero().flatten()
         if not len(rows):
             return None
-        edits = as_asked([list(pairs[row]) for row in rows.tolist()], chance)
+        edits = as_asked([pairs[row] for row in rows.tolist()], chance)
         return Edits(rows.to(device), self._batches.make(edits, chance, device))
 
 
