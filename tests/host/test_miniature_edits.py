@@ -9,10 +9,9 @@ from dynamicid_core.face_prompt import expression_in
 from dynamicid_core.head import solve_pose
 from dynamicid_core.imr import RASTER_SIZE
 from dynamicid_core.keypoints import encoder_input
-from dynamicid_core.training.config import ReconfigureConfig
-from dynamicid_core.training.miniature import edits
+from dynamicid_core.training.miniature import edits, recipe
 from dynamicid_core.training.reconfiguration import ReconfigureBatches
-from dynamicid_core.training.stages import ADAPTER_FILE, make_adapter
+from dynamicid_core.training.stages import make_adapter
 from tests.host.miniature_recipe import parts
 
 CPU = torch.device("cpu")
@@ -103,15 +102,12 @@ def test_reconfiguration_moves_half_of_the_keypoints_and_misreads_some_sources(m
     assert 0.35 < sum(targets) / len(targets) < 0.65
 
 
-def test_the_editor_learns_from_what_the_nodes_ask_for(kitchen, made):
-    denoiser, encoders, source, _ = parts(kitchen)
-    settings = ReconfigureConfig(
-        output="", data="", base_model="", clip_vision="", targets=1,
-        adapter=str(kitchen.weights("together", ADAPTER_FILE)), size=64, features=8, width=2, queries=2,
-    )  # fmt: skip
-    stage = edits.EditorStage(denoiser, encoders, source, settings)
+def test_the_recipe_trains_the_editor_on_what_the_nodes_ask_for(kitchen, made, monkeypatch):
+    stages = []
+    monkeypatch.setattr(recipe, "_run", lambda stage, config, cpu: stages.append(stage(config)))
+    recipe.train_editor(kitchen)
     pairs = made[0]
-    batch = stage.make_batch(pairs, torch.Generator().manual_seed(0), CPU)
+    batch = stages[0].make_batch(pairs, torch.Generator().manual_seed(0), CPU)
     asked = edits.as_asked(pairs, torch.Generator().manual_seed(0))
     assert torch.equal(batch.target_rasters, torch.stack([raster(target) for _, target in asked]))
     assert not torch.equal(batch.target_rasters, torch.stack([raster(target) for _, target in pairs]))
