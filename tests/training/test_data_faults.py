@@ -1,6 +1,5 @@
 """Faults of the data set builder that were found by trying it."""
 
-import os
 import shutil
 import tarfile
 from dataclasses import replace
@@ -16,12 +15,8 @@ from dynamicid_core.training.data.photos import find_people, open_photo
 from dynamicid_core.training.data.sample import from_record, to_record
 from dynamicid_core.training.data.shards import ShardWriter, dataset, read_samples
 from tests import photos
+from tests.training.builder import PACK, needs_pack
 from tests.training.test_shards import SETTINGS, sample, write
-
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-needs_pack = pytest.mark.skipif(
-    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
-)
 
 
 def save_astronaut(folder):
