@@ -1,7 +1,11 @@
 """Handles for ComfyUI's page: nodes are added and linked by script, boxes are touched as a person would."""
 
+import pytest
+
 PLACE_FACE = "DynamicIDPlaceFace"
 FIELDS = ("x", "y", "width", "height")
+BOX = (0.25, 0.1, 0.5, 0.8)
+SMALL = (0.4, 0.4, 0.2, 0.2)
 NODE = "const node = window.app.graph.getNodeById(id);"
 WIDGET = f"{NODE} const widget = node.widgets.find(widget => widget.name === name);"
 
@@ -131,3 +135,22 @@ class Graph:
         for key in keys:
             self.page.keyboard.press(key)
         self.settle()
+
+
+def near(box):
+    """Within a line's width on the screen."""
+    return pytest.approx(box, abs=0.012)
+
+
+def layout(graph, first=(0.05, 0.2, 0.4, 0.7), second=(0.5, 0.1, 0.45, 0.8), size=(768, 512)):
+    """Two people, the sampler they are for, and its latent. Ids of both Place Face nodes and of the latent."""
+    anna = graph.add_place_face(first, title="Anna")
+    ben = graph.add_place_face(second, position=(480, 160), title="Ben")
+    apply = graph.add("DynamicIDApply", (840, 160))
+    sampler = graph.add("KSampler", (1120, 160))
+    latent = graph.add("EmptyLatentImage", (840, 560), width=size[0], height=size[1])
+    graph.connect(anna, ben, "placements")
+    graph.connect(ben, apply, "faces")
+    graph.connect(apply, sampler, "model")
+    graph.connect(latent, sampler, "latent_image")
+    return anna, ben, latent

@@ -1,0 +1,112 @@
+"""The box editor where several people are placed: everybody is shown, and how the picture is framed."""
+
+import pytest
+
+from tests.browser.interface import SMALL, layout, near
+
+
+def test_every_node_of_a_chain_shows_everybody(graph, save_picture):
+    anna, ben, _ = layout(graph)
+
+    for node in (anna, ben):
+        assert graph.drawn(node, of=anna) == near((0.05, 0.2, 0.4, 0.7))
+        assert graph.drawn(node, of=ben) == near((0.5, 0.1, 0.45, 0.8))
+    assert "1 Anna" in graph.stage(ben).text_content()
+    assert "2 Ben" in graph.stage(anna).text_content()
+    save_picture("box_editor")
+
+
+def test_any_box_of_the_layout_can_be_dragged(graph):
+    anna, ben, _ = layout(graph)
+
+    graph.drag(ben, (0.2, 0.5), (0.25, 0.55))
+    graph.drag(anna, (0.95, 0.5), (0.85, 0.5))
+
+    assert graph.numbers(anna) == pytest.approx((0.1, 0.25, 0.4, 0.7))
+    assert graph.numbers(ben) == pytest.approx((0.5, 0.1, 0.35, 0.8))
+
+
+def test_a_box_inside_another_can_be_taken_hold_of(graph):
+    anna, ben, _ = layout(graph, first=SMALL, second=(0.0, 0.0, 1.0, 1.0))
+
+    graph.drag(ben, (0.5, 0.5), (0.6, 0.5))
+
+    assert graph.numbers(anna) == pytest.approx((0.5, 0.4, 0.2, 0.2))
+    assert graph.numbers(ben) == (0, 0, 1, 1)
+
+
+def test_a_disconnected_node_is_no_longer_shown(graph):
+    anna, ben, _ = layout(graph)
+
+    slot = "node.inputs.findIndex(input => input.name === 'placements')"
+    graph.page.evaluate(f"id => {{ const node = window.app.graph.getNodeById(id); node.disconnectInput({slot}) }}", ben)
+
+    assert graph.drawn(ben, of=anna) is None
+    assert graph.drawn(ben) == near((0.5, 0.1, 0.45, 0.8))
+
+
+def test_a_bypassed_node_is_not_shown_and_the_chain_goes_on(graph):
+    anna, ben, _ = layout(graph)
+    carl = graph.add_place_face(SMALL, position=(480, 600))
+    graph.connect(ben, carl, "placements")
+
+    graph.page.evaluate("id => { window.app.graph.getNodeById(id).mode = 4 }", ben)
+
+    assert graph.drawn(carl, of=ben) is None
+    assert graph.drawn(carl, of=anna) == near((0.05, 0.2, 0.4, 0.7))
+    assert graph.stage(carl).text_content().endswith("2")
+
+
+def test_people_are_counted_from_those_whom_auto_layout_placed(graph):
+    auto = graph.add("DynamicIDAutoLayout", (120, 160))
+    for name in ("face_1", "face_2"):
+        graph.connect(graph.add("DynamicIDLoadFace", (120, 600)), auto, name)
+    node = graph.add_place_face(position=(480, 160))
+
+    graph.connect(auto, node, "placements")
+
+    assert graph.stage(node).query_selector("text").text_content() == "3"
+
+
+@pytest.mark.parametrize("size", [(768, 512), (512, 896)])
+def test_the_picture_has_the_aspect_ratio_of_the_latent(graph, size):
+    anna, ben, latent = layout(graph, size=size)
+
+    def ratio(node):
+        frame = graph.stage(node).bounding_box()
+        return frame["width"] / frame["height"]
+
+    assert ratio(anna) == pytest.approx(size[0] / size[1], rel=0.01)
+    assert ratio(ben) == pytest.approx(size[0] / size[1], rel=0.01)
+    graph.set(latent, "width", 1024)
+    graph.settle()
+    assert ratio(ben) == pytest.approx(1024 / size[1], rel=0.01)
+
+
+def test_a_node_without_a_sampler_has_a_square_picture(graph):
+    frame = graph.stage(graph.add_place_face()).bounding_box()
+
+    assert frame["width"] == pytest.approx(frame["height"])
+
+
+def test_a_connected_mask_is_said_to_replace_the_box(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    mask = graph.add("SolidMask", (120, 160))
+
+    graph.connect(mask, node, "mask")
+    graph.drag(node, (0.5, 0.5), (0.7, 0.7))
+
+    assert "mask is used" in graph.message(node)
+    assert graph.numbers(node) == SMALL
+
+
+def test_a_number_from_another_node_is_shown_and_kept(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    number = graph.add("PrimitiveFloat", (120, 160), value=0.1)
+
+    graph.connect(number, node, "x")
+
+    assert graph.drawn(node) == near((0.1, 0.4, 0.2, 0.2))
+    graph.drag(node, (0.2, 0.5), (0.4, 0.7))
+    assert graph.drawn(node) == near((0.1, 0.4, 0.2, 0.2))
+    assert "other nodes" in graph.message(node)
