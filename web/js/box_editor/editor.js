@@ -13,42 +13,17 @@
  * @property {() => string | undefined} locale
  */
 
-import {
-  HANDLES,
-  clamp,
-  drawBox,
-  fitInside,
-  handlePoint,
-  isInside,
-  itemAt,
-  moveBox,
-  resizeBox,
-} from "./geometry.js";
+import { clamp, drawBox, fitInside, isInside, itemAt, moveBox, resizeBox } from "./geometry.js";
 import { readPeople, readPictureSize, writeBox } from "./layout.js";
+import { draw, drawPerson, drawThirds } from "./picture.js";
 import { textsFor } from "./texts.js";
 
-const SVG = "http://www.w3.org/2000/svg";
-// Told apart by people who do not see all colours (Okabe and Ito), in shades that suit dark and light pictures.
-const COLOURS = ["#56b4e9", "#e69f00", "#2bb389", "#cc79a7", "#d5c728", "#e0703a", "#8f9bff", "#a6a6a6"];
-const HANDLE_SIZE = 8;
 const REACH = { mouse: 7, touch: 18, pen: 12 };
 // A press that moves less, in screen pixels, draws nothing: a click beside the box must not destroy it.
 const DRAW_FROM = 4;
 const CURSORS = { n: "ns", s: "ns", e: "ew", w: "ew", nw: "nwse", se: "nwse", ne: "nesw", sw: "nesw" };
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const LABEL_HEIGHT = 16;
 const FOOTER_HEIGHT = 20;
-const FONT = "11px sans-serif";
-
-/**
- * @param {string} tag @param {Record<string, string | number>} attributes @param {string} [text]
- */
-function draw(tag, attributes, text) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
 
 /** @param {string} name @param {HTMLElement} parent */
 function addPart(name, parent) {
@@ -56,15 +31,6 @@ function addPart(name, parent) {
   part.className = `dynamicid-${name}`;
   parent.append(part);
   return part;
-}
-
-const measure = document.createElement("canvas").getContext("2d");
-
-/** Width in pixels of a label's text. @param {string} text */
-function textWidth(text) {
-  if (!measure) return text.length * 6;
-  measure.font = FONT;
-  return measure.measureText(text).width;
 }
 
 export class BoxEditor {
@@ -165,13 +131,18 @@ export class BoxEditor {
     const own = this.#own;
     const others = this.#people.filter((person) => person !== own);
     this.stage.replaceChildren(
-      ...this.#drawThirds(stage),
-      ...[...others, own].map((person) => this.#drawPerson(person, stage)),
+      ...drawThirds(stage),
+      ...[...others, own].map((person) => drawPerson(person, stage, this.#look(person))),
     );
     const percent = [own.box.x, own.box.y, own.box.width, own.box.height].map((part) => `${Math.round(part * 100)} %`);
     this.stage.setAttribute("aria-label", this.texts.box(percent));
     this.size.textContent = size ? `${size.width} × ${size.height}` : "";
     this.#say(own);
+  }
+
+  /** @param {Person} person */
+  #look(person) {
+    return { active: person.own || person.node === this.#hovered, editable: this.#canEdit(person) };
   }
 
   /** @param {Person} own */
@@ -183,87 +154,6 @@ export class BoxEditor {
     this.message.classList.toggle("dynamicid-warning", warning);
     this.message.classList.toggle("dynamicid-notice", notice !== null);
     this.element.classList.toggle("dynamicid-locked", !this.#canEdit(own));
-  }
-
-  /** @param {{width: number, height: number}} stage */
-  #drawThirds({ width, height }) {
-    return [1, 2].flatMap((third) => [
-      draw("path", { class: "dynamicid-thirds", d: `M${(width * third) / 3} 0V${height}` }),
-      draw("path", { class: "dynamicid-thirds", d: `M0 ${(height * third) / 3}H${width}` }),
-    ]);
-  }
-
-  /** @param {Person} person @param {{width: number, height: number}} stage */
-  #drawPerson(person, stage) {
-    const { box, own, node, number, name } = person;
-    const [x, y] = [box.x * stage.width, box.y * stage.height];
-    const [width, height] = [Math.max(box.width, 0) * stage.width, Math.max(box.height, 0) * stage.height];
-    const active = own || node === this.#hovered;
-    const group = draw("g", {
-      class: "dynamicid-person",
-      "data-node": node.id,
-      "data-own": own,
-      "data-active": active,
-      "data-editable": this.#canEdit(person),
-      "data-replaced": person.replacedBy !== null,
-      style: `--dynamicid-colour: ${COLOURS[(number - 1) % COLOURS.length]}`,
-    });
-    group.append(
-      draw("rect", { class: "dynamicid-casing", x, y, width, height }),
-      draw("rect", { class: "dynamicid-box", x, y, width, height }),
-      ...this.#drawLabel(`${number}${name ? ` ${name}` : ""}`, x, y, width, stage),
-    );
-    if (height > 4 * LABEL_HEIGHT) group.append(...this.#drawNumbers(box, x, y, width, height));
-    if (active && this.#canEdit(person)) {
-      for (const handle of HANDLES) group.append(this.#drawHandle(box, handle, stage));
-    }
-    return group;
-  }
-
-  /**
-   * @param {string} text @param {number} x @param {number} y @param {number} width
-   * @param {{width: number, height: number}} stage
-   */
-  #drawLabel(text, x, y, width, stage) {
-    const room = Math.max(width, 22) - 8;
-    let shown = text;
-    while (shown.length > 2 && textWidth(shown) > room) shown = `${shown.slice(0, -2)}…`;
-    const size = textWidth(shown) + 10;
-    const left = clamp(x, 0, stage.width - size);
-    const top = clamp(y, 0, stage.height - LABEL_HEIGHT);
-    return [
-      draw("rect", { class: "dynamicid-label", x: left, y: top, width: size, height: LABEL_HEIGHT }),
-      draw("text", { class: "dynamicid-label-text", x: left + 5, y: top + LABEL_HEIGHT - 4.5 }, shown),
-    ];
-  }
-
-  /** @param {Box} box @param {number} x @param {number} y @param {number} width @param {number} height */
-  #drawNumbers(box, x, y, width, height) {
-    const [left, top, wide, high] = [box.x, box.y, box.width, box.height].map((part) => part.toFixed(2));
-    const lines = [`${left}, ${top}`, `${wide} × ${high}`];
-    if (Math.max(...lines.map(textWidth)) > width - 12) return [];
-    const middle = { x: x + width / 2, y: y + height / 2 };
-    return lines.map((line, index) =>
-      draw("text", { class: "dynamicid-numbers", x: middle.x, y: middle.y + 15 * index - 2 }, line),
-    );
-  }
-
-  /** @param {Box} box @param {Handle} handle @param {{width: number, height: number}} stage */
-  #drawHandle(box, handle, stage) {
-    const { x, y } = handlePoint(box, handle);
-    const half = HANDLE_SIZE / 2;
-    // Wholly inside the picture, so that none is cut off at its edge.
-    const left = clamp(x * stage.width - half, 0, stage.width - HANDLE_SIZE);
-    const top = clamp(y * stage.height - half, 0, stage.height - HANDLE_SIZE);
-    return draw("rect", {
-      class: "dynamicid-handle",
-      "data-handle": handle,
-      x: left,
-      y: top,
-      width: HANDLE_SIZE,
-      height: HANDLE_SIZE,
-      rx: 2,
-    });
   }
 
   // --- mouse, finger, pen --------------------------------------------------------------------------------------------
