@@ -83,11 +83,28 @@ def paint(
 
     Stops when the host is told to interrupt. Raises InputError when adapter, model and faces do not fit each other.
     """
+    latents = paint_latents(base, dynamicid, placements, settings, prompt, negative, sampling, seed, lora_strength)
+    return photographs(base.vae.decode(latents))
+
+
+@torch.inference_mode()
+def paint_latents(
+    base: BaseModel,
+    dynamicid: DynamicID,
+    placements: Sequence[Placement],
+    settings: SaaSettings,
+    prompt: str,
+    negative: str,
+    sampling: Sampling,
+    seed: int,
+    lora_strength: float = 1.0,
+) -> Tensor:
+    """Latents [batch, C, height / 8, width / 8] of what ``paint`` makes, as the VAE decodes them."""
     asked, avoided = (base.clip.encode_from_tokens_scheduled(base.clip.tokenize(text)) for text in (prompt, negative))
     model, asked, avoided = apply_dynamicid(base.model, asked, avoided, dynamicid, placements, settings, lora_strength)
     empty = torch.zeros(sampling.batch, 4, sampling.height // _CELL, sampling.width // _CELL)
     empty = comfy.sample.fix_empty_latent_channels(model, empty)
-    latent = comfy.sample.sample(
+    latents: Tensor = comfy.sample.sample(
         model,
         comfy.sample.prepare_noise(empty, seed),
         sampling.steps,
@@ -100,7 +117,7 @@ def paint(
         disable_pbar=True,  # the caller shows how far its pictures are
         seed=seed,
     )
-    return photographs(base.vae.decode(latent))
+    return latents
 
 
 def load_text_and_vision(paths: Sequence[Path]) -> tuple[Any, Any]:

@@ -124,4 +124,4 @@ def test_every_training_of_the_miniature_computes(kitchen, tmp_path, monkeypatch
     with having_a_device(monkeypatch):
         monkeypatch.setattr(recipe, "_run", train_a_little)
         recipe.cook(dataclasses.replace(kitchen, out=tmp_path), names)
-    assert [*done, "pack"] == names
+    assert done == [name for name in names if name != "pack"]

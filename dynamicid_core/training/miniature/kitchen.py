@@ -26,6 +26,7 @@ class Effort:
 
     people, others, unseen: number of people in each folder of data, and of pictures of each. scenes: of two people, and
     of three, for the base model only. ceiling: pictures of each unseen person by which the ceilings are known.
+    painted: pictures of everybody as the photo shows them, and as many edited, that the decoder learns from at last.
     measured: number of people -> pictures measured with each setting; few_steps: pictures measured with each sampler
     and number of steps. Else steps of the stages.
     """
@@ -45,6 +46,8 @@ class Effort:
     reconfiguration: int = 1500
     likeness: int = 1800
     more_likeness: int = 2250
+    painted: int = 3
+    finishing: int = 600
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
     few_steps: int = 4

@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from ...comfy_host.editing import edit_face
 from ...comfy_host.encoding import encode_photos
-from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH, Miniature
+from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH, Miniature, load_miniature
 from ...comfy_host.painting import BaseModel, Sampling, paint
 from ...evaluation.cases import MOTIONS, Motion
 from ...evaluation.metrics import pose_class
 from ...expression import EXPRESSIONS
 from ...face import Face, Placement
-from ...face_analysis import DetectedFace, FaceAnalysis
+from ...face_analysis import DetectedFace, FaceAnalysis, open_pack
 from ...head import solve_pose
 from ...images import Photo
 from ...keypoints import Keypoints
@@ -34,7 +34,8 @@ from ...regions import Box
 from ...saa import SaaSettings
 from ..data.sample import Sample
 from .framing import close_up
-from .judge import COLOURS, SIZE, Judge, Verdict, answers_of, ask
+from .judge import COLOURS, JUDGE_FILE, SIZE, Judge, Verdict, answers_of, ask, open_judge
+from .kitchen import Kitchen
 
 STEPS, CFG = 20, 4.0
 _ENLARGED = 3  # times, before faces are looked for: the detector does not know faces so small
@@ -147,6 +148,13 @@ class Bench:
         pose = solve_pose(torch.from_numpy(portrait.fractions(face.keypoints)))
         assert pose is not None
         return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
+
+
+def open_bench(kitchen: Kitchen) -> Bench:
+    """With the files that were packed."""
+    folder = kitchen.out / "miniature"
+    analysis = open_pack(kitchen.pack, "CPU" if kitchen.cpu else "auto")
+    return Bench(load_miniature(folder), analysis, open_judge(folder / JUDGE_FILE))
 
 
 def _as_in_the_data(large: Photo, face: DetectedFace) -> Photo:

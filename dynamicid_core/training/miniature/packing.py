@@ -33,7 +33,7 @@ def pack(kitchen: Kitchen) -> None:
     folder = kitchen.out / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
     for file, stage in _FILES:
-        save_file(_halved(load_file(kitchen.weights(stage, file))), folder / file)
+        pack_file(kitchen, file, stage)
     first, last = (load_file(kitchen.weights(stage, miniature.UNET_FILE)) for stage in _AVERAGED)
     save_file(_halved(_half_way(first, last)), folder / miniature.UNET_FILE)
     one, other = (read_checkpoint(kitchen.weights(stage, stages.ADAPTER_FILE), ADAPTER) for stage in _AVERAGED)
@@ -51,6 +51,11 @@ def pack(kitchen: Kitchen) -> None:
     ):
         halves = {name: _halved(weights) for name, weights in checkpoint.modules.items()}
         save_checkpoint(replace(checkpoint, modules=halves), folder / file)
+
+
+def pack_file(kitchen: Kitchen, file: str, stage: str) -> None:
+    """One of these files, as a stage made it."""
+    save_file(_halved(load_file(kitchen.weights(stage, file))), kitchen.out / "miniature" / file)
 
 
 def _half_way(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:

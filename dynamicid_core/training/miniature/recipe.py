@@ -11,7 +11,6 @@ from typing import Any
 
 from ...comfy_host import miniature
 from ...comfy_host.differentiable import DenoisingModel
-from ...face_analysis import open_pack
 from ...saa import SaaSettings
 from .. import stages
 from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
@@ -27,10 +26,11 @@ from .decoder import DecoderStage
 from .denoising import SCENES, DenoisingStage, read_scenes
 from .edits import Editor, EditorStage
 from .encoders import RememberingEncoders
-from .judge import JUDGE_FILE, JudgeStage, open_judge
+from .finishing import FinishingStage
+from .judge import JudgeStage
 from .kitchen import OTHERS, PEOPLE, UNSEEN, Kitchen, denoising_model
 from .likeness import ALONE_IN_LIKENESS, SCENES_IN_LIKENESS, LikenessStage, keep_self_attention
-from .packing import pack
+from .packing import pack, pack_file
 from .perception import known_people, open_perception
 from .recogniser import RecogniserStage
 from .together import PlacedAnchorStage, TogetherStage
@@ -231,17 +231,39 @@ def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: 
     _run(stage, config, kitchen.cpu)
 
 
+def finish(kitchen: Kitchen) -> None:
+    """Decoder of the VAE once more, on what the packed files paint; it takes the place of theirs."""
+    config = LoopConfig(
+        output=str(kitchen.stage("finishing")),
+        steps=kitchen.effort.finishing, batch_size=16, learning_rate=2e-4, ema_decay=0.98,
+        log_every=20, save_every=100, sample_every=100,
+    )  # fmt: skip
+
+    def stage(timed: LoopConfig) -> FinishingStage:
+        from accelerate import PartialState
+
+        from . import measure, painted
+
+        encoders = kitchen.encoders()
+        perception = open_perception(kitchen.pack, encoders.device)
+        bench, data, folder = measure.open_bench(kitchen), kitchen.data(PEOPLE), Path(timed.output) / "painted"
+        with PartialState().main_process_first():
+            pictures = painted.paint_people(bench, data, kitchen.effort.painted, folder)
+        known = known_people(data).to(encoders.device)
+        source, vae = kitchen.source(PEOPLE, 0, 0), kitchen.weights("decoder", miniature.VAE_FILE)
+        return FinishingStage(encoders, source, timed, perception, vae, pictures, known)
+
+    _run(stage, config, kitchen.cpu)
+    pack_file(kitchen, miniature.VAE_FILE, "finishing")
+
+
 def measure_all(kitchen: Kitchen) -> None:
     """What the finished files can do with unseen people: tables, plots and sheets in the folder ``measured``."""
     from . import measure, report
 
     folder, effort = kitchen.out / "measured", kitchen.effort
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    bench = measure.Bench(
-        miniature.load_miniature(kitchen.out / "miniature"),
-        open_pack(kitchen.pack, "CPU" if kitchen.cpu else "auto"),
-        open_judge(kitchen.out / "miniature" / JUDGE_FILE),
-    )
+    bench = measure.open_bench(kitchen)
     index = SampleIndex(kitchen.data(UNSEEN))
     of_people = [index.samples(name) for name in index.people]
     people = [bench.person(samples[0]) for samples in of_people]
@@ -285,6 +307,7 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "likeness": train_likeness,
     "more_likeness": train_more_likeness,
     "pack": pack,
+    "finishing": finish,
     "measure": measure_all,
 }
 """Name -> what it does; each needs those before it."""

@@ -1,0 +1,176 @@
+"""The decoder learns last of all from what the finished miniature paints.
+
+Latents of the sampler are softer than those of photos, on which it has learned so far, and faces of some people come
+out with so little contrast that they seem far from everybody.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...comfy_host.differentiable import FrozenEncoders
+from ..config import LoopConfig
+from ..data.sample import Sample
+from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
+from .decoder import DecoderBatch, DecoderStage, Decoding
+from .likeness import confusion
+from .painted import Painted
+from .perception import Perception
+
+_PHOTOS = 3 / 8  # share of a batch that comes from photos, so that these come back as they did
+_CONFUSED, _EMBEDDING, _UNLIKE, _STAY = 10.0, 0.25, 1.0, 3.0
+_COARSE, _FINE = 4, 0.25  # pixels over which a picture stays as it was; how much each pixel should
+_BLUR, _GAIN, _OFFSET, _GRAIN = 0.7, 0.15, 0.05, 0.02
+_TURNED, _GROWN, _MOVED = 0.06, 0.06, 0.015  # radians, times, fractions of the picture
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """How differently ArcFace sees pictures: blur, gain, offset [B, 1, 1, 1], grain [B, 3, H, W]."""
+
+    blur: Tensor
+    gain: Tensor
+    offset: Tensor
+    grain: Tensor
+
+    def of(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, H, W, 3] in this view."""
+        seen = pictures.movedim(-1, 1)
+        blurred = F.avg_pool2d(F.pad(seen, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        seen = seen.lerp(blurred, self.blur) * self.gain + self.offset + self.grain
+        return seen.movedim(1, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class FinishingBatch(DecoderBatch):
+    """Photos, and beside them: painted: what was painted, with keypoints moved a little. before: [P, H, W, 3] of 0 to
+    1, what the decoder made of that at first. view: how the faces are seen.
+    """
+
+    painted: Painted
+    before: Tensor
+    view: View
+
+
+class Finishing(Decoding):
+    """The losses of a batch. What trains is the decoder.
+
+    A decoder that pleases ArcFace in one view only would paint patterns that nobody else sees; so each face is seen a
+    little blurred, brighter, turned and moved, and the picture stays near what it was.
+    """
+
+    def __init__(self, vae: torch.nn.Module, perception: Perception, known: Tensor) -> None:
+        """known: [N, 512], of length 1, identities of everybody to be told apart."""
+        super().__init__(vae, perception)
+        self._known = known
+
+    def forward(self, batch: DecoderBatch) -> dict[str, Tensor]:
+        """Losses by name; "loss" is the one to minimise."""
+        assert isinstance(batch, FinishingBatch)
+        losses = super().forward(batch)
+        of_painted = self._of_painted(batch)
+        losses["loss"] = losses["loss"] + sum(weight * loss for weight, loss in of_painted.values())
+        return losses | {name: loss.detach() for name, (_, loss) in of_painted.items()}
+
+    def _of_painted(self, batch: FinishingBatch) -> dict[str, tuple[float, Tensor]]:
+        painted, own = batch.painted, batch.painted.identities
+        if not len(painted):
+            return {}
+        now = self.decode(painted.latents)
+        faces = self._perception(batch.view.of(now), painted.keypoints).embeddings
+        return {
+            "confused": (_CONFUSED, confusion(faces, own, self._known).mean()),
+            "own": (_EMBEDDING, (1 - (faces * own).sum(1)).mean()),
+            "far": (_UNLIKE, ((faces - own) @ self._known.T).square().mean()),
+            "changed": (_STAY, _changes(now, batch.before)),
+        }
+
+
+def _changes(now: Tensor, before: Tensor) -> Tensor:
+    """How far pictures [B, H, W, 3] are from others, at a coarse and a fine look."""
+    change = (now - before).movedim(-1, 1)
+    return F.avg_pool2d(change, _COARSE).abs().mean() + _FINE * change.abs().mean()
+
+
+class FinishingStage(DecoderStage):
+    """As the loop runs it."""
+
+    network: Finishing
+
+    def __init__(
+        self,
+        encoders: FrozenEncoders,
+        source: SampleSource,
+        config: LoopConfig,
+        perception: Perception,
+        first: Path,
+        painted: Painted,
+        known: Tensor,
+    ) -> None:
+        """encoders: with the VAE of ``first``, its file. perception, known: on their device."""
+        super().__init__(encoders, source, config, perception, first)
+        self.network = Finishing(self._vae, perception, known)
+        self._painted = painted
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of the photos of a batch, without the first ``skip`` lists."""
+        return sample_batches(self._source, self._photos, process, processes, skip)
+
+    @property
+    def _photos(self) -> int:
+        return max(1, round(_PHOTOS * self._config.batch_size))
+
+    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> FinishingBatch:
+        """Photos, and as many painted pictures as the batch has room for."""
+        photos = super().make_batch(raw, chance, device)
+        count = max(1, self._config.batch_size - len(raw)) if len(self._painted) else 0
+        rows = torch.randint(max(1, len(self._painted)), (count,), generator=chance)
+        latents = self._painted.latents[rows]
+        painted = Painted(
+            latents.to(device),
+            moved_a_little(self._painted.keypoints[rows], chance).to(device),
+            self._painted.identities[rows].to(device),
+        )
+        before = self._encoders.pictures(latents) if count else latents.new_zeros(0)
+        view = _any_view(count, photos.photos.shape[1:3], chance, device)
+        return FinishingBatch(**vars(photos), painted=painted, before=before.to(device), view=view)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """What the miniature paints, decoded as before and as now."""
+        if not len(self._painted):
+            return super().draw_sheet(path, steps)
+        latents = self._painted.latents[:: max(1, len(self._painted) // SHEET_ROWS)][:SHEET_ROWS]
+        with torch.no_grad():
+            now = self.network.decode(latents.to(next(self.network.parameters()).device)).cpu().clamp(0, 1)
+        both = zip(self._encoders.pictures(latents), now, strict=True)
+        return save_sheet(path, [[(one * 255).round().to(torch.uint8).numpy() for one in pair] for pair in both])
+
+
+def moved_a_little(keypoints: Tensor, chance: torch.Generator) -> Tensor:
+    """Keypoints [B, 106, 2] turned, grown and moved by chance, each face by itself: an aligned face is never exact."""
+    count = len(keypoints)
+    middle = keypoints.mean(1, keepdim=True)
+    grown = 1 + _around(_GROWN, (count, 1, 1), chance)
+    turned = _around(_TURNED, (count, 1, 1), chance)
+    x, y = ((keypoints - middle) * grown).split(1, dim=-1)
+    return middle + torch.cat((x - turned * y, y + turned * x), dim=-1) + _around(_MOVED, (count, 1, 2), chance)
+
+
+def _any_view(count: int, size: torch.Size, chance: torch.Generator, device: torch.device) -> View:
+    one = (count, 1, 1, 1)
+    grain = torch.randn(count, 3, *size, generator=chance) * torch.rand(one, generator=chance) * _GRAIN
+    return View(
+        (torch.rand(one, generator=chance) * _BLUR).to(device),
+        (1 + _around(_GAIN, one, chance)).to(device),
+        _around(_OFFSET, one, chance).to(device),
+        grain.to(device),
+    )
+
+
+def _around(most: float, shape: tuple[int, ...], chance: torch.Generator) -> Tensor:
+    """Chance numbers from -most to most."""
+    return (torch.rand(shape, generator=chance) * 2 - 1) * most

@@ -1,0 +1,103 @@
+"""What the finished miniature paints of the people of its data, to learn from: latents as the sampler leaves them."""
+
+from dataclasses import dataclass, fields
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
+from ...comfy_host.miniature import LATENT_CHANNELS, PICTURE_HEIGHT, PICTURE_WIDTH
+from ...comfy_host.painting import BaseModel, Sampling, paint_latents
+from ...evaluation.cases import MOTIONS, Motion
+from ...face import Face, Placement
+from ...images import photographs
+from ...saa import SaaSettings
+from ..data.shards import SampleIndex
+from ..data.storage import write_whole
+from .judge import COLOURS
+from .measure import CFG, Bench, enlarged, prompt_for
+
+_STEPS = 10
+_KEPT_AT_ONCE = 20  # people
+_SEED = 5
+_CELL = 8  # pixels of a latent
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """latents: [N, C, h, w]. keypoints: [N, 106, 2] of the faces in them, in fractions of the pictures. identities:
+    [N, 512], of length 1, of the photos they were painted by.
+    """
+
+    latents: Tensor
+    keypoints: Tensor
+    identities: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def paint_people(bench: Bench, data: Path, pictures: int, folder: Path) -> Painted:
+    """So many pictures of everybody as a photo shows them, and as many edited. Those without a face are left out.
+
+    folder: where they are kept; what is there already is not painted again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    index = SampleIndex(data)
+    names = list(index.people)
+    parts = [names[start : start + _KEPT_AT_ONCE] for start in range(0, len(names), _KEPT_AT_ONCE)]
+    for number, some in enumerate(tqdm(parts, unit="people", unit_scale=_KEPT_AT_ONCE, desc="painted")):
+        file = folder / f"{number:04d}.safetensors"
+        if not file.is_file():
+            found = chain.from_iterable(
+                _paint_person(bench, index, name, pictures, number * _KEPT_AT_ONCE + place)
+                for place, name in enumerate(some)
+            )
+            write_whole(file, save(vars(_joined(list(found)))))
+    kept = [load_file(folder / f"{number:04d}.safetensors") for number in range(len(parts))]
+    return Painted(**{field.name: torch.cat([part[field.name] for part in kept]) for field in fields(Painted)})
+
+
+def _paint_person(bench: Bench, index: SampleIndex, name: str, pictures: int, turn: int) -> list[Painted]:
+    chance = np.random.default_rng((_SEED, turn))
+    samples = index.samples(name)
+    person = bench.person(samples[chance.integers(len(samples))])
+    motion = Motion(*MOTIONS[chance.integers(len(MOTIONS))], right=bool(chance.integers(2)))
+    identity = torch.from_numpy(person.embedding)
+    painted = []
+    for face in (person.face, bench.edited(person, motion)):
+        clothes, background = chance.choice(COLOURS, 2, replace=False).tolist()
+        prompt, seed = prompt_for(1, clothes, background), int(chance.integers(2**31))
+        painted += _with_faces(bench, _latents(bench, face, prompt, pictures, seed), identity)
+    return painted
+
+
+def _latents(bench: Bench, face: Face, prompt: str, pictures: int, seed: int) -> Tensor:
+    mini = bench.miniature
+    base, placements = BaseModel(mini.model, mini.clip, mini.vae), [Placement(face, None)]
+    sampling = Sampling(PICTURE_WIDTH, PICTURE_HEIGHT, _STEPS, CFG, "euler", "normal", batch=pictures)
+    return paint_latents(base, mini.dynamicid, placements, SaaSettings(), prompt, "", sampling, seed).float().cpu()
+
+
+@torch.inference_mode()
+def _with_faces(bench: Bench, latents: Tensor, identity: Tensor) -> list[Painted]:
+    """Those in which a face is found, one each."""
+    painted = []
+    for latent, photo in zip(latents, photographs(bench.miniature.vae.decode(latents)), strict=True):
+        faces = bench.faces(photo)
+        if faces and faces[0].keypoints is not None:
+            height, width = enlarged(photo).shape[:2]
+            points = torch.from_numpy(np.asarray(faces[0].keypoints, np.float32)) / torch.tensor((width, height))
+            painted.append(Painted(latent[None].clone(), points[None], identity[None]))
+    return painted
+
+
+def _joined(painted: list[Painted]) -> Painted:
+    """All in one, also of none."""
+    latents = torch.empty(0, LATENT_CHANNELS, PICTURE_HEIGHT // _CELL, PICTURE_WIDTH // _CELL)
+    none = Painted(latents, torch.empty(0, 106, 2), torch.empty(0, 512))
+    return Painted(*(torch.cat([getattr(one, field.name) for one in [none, *painted]]) for field in fields(Painted)))
