@@ -187,7 +187,7 @@ def _read_pickle(path: Path) -> Any:
             f"{path.name} holds something else than tensors, which could run code on this machine, so it was not "
             f"loaded. Get the file from its authors again, as safetensors if there is one. ({path})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         raise _damaged(path) from error
 
 
@@ -286,7 +286,7 @@ def _network_faults(
         network = build(weights)
     except KeyError as error:
         return [f"{name} lacks {error.args[0]}"]
-    except ValueError as error:
+    except (ValueError, IndexError, ZeroDivisionError) as error:
         return [f"{name} has sizes that do not go together ({error})"]
     expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
     faults = [f"{name} lacks {key}" for key in sorted(expected.keys() - weights.keys())]

@@ -10,6 +10,7 @@ from torch import Tensor
 from . import files
 from .errors import InputError
 from .images import Photo
+from .keypoints import check_points, check_pose
 from .regions import Region
 
 FILES = files.FileKind(
@@ -45,13 +46,34 @@ class Face:
     portrait: Photo | None = None
 
     def __post_init__(self) -> None:
-        if self.tokens.ndim != 3 or self.tokens.shape[0] != 1 or self.tokens.shape != self.uncond_tokens.shape:
+        if (
+            self.tokens.ndim != 3
+            or self.tokens.shape[0] != 1
+            or self.tokens.shape != self.uncond_tokens.shape
+            or 0 in self.tokens.shape
+        ):
             raise InputError(
                 f"A face needs tokens and uncond_tokens of one shape [1, count, size]; "
                 f"found {list(self.tokens.shape)} and {list(self.uncond_tokens.shape)}."
             )
         if not (self.tokens.isfinite().all() and self.uncond_tokens.isfinite().all()):
             raise InputError("The face's tokens hold values that are not numbers. Encode the photo again.")
+        self._check_optional()
+
+    def _check_optional(self) -> None:
+        count = self.tokens.shape[1]
+        for name, tensor, fits in (
+            ("embedding", self.embedding, lambda shape: len(shape) == 1),
+            ("key_scale", self.key_scale, lambda shape: shape == (count,)),
+        ):
+            if tensor is not None and not (fits(tensor.shape) and tensor.isfinite().all()):
+                raise InputError(
+                    f"The face's {name} has the shape {list(tensor.shape)} or holds values that are not numbers. "
+                    "Encode the photo again."
+                )
+        if self.keypoints is not None:
+            check_points(self.keypoints)
+        check_pose(self.pose)
 
     @property
     def token_size(self) -> int:

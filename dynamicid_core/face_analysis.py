@@ -34,6 +34,8 @@ PROVIDERS = {
 ALIGNED_SIZE = 112
 _BORDER = 0.5  # of the longer side, for faces that fill the picture
 _SMALLEST_DETECTION = 160
+_GRAIN = 32  # pixels: the detector takes multiples of it
+_SMALL_FACE = 40  # pixels of width, below which ArcFace tells people apart less well
 
 _log = logging.getLogger(__name__)
 
@@ -94,9 +96,12 @@ class FaceAnalysis:
     """An opened InsightFace pack."""
 
     def __init__(self, models: dict[str, Any], detection_size: int = 640) -> None:
-        """models: InsightFace models by task; detection and recognition are needed (``open_pack`` checks)."""
+        """models: InsightFace models by task; detection and recognition are needed (``open_pack`` checks).
+
+        detection_size: pixels, rounded down to a multiple of 32.
+        """
         self._models = models
-        self._detection_size = detection_size
+        self._detection_size = max(_GRAIN, detection_size // _GRAIN * _GRAIN)
 
     @property
     def recognition(self) -> str:
@@ -126,8 +131,8 @@ class FaceAnalysis:
             sizes = ", ".join(str(size) for size in self._sizes())
             raise InputError(
                 f"No face found in {which} ({width} x {height}). Tried detection at {sizes} pixels and with a border "
-                "added. Use a picture in which one face is sharp and at least 40 pixels wide, or lower the detection "
-                "threshold in Load Face Analysis."
+                f"added. Use a picture in which one face is sharp and at least {_SMALL_FACE} pixels wide, or lower the "
+                "detection threshold in Load Face Analysis."
             )
         if not 0 <= index < len(faces):
             raise InputError(
@@ -136,6 +141,9 @@ class FaceAnalysis:
             )
         if len(faces) > 1:
             _log.info("%s shows %d faces; took number %d, %s", which.capitalize(), len(faces), index, order)
+        across = float(faces[index].box[2] - faces[index].box[0])
+        if across < _SMALL_FACE:
+            _log.warning("The face in %s is only %d pixels wide: too few to know a person well by", which, across)
         return ChosenFace(faces, faces[index])
 
     def embed(self, photo: Photo, face: DetectedFace, channel_order: str = "bgr") -> NDArray[np.float32]:
@@ -149,11 +157,13 @@ class FaceAnalysis:
 
     def _sizes(self) -> list[int]:
         sizes = [self._detection_size]
-        while sizes[-1] // 2 >= _SMALLEST_DETECTION:
-            sizes.append(sizes[-1] // 2)
+        while (half := sizes[-1] // 2 // _GRAIN * _GRAIN) >= _SMALLEST_DETECTION:
+            sizes.append(half)
         return sizes
 
     def _detect_at(self, bgr: Photo, size: int) -> list[DetectedFace]:
+        if min(bgr.shape[:2]) * size < max(bgr.shape[:2]):
+            return []  # so narrow that nothing would be left of it
         boxes, landmarks = self._models[DETECTION].detect(bgr, input_size=(size, size))
         return [self._measure(bgr, box, points) for box, points in zip(boxes, landmarks, strict=True)]
 
@@ -224,7 +234,10 @@ def open_pack(
             f"{', '.join(sorted(models)) or 'none'}). Use a whole pack, such as buffalo_l."
         )
     models[DETECTION].prepare(0, input_size=(detection_size, detection_size), det_thresh=threshold)
-    _log.info("InsightFace pack %s opened on %s with %s", folder.name, providers[0], ", ".join(sorted(models)))
+    used = models[DETECTION].session.get_providers()[0]
+    if used != providers[0]:
+        _log.warning("onnxruntime could not start %s (its own messages say why); it uses %s", providers[0], used)
+    _log.info("InsightFace pack %s opened on %s with %s", folder.name, used, ", ".join(sorted(models)))
     return FaceAnalysis(models, detection_size)
 
 
@@ -233,11 +246,12 @@ def download_pack(name: str, root: str | Path) -> Path:
     models.
     """
     _import_insightface()
-    from insightface.utils.storage import ensure_available
+    from insightface.utils.storage import download
 
     _log.info("Downloading the InsightFace pack %s (its weights are for non-commercial research)", name)
     try:
-        ensure_available("models", name, root=str(root))
+        # Forced: a download that was cut off leaves an empty folder, which it would take for the pack.
+        download("models", name, force=True, root=str(root))
     except Exception as error:  # requests, zipfile and OSError alike: there is one thing to do about all of them
         raise InputError(
             f"The InsightFace pack {name} could not be downloaded ({error}). Download it by hand from InsightFace's "

@@ -2,6 +2,7 @@
 
 import os
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from .errors import InputError
 
 SUFFIX = ".safetensors"
+_LONGEST_NAME = 200  # bytes; file systems take 255, with the ending and a number
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,20 @@ def save(
     """
     plain = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in tensors.items()}
     full = {"format": kind.format, "version": kind.version, **metadata}
-    path = _free_path(kind, Path(folder) / (_valid_name(kind, name) + SUFFIX), plain, full)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    save_file(plain, unfinished, metadata=full)
-    os.replace(unfinished, path)
-    return path
+    wanted = Path(folder) / (_valid_name(kind, name) + SUFFIX)
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = wanted.with_name(f"{uuid.uuid4().hex}.part")
+        try:
+            save_file(plain, unfinished, metadata=full)
+            return _publish(kind, unfinished, wanted, plain, full)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{wanted.name} could not be written into {wanted.parent} ({error}). Make room on that disk, or check that "
+            "the folder may be written to."
+        ) from error
 
 
 def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -55,7 +65,8 @@ def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str,
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             there = set(file.keys())
-            tensors = {key: file.get_tensor(key) for key in (*kind.needed, *kind.optional) if key in there}
+            # Copies: the originals are windows into the file, which somebody may write over.
+            tensors = {key: file.get_tensor(key).clone() for key in (*kind.needed, *kind.optional) if key in there}
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path.name} is damaged or no safetensors file. Save the {kind.what} again. ({path})"
@@ -77,8 +88,7 @@ def with_suffix(name: str) -> str:
 
 def _valid_name(kind: FileKind, name: str) -> str:
     stem = name.strip().removesuffix(SUFFIX).replace("\\", "/")
-    parts = stem.split("/")
-    if not stem or any(part in ("", ".", "..") or re.search(r'[<>:"|?*\x00-\x1f]', part) for part in parts):
+    if not all(map(_is_file_name, stem.split("/"))):
         raise InputError(
             f'"{name}" cannot be a file name. Use letters, digits, spaces, - and _, and / for a folder inside the '
             f"folder of {kind.what} files."
@@ -86,13 +96,36 @@ def _valid_name(kind: FileKind, name: str) -> str:
     return stem
 
 
-def _free_path(kind: FileKind, wanted: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """The first of name, name_2, … that is unused or already holds the very same."""
+def _is_file_name(part: str) -> bool:
+    """Whether a part of a path can be a name on Linux, macOS and Windows."""
+    printable = part.encode("utf-8", "replace").decode("utf-8") == part
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", part, re.IGNORECASE)
+    wrong = re.search(r'[<>:"|?*\x00-\x1f]|[. ]$', part)
+    return bool(part) and printable and not reserved and not wrong and len(part.encode()) <= _LONGEST_NAME
+
+
+def _publish(
+    kind: FileKind, unfinished: Path, wanted: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Path:
+    """Gives a file the first of name, name_2, … that is unused, unless one of them holds the very same already.
+
+    A hard link fails where there is a file, even one that another process has just made; a rename would replace it.
+    """
     path, number = wanted, 1
-    while path.exists() and not _holds(kind, path, tensors, metadata):
-        number += 1
-        path = wanted.with_stem(f"{wanted.stem}_{number}")
-    return path
+    while True:
+        if path.exists():
+            if _holds(kind, path, tensors, metadata):
+                return path
+            number += 1
+            path = wanted.with_stem(f"{wanted.stem}_{number}")
+            continue
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            continue
+        except OSError:  # a disk without hard links
+            os.replace(unfinished, path)
+        return path
 
 
 def _holds(kind: FileKind, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:

@@ -114,7 +114,7 @@ def solve_pose(points: Tensor) -> Tensor:
     """The pose [3] in which the template fits points [106, 2] (fractions or pixels) best."""
     pitch, yaw = (grid.flatten() for grid in torch.meshgrid(template().pitch, template().yaw, indexing="ij"))
     pitch, yaw = _best(points, pitch, yaw)
-    around = torch.tensor([-1.0, 0.0, 1.0])
+    around = torch.tensor([0.0, -1.0, 1.0])  # the middle first: where all views fit alike, it stays
     step = _FIRST_STEP
     while step > _LAST_STEP:
         pitches, yaws = torch.meshgrid(pitch + step * around, yaw + step * around, indexing="ij")

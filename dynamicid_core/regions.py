@@ -124,7 +124,12 @@ class MaskRegion:
         cells = F.adaptive_avg_pool2d(mask[None, None], (height, width))[0, 0]
         if cells.max() < self.inside_from <= mask.max():
             cells.view(-1)[cells.argmax()] = mask.max()
-        return cells
+        # Cells on the edge of a mask without shades are in or out, as those of a box: no notch in the person's share.
+        return (cells >= self.inside_from).float() if self._has_no_shades else cells
+
+    @property
+    def _has_no_shades(self) -> bool:
+        return bool(((self.mask == 0) | (self.mask == 1)).all())
 
 
 Region = Box | PixelBox | MaskRegion

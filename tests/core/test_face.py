@@ -1,5 +1,7 @@
 """Faces in files."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -50,7 +52,25 @@ def test_a_name_may_lie_in_a_folder(tmp_path):
     assert save_face(make_face(), tmp_path, "family/anna") == tmp_path / "family" / "anna.safetensors"
 
 
-@pytest.mark.parametrize("name", ["", "  ", "../anna", "/anna", "a/../b", "C:\\anna", "what?", "a//b", "\\\\server\\x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "  ",
+        "../anna",
+        "/anna",
+        "a/../b",
+        "C:\\anna",
+        "what?",
+        "a//b",
+        "\\\\server\\x",
+        "con",
+        "a /b",
+        "a.",
+        "é" * 150,
+        "\ud800",
+    ],
+)
 def test_a_name_that_leaves_the_folder_or_no_system_allows_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="cannot be a file name"):
         save_face(make_face(), tmp_path / "faces", name)
@@ -134,3 +154,65 @@ def test_faces_of_different_models_or_mixes_do_not_mix():
     both = mix_faces([make_face(1), make_face(2)], [0.5, 0.5], "attention")
     with pytest.raises(InputError, match="cannot be mixed"):
         mix_faces([both, make_face()], [1, 1], "tokens")
+
+
+def test_a_loaded_face_stays_what_it_is_when_its_file_is_written_over(tmp_path):
+    anna, ben = make_face(1), make_face(2)
+    path, other = save_face(anna, tmp_path, "anna"), save_face(ben, tmp_path, "ben")
+    loaded = load_face(path)
+    path.write_bytes(other.read_bytes())  # in place, as cp does
+    assert torch.equal(loaded.tokens, anna.tokens)
+    assert torch.equal(load_face(path).tokens, ben.tokens)
+
+
+def test_faces_saved_at_once_under_one_name_are_all_kept(tmp_path):
+    faces = [make_face(seed) for seed in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        paths = list(threads.map(lambda face: save_face(face, tmp_path, "anna"), faces))
+    assert len(set(paths)) == 24
+    assert all(torch.equal(load_face(path).tokens, face.tokens) for path, face in zip(paths, faces, strict=True))
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_a_disk_without_hard_links_keeps_faces_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    assert [save_face(make_face(seed), tmp_path, "anna").name for seed in (1, 2, 1)] == [
+        "anna.safetensors", "anna_2.safetensors", "anna.safetensors",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "people").write_text("a file where the folder would be")
+    with pytest.raises(InputError, match=r"anna\.safetensors could not be written into .*people"):
+        save_face(make_face(), tmp_path, "people/anna")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"embedding": torch.rand(1, 512)}, r"embedding has the shape \[1, 512\]"),
+        ({"embedding": torch.full((512,), torch.nan)}, "embedding .* not numbers"),
+        ({"key_scale": torch.ones(3)}, r"key_scale has the shape \[3\]"),
+        ({"pose": torch.zeros(1, 3)}, "A head pose must be pitch, yaw and roll"),
+        ({"keypoints": torch.rand(68, 2)}, "must be 106 points"),
+    ],
+)
+def test_what_a_face_has_beside_its_tokens_is_looked_at_too(tmp_path, parts, message):
+    with pytest.raises(InputError, match=message):
+        make_face(**parts)
+    face = make_face()
+    save_file(
+        {"tokens": face.tokens, "uncond_tokens": face.uncond_tokens, **parts},
+        tmp_path / "made.safetensors",
+        {"format": "dynamicid-face", "version": "1", "base_model": "sd15"},
+    )
+    with pytest.raises(InputError, match=message):
+        load_face(tmp_path / "made.safetensors")
+
+
+def test_a_face_without_tokens_is_refused():
+    with pytest.raises(InputError, match="needs tokens"):
+        Face(torch.empty(1, 0, 16), torch.empty(1, 0, 16), base_model="sd15")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -185,3 +186,52 @@ def test_a_machine_without_insightface_is_told_what_to_install(monkeypatch, tmp_
     monkeypatch.setitem(sys.modules, "insightface.model_zoo", None)
     with pytest.raises(InputError, match=r"needs the Python package .*insightface.* pip install"):
         open_pack(tmp_path, "CPU")
+
+
+@pytest.mark.parametrize("size", [160, 224, 500, 672, 800, 1056, 2048])
+def test_a_photo_without_a_face_is_told_at_every_detection_size(size):
+    analysis = open_pack(PACK, "CPU", size)
+    with pytest.raises(InputError, match="No face found in the photo"):
+        analysis.choose(np.full((300, 200, 3), 128, np.uint8), "largest", 0)
+
+
+def test_a_photo_too_narrow_to_look_at_is_told(analysis):
+    with pytest.raises(InputError, match=r"No face found in the photo \(8 x 4000\)"):
+        analysis.choose(np.full((4000, 8, 3), 128, np.uint8), "largest", 0)
+
+
+def test_a_face_too_small_to_know_a_person_by_is_taken_with_a_warning(analysis, caplog):
+    small = np.asarray(Image.fromarray(photos.astronaut()[:256, 100:356]).resize((64, 64), Image.Resampling.LANCZOS))
+    chosen = analysis.choose(small, "largest", 0).chosen
+    assert chosen.box[2] - chosen.box[0] < 40
+    assert "pixels wide: too few to know a person well by" in caplog.text
+
+
+def test_a_provider_that_does_not_start_is_not_said_to_be_used(monkeypatch, caplog):
+    monkeypatch.setattr(face_analysis, "choose_providers", lambda _: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    caplog.set_level("INFO")
+    open_pack(PACK, "CUDA")
+    assert "could not start CUDAExecutionProvider" in caplog.text
+    assert "opened on CPUExecutionProvider" in caplog.text
+
+
+def test_a_download_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
+    from insightface.utils import storage
+
+    models = sorted(Path(PACK).glob("*.onnx"))
+    sent = []
+
+    def send(url, path, **_):
+        sent.append(url)
+        if len(sent) == 1:
+            Path(path).write_bytes(b"<html>")
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                for model in models:
+                    archive.write(model, model.name)
+
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(storage, "download_file", send)
+    with pytest.raises(InputError, match="could not be downloaded"):
+        face_analysis.download_pack("buffalo_s", tmp_path)
+    assert face_analysis.download_pack("buffalo_s", tmp_path) == tmp_path / "models" / "buffalo_s"

@@ -94,3 +94,8 @@ def test_turned_keypoints_are_posed_as_asked(analysis, degrees):
     points = torch.from_numpy(analysis.choose(photo, "largest", 0).chosen.keypoints / photo.shape[0])
     turned = edit_motion(Keypoints(points), yaw=float(degrees))
     assert abs(float(solve_pose(turned.points)[1]) - degrees) < 5
+
+
+@pytest.mark.parametrize("points", [torch.zeros(106, 2), torch.full((106, 2), 0.5)])
+def test_points_that_all_coincide_have_some_pose_in_the_end(points):
+    assert solve_pose(points).isfinite().all()

@@ -178,3 +178,12 @@ def test_rows_that_show_different_parts_have_layouts_of_their_own():
     assert layout.gate_offset[0].flatten().tolist() == [2, 0, 0, 0]
     assert layout.gate_offset[1].eq(2).all()
     assert layout.mask.shape == (2, 1, 4, 2)
+
+
+@pytest.mark.parametrize("cells", [8, 16, 32])
+def test_a_mask_without_shades_is_in_or_out_wherever_its_edge_lies(cells):
+    mask = torch.zeros(512, 512)
+    mask[:, :216] = 1.0  # no whole number of cells
+    layout = layout_on_grid([from_mask(mask)], [4], cells, cells, boost=0)
+    assert layout.shares is None
+    assert set(from_mask(mask).coverage(cells, cells).flatten().tolist()) == {0.0, 1.0}
