@@ -270,12 +270,20 @@ def _describe_stranger(tensors: Mapping[str, Tensor]) -> str:
 
 def _check_complete(checkpoint: Checkpoint, path: Path) -> None:
     faults = [fault for module, weights in checkpoint.modules.items() for fault in _FAULTS[module](weights)]
+    if not faults and checkpoint.part == ADAPTER:
+        faults = _halves_faults(checkpoint.modules)
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(
             f"{path.name} is {PART_NAMES[checkpoint.part]}, but not a complete one: {'; '.join(faults[:3])}{more}. "
             f"Download it again, or convert it again from the original. ({path})"
         )
+
+
+def _halves_faults(modules: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    made = modules["face_encoder"]["norm.weight"].shape[0]
+    taken = {token_size for _, token_size in projection_sizes(modules["saa"]).values()}
+    return [] if taken == {made} else [f"its face encoder makes tokens of {made}, its SAA part takes those of {taken}"]
 
 
 def _network_faults(
@@ -317,7 +325,10 @@ def _keypoint_encoder_faults(weights: dict[str, Tensor]) -> list[str]:
 
 
 def _saa_faults(weights: dict[str, Tensor]) -> list[str]:
-    sizes = projection_sizes(weights)
+    try:
+        sizes = projection_sizes(weights)
+    except ValueError:  # a name without a number, or a tensor that is no matrix
+        return ["the SAA part has layers that are no matrices with a number"]
     missing = [f"{i}.to_v_ip.weight" for i in sizes if f"{i}.to_v_ip.weight" not in weights]
     missing += [f"{i}.to_k_ip.weight" for i in range(1, 2 * len(sizes), 2) if i not in sizes]
     for key in weights:
@@ -328,7 +339,24 @@ def _saa_faults(weights: dict[str, Tensor]) -> list[str]:
     token_sizes = {token_size for _, token_size in sizes.values()}
     if len(token_sizes) > 1:
         faults.append(f"the SAA part has layers of {describe_family(max(token_sizes), len(sizes))} and of other models")
-    return faults
+    return faults or _misfits(weights)
+
+
+def _misfits(weights: dict[str, Tensor]) -> list[str]:
+    """Pairs of the SAA part that do not go together: keys with values, and both halves of low-rank updates."""
+    misfits = []
+    for key, one in weights.items():
+        if ".to_k_ip." in key:
+            other = weights[key.replace(".to_k_ip.", ".to_v_ip.")]
+            fits = one.shape == other.shape
+        elif ".down." in key:
+            other = weights[key.replace(".down.", ".up.")]
+            fits = one.ndim == other.ndim == 2 and other.shape[1] == one.shape[0]
+        else:
+            continue
+        if not fits:
+            misfits.append(f"the SAA part's {key} is {list(one.shape)}, which does not fit {list(other.shape)}")
+    return misfits
 
 
 _FAULTS: dict[str, Callable[[dict[str, Tensor]], list[str]]] = {

@@ -297,6 +297,43 @@ def test_an_adapter_that_lacks_tensors_is_refused_with_their_names(tmp_path, rel
         read_checkpoint(tmp_path / "a.bin", ADAPTER)
 
 
+@pytest.mark.parametrize(
+    ("module", "key", "shape", "message"),
+    [
+        ("SAA_module", "5.to_v_ip.weight", (7, 16), r"5\.to_k_ip\.weight is .* which does not fit \[7, 16\]"),
+        ("SAA_module", "5.to_k_ip.weight", (7,), "layers that are no matrices"),
+        ("proj_module", "proj.0.weight", (9,), "not a complete one"),
+        ("proj_module", "perceiver_resampler.proj_in.weight", (0, 0), "not a complete one"),
+    ],
+)
+def test_an_adapter_whose_parts_do_not_fit_each_other_is_refused(tmp_path, released, module, key, shape, message):
+    modules = {name: dict(weights) for name, weights in released.items() if isinstance(weights, dict)}
+    assert key in modules[module]
+    modules[module][key] = torch.zeros(shape)
+    torch.save(modules, tmp_path / "adapter.bin")
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "adapter.bin", ADAPTER)
+
+
+def test_both_halves_of_a_low_rank_update_have_one_rank(tmp_path, released):
+    modules = {name: dict(weights) for name, weights in released.items() if isinstance(weights, dict)}
+    key = next(key for key in modules["SAA_module"] if ".down." in key)
+    modules["SAA_module"][key] = modules["SAA_module"][key][:1]
+    torch.save(modules, tmp_path / "adapter.bin")
+    with pytest.raises(InputError, match="which does not fit"):
+        read_checkpoint(tmp_path / "adapter.bin", ADAPTER)
+
+
+def test_an_adapter_of_halves_for_different_models_is_refused(tmp_path):
+    sdxl, sd15 = (tmp_path / name for name in ("sdxl.bin", "sd15.bin"))
+    adapter_file(sdxl, 2048, 70)
+    adapter_file(sd15, 768, 16)
+    mixed = torch.load(sd15, weights_only=True) | {"image_proj": torch.load(sdxl, weights_only=True)["image_proj"]}
+    torch.save(mixed, tmp_path / "mixed.bin")
+    with pytest.raises(InputError, match=r"makes tokens of 2048, its SAA part takes those of \{768\}"):
+        read_checkpoint(tmp_path / "mixed.bin", ADAPTER)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="There is no file"):
         read_checkpoint(tmp_path / "none.bin", ADAPTER)
