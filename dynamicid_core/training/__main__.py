@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted. The state is saved: the same command goes on from here.", file=sys.stderr)
         return 130
+    finally:
+        part_processes()
     return 0
 
 
@@ -102,6 +104,14 @@ def run_miniature(options: argparse.Namespace) -> None:
         start=options.start_from,
     )
     cook(kitchen, options.stages)
+
+
+def part_processes() -> None:
+    """Ends what several processes have together, if there are several."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def choose_device(cpu: bool) -> None:

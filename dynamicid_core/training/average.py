@@ -8,19 +8,22 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Of a network's parameters. With decay 0 it is the last weights."""
+    """Of a network's parameters, and of its buffers with fractions: what batch normalisation measures belongs to its
+    weights. With decay 0 it is the last weights.
+    """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._parameters = dict(network.named_parameters())
-        self.weights = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        buffers = {name: buffer for name, buffer in network.named_buffers() if buffer.is_floating_point()}
+        self._tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **buffers}
+        self.weights = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes the weights after a step in. Early on it follows faster, so that the start is soon forgotten."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, parameter in self._parameters.items():
-            self.weights[name].lerp_(parameter.detach(), 1 - decay)
+        for name, tensor in self._tensors.items():
+            self.weights[name].lerp_(tensor.detach(), 1 - decay)
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Goes on from saved ones."""
@@ -30,7 +33,7 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """While this lasts, the network has the averaged weights."""
-        kept = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        kept = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
         self._set(self.weights)
         try:
             yield
@@ -39,5 +42,5 @@ class WeightAverage:
 
     @torch.no_grad()
     def _set(self, weights: dict[str, Tensor]) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.copy_(weights[name])
+        for name, tensor in self._tensors.items():
+            tensor.copy_(weights[name])

@@ -21,7 +21,7 @@ class LoopConfig:
     many of those make one step. warmup_steps: over which the learning rate rises; cooldown_steps: the last ones, over
     which it falls to 0. rates: how many times faster parts of the network learn, by how the names of their parameters
     begin. ema_decay: of the averaged weights that are saved, 0 for none. save_every, sample_every,
-    log_every: steps; 0 for never. keep: how many states to keep.
+    log_every: steps; 0 for never. clip_gradients: their longest length, 0 for any. keep: how many states to keep.
     """
 
     output: str
@@ -47,6 +47,11 @@ class LoopConfig:
         _require(self.precision in PRECISIONS, f'precision is "{self.precision}"; choose {" or ".join(PRECISIONS)}')
         for name in ("steps", "batch_size", "accumulation", "keep"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in (
+            "weight_decay", "warmup_steps", "cooldown_steps", "clip_gradients", "seed", "log_every", "save_every",
+            "sample_every",
+        ):  # fmt: skip
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be more than 0")
         for part, rate in self.rates.items():
             wanted = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0
@@ -92,6 +97,7 @@ class AnchorConfig(RunConfig):
         super().__post_init__()
         _require(self.variant in VARIANTS, f'variant is "{self.variant}"; choose one of {", ".join(VARIANTS)}')
         _require(self.rank >= 1, f"rank is {self.rank}; it must be at least 1")
+        _require(0 <= self.threshold < 1, f"threshold is {self.threshold:g}; it must be from 0 to below 1")
         shares = (self.drop_text, self.drop_face, self.drop_both)
         _require(
             min(shares) >= 0 and sum(shares) <= 1, "the shares dropped must not be negative or more than 1 together"

@@ -67,8 +67,8 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     )
     groups = _groups(stage.network, config.rates)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    average = WeightAverage(stage.network, config.ema_decay)
     network, optimiser = accelerator.prepare(stage.network, optimiser)
+    average = WeightAverage(stage.network, config.ema_decay)  # only now is the network where it trains
     run = _Run(stage, config, accelerator, network, optimiser, average, States(output, config.keep))
     start = run.resume()
     accelerator.init_trackers("tensorboard")
@@ -79,7 +79,9 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
         run.save()
         raise
     finally:
-        accelerator.end_training()
+        # Not end_training: it would part the processes for good, and a recipe has more than one stage.
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 @dataclasses.dataclass(eq=False)
@@ -108,6 +110,7 @@ class _Run:
         self.accelerator.load_state(str(state))
         self.average.load(load_file(state / _AVERAGE))
         self.done = int(about["step"])
+        self.accelerator.step = self.done * self.config.accumulation  # a run may end in the middle of one
         _log.info("Going on from step %d", self.done)
         return self.done
 
@@ -135,13 +138,13 @@ class _Run:
     def save(self) -> None:
         """Weights for the loader, and the state to go on from."""
         self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process or self.done == 0:
-            return
-        with self.average.in_place():
-            self.stage.save_weights(Path(self.config.output))
-        self.states.save(self.done, {"config": self._identity()}, self._write_state)
+        if self.accelerator.is_main_process and self.done:
+            self.states.save(self.done, {"config": self._identity()}, self._write_state)
+        self.accelerator.wait_for_everyone()  # the next stage may read the weights
 
     def _write_state(self, folder: Path) -> None:
+        with self.average.in_place():
+            self.stage.save_weights(Path(self.config.output))
         self.accelerator.save_state(str(folder))
         save_file({k: v.contiguous() for k, v in self.average.weights.items()}, folder / _AVERAGE)
 
@@ -156,7 +159,7 @@ class _Run:
             with accelerator.accumulate(self.network):
                 losses = self.network(batch)
                 accelerator.backward(losses["loss"])
-                if accelerator.sync_gradients:
+                if accelerator.sync_gradients and config.clip_gradients:
                     accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients)
                 self.optimiser.step()
                 self.optimiser.zero_grad()

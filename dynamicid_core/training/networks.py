@@ -136,7 +136,8 @@ class TrainableAdapter(nn.Module):
             identity = saa.project_tokens(keys, values, extra_options["n_heads"], q.dtype)
             placed = None if layout is None else layout(*extra_options["activations_shape"][-2:])
             text = text_attention(q, k, v, extra_options)
-            return saa.semantic_activated_attention(text, q, identity, settings, placed)
+            with torch.autocast(q.device.type, enabled=False):  # it would take the gate in bfloat16
+                return saa.semantic_activated_attention(text, q, identity, settings, placed)
 
         return attend
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ..errors import InputError
 
 _PROGRESS = "progress.json"
@@ -36,7 +38,7 @@ class States:
             (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **about}), encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)
             os.replace(unfinished, target)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter for a full disk, too
             shutil.rmtree(unfinished, ignore_errors=True)
             last = self.newest()
             raise InputError(

@@ -123,3 +123,98 @@ def test_half_precision_trains_and_draws_its_sheets(tiny_models, tmp_path, adapt
     assert len(list(tmp_path.glob("sheets/*.jpg"))) == 1
     name = {"anchor": "adapter", "reconfigure": "imr"}[kind]
     assert {tensor.dtype for tensor in load_file(tmp_path / f"{name}.safetensors").values()} == {torch.float32}
+
+
+def test_the_average_lies_where_the_accelerator_put_the_network(tiny_models, tmp_path, monkeypatch):
+    import accelerate
+
+    loop, prepare, seen = core("training.loop"), accelerate.Accelerator.prepare, {}
+
+    def prepare_elsewhere(accelerator, network, optimiser):
+        return prepare(accelerator, network.double(), optimiser)  # done to parameters as a move to a GPU is
+
+    def look(run, *_):
+        seen.update({name: tensor.dtype for name, tensor in run.average.weights.items()})
+
+    monkeypatch.setattr(accelerate.Accelerator, "prepare", prepare_elsewhere)
+    monkeypatch.setattr(loop._Run, "steps", look)
+    train(*anchor_stage(tiny_models, tmp_path, steps=1))
+    assert set(seen.values()) == {torch.float64}
+
+
+def test_the_average_takes_what_batch_normalisation_measured_along(tmp_path):
+    average = core("training.average")
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    mean = average.WeightAverage(network, 0.9)
+    chance = torch.Generator().manual_seed(0)
+    for step in range(30):
+        network(torch.randn(16, 4, generator=chance) + 2)
+        mean.update(step)
+    measured = network[1].running_mean.clone()
+    with mean.in_place():
+        averaged = network[1].running_mean.clone()
+    assert 0.01 < float((averaged - measured).abs().max()) < 0.5
+    assert torch.equal(network[1].running_mean, measured)
+
+
+def test_two_trainings_in_one_process_follow_each_other(tiny_models, tmp_path, monkeypatch):
+    import accelerate
+
+    monkeypatch.setattr(accelerate.PartialState, "destroy_process_group", lambda *_: pytest.fail("parted"))
+    train(*anchor_stage(tiny_models, tmp_path / "one", steps=1))
+    train(*anchor_stage(tiny_models, tmp_path / "other", steps=1))
+    assert (tmp_path / "other" / "adapter.safetensors").is_file()
+
+
+def test_a_run_that_ended_inside_of_a_step_goes_on_from_its_beginning(tiny_models, tmp_path):
+    train(*anchor_stage(tiny_models, tmp_path / "whole", steps=4, accumulation=2))
+    stage, settings = anchor_stage(tiny_models, tmp_path / "parts", steps=4, accumulation=2)
+    make, made = stage.make_batch, []
+
+    def interrupted(*arguments):
+        made.append(1)
+        if len(made) == 4:  # the second part of the second step
+            raise KeyboardInterrupt
+        return make(*arguments)
+
+    stage.make_batch = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, settings)
+    train(*anchor_stage(tiny_models, tmp_path / "parts", steps=4, accumulation=2))
+    whole, parts = (load_file(tmp_path / name / "adapter.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_disk_that_safetensors_finds_full_is_told_too(tiny_models, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=1)
+
+    def full(_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(stage, "save_weights", full)
+    with pytest.raises(ValueError, match=r"No space left .* goes on from the beginning"):
+        train(stage, settings)
+
+
+def test_no_clipping_is_not_standing_still(tiny_models, tmp_path):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=1, clip_gradients=0.0)
+    before = {name: parameter.clone() for name, parameter in stage.network.named_parameters()}
+    train(stage, settings)
+    assert any(not torch.equal(parameter, before[name]) for name, parameter in stage.network.named_parameters())
+
+
+@pytest.mark.usefixtures("_new_process")
+def test_the_gate_is_taken_in_float32_in_half_precision_too(tiny_models, tmp_path, monkeypatch):
+    saa, seen = core("saa"), []
+    gate = saa.relevance_gate
+
+    def look(*arguments):
+        found = gate(*arguments)
+        seen.append(found.dtype)
+        return found
+
+    monkeypatch.setattr(saa, "relevance_gate", look)
+    train(*anchor_stage(tiny_models, tmp_path, steps=1, precision="bf16"))
+    assert set(seen) == {torch.float32}

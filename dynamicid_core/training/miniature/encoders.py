@@ -17,6 +17,7 @@ from ..data.storage import write_whole
 from .framing import close_up
 
 _SAVED_AT_ONCE = 64  # pictures
+_FEATURES_KEPT = 16_000  # pictures; those with the shoulders of another come up once
 
 
 class RememberingEncoders(FrozenEncoders):
@@ -37,6 +38,8 @@ class RememberingEncoders(FrozenEncoders):
     @torch.no_grad()
     def clip_features(self, pixels: Tensor) -> Tensor:
         """As in ``FrozenEncoders``."""
+        if len(self._features) > _FEATURES_KEPT:
+            self._features.clear()
         return _remembered(self._features, pixels, super().clip_features)
 
     @torch.no_grad()

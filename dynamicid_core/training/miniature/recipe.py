@@ -254,7 +254,7 @@ def finish(kitchen: Kitchen) -> None:
         return FinishingStage(encoders, source, timed, perception, vae, pictures, known)
 
     _run(stage, config, kitchen.cpu)
-    pack_file(kitchen, miniature.VAE_FILE, "finishing")
+    _once(lambda kitchen: pack_file(kitchen, miniature.VAE_FILE, "finishing"), kitchen)
 
 
 def measure_all(kitchen: Kitchen) -> None:
@@ -311,6 +311,7 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "measure": measure_all,
 }
 """Name -> what it does; each needs those before it."""
+_ONCE = "data", "pack", "measure"
 
 
 def cook(kitchen: Kitchen, only: list[str]) -> None:
@@ -318,7 +319,17 @@ def cook(kitchen: Kitchen, only: list[str]) -> None:
     for name, stage in STAGES.items():
         if not only or name in only:
             _log.info("--- %s", name)
-            stage(kitchen)
+            _once(stage, kitchen) if name in _ONCE else stage(kitchen)
+
+
+def _once(stage: Callable[[Kitchen], None], kitchen: Kitchen) -> None:
+    """Several processes would write the same files; only the first one does, and the others wait."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.is_main_process:
+        stage(kitchen)
+    state.wait_for_everyone()
 
 
 def _run(stage: Callable[[Any], Any], config: LoopConfig, cpu: bool) -> None:

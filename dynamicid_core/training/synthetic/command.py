@@ -192,6 +192,8 @@ def write_groups(job: Job) -> None:
     random = np.random.default_rng([6, job.seed])
     everybody = max(job.identities, 3)
     who = [random.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
+    if (folder / "layout.json").is_file():  # written last; the settings of a data set do not change
+        return
     layout = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
