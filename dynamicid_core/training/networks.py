@@ -1,6 +1,7 @@
 """The adapter as it is trained: the very layers that the nodes run, with parameters that take gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -136,7 +137,9 @@ class TrainableAdapter(nn.Module):
             identity = saa.project_tokens(keys, values, extra_options["n_heads"], q.dtype)
             placed = None if layout is None else layout(*extra_options["activations_shape"][-2:])
             text = text_attention(q, k, v, extra_options)
-            with torch.autocast(q.device.type, enabled=False):  # it would take the gate in bfloat16
+            # Autocast would take the gate in bfloat16, too.
+            exact = nullcontext() if q.dtype == torch.float32 else torch.autocast(q.device.type, enabled=False)
+            with exact:
                 return saa.semantic_activated_attention(text, q, identity, settings, placed)
 
         return attend
