@@ -52,7 +52,8 @@ class ActivationMap(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, latent: dict[str, Any], image: Tensor) -> io.NodeOutput:
         photos = images.photographs(image)
-        maps = inspection.activation_maps(model, len(photos))
+        height, width = latent["samples"].shape[-2:]
+        maps = inspection.activation_maps(model, len(photos), (height, width))
         sheets = [
             _sheet(photo, {group: one[i].numpy() for group, one in maps.items()}) for i, photo in enumerate(photos)
         ]
@@ -102,11 +103,12 @@ class CompareFaces(io.ComfyNode):
         **faces: Face,
     ) -> io.NodeOutput:
         check_face_analysis(face_analysis)
-        people = [placement.face for placement in placements] if placements else connected_faces(faces)
+        placements = tuple(placement for placement in placements or () if placement.weight != 0)
+        people = [placement.face for placement in placements] or connected_faces(faces)
         if not people:
             raise InputError("There is nobody to compare with. Connect faces or placements.")
         photos = images.photographs(image)
-        results = [_compare(photo, face_analysis, people, placements) for photo in photos]
+        results = [_compare(photo, face_analysis, people, placements or None) for photo in photos]
         drawn = images.to_image([drawing.draw_comparison(p, r) for p, r in zip(photos, results, strict=True)])
         similarity = float(np.mean([result.mean_similarity for result in results]))
         table = "\n\n".join(result.table() for result in results)

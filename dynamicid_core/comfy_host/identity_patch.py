@@ -1,6 +1,7 @@
 """SAA inside ComfyUI's UNet, for the duration of a sampling run."""
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ..face import Placement
 from .people import People
 from .rows import POSITIVE, Forward
 
+_log = logging.getLogger(__name__)
 # Hosts before 0.3.60 do not take transformer_options here; later ones need them for attention overrides.
 _TAKES_OPTIONS = any(
     name in inspect.signature(inspect.unwrap(optimized_attention)).parameters
@@ -22,14 +24,20 @@ _TAKES_OPTIONS = any(
 )
 
 
+_TOLD = ("cond_or_uncond", "uuids", "sigmas", "sample_sigmas")
+
+
 @dataclass(frozen=True, eq=False)
 class Moment:
     """What the model was last asked while the identity acted; enough to ask it again.
 
-    latent: height and width of the whole latent, of which x may be an area.
+    latent: height and width of the whole latent, of which x may be an area. pictures: how many were sampled, None if
+    that is not known. options: what other packs read of the host's transformer_options.
     """
 
     latent: tuple[int, int]
+    pictures: int | None
+    options: dict[str, Any]
     x: Tensor
     sigma: Tensor
     c_concat: Tensor | None
@@ -62,6 +70,7 @@ class IdentityPatch:
         self._layers = [layer for layer in layers if layer.is_cross]
         self._people = People.of(placements, settings.weight)
         self._latent: tuple[int, int] | None = None
+        self._pictures: int | None = None
         self._kept: dict[Any, Any] = {}
         self._observer: Observer | None = None
 
@@ -89,11 +98,16 @@ class IdentityPatch:
                 "The sampler has the model of Apply DynamicID, but not its conditioning: the faces travel with it. "
                 "Connect the positive and negative outputs of Apply DynamicID to the sampler as well."
             )
+        negative = conds.get("negative")
+        if negative and not any(self.key in cond.get("model_conds", {}) for cond in negative):
+            _log.warning(
+                "The sampler's negative prompt did not pass Apply DynamicID: the picture differs, and is slower"
+            )
         try:
-            self._latent = (noise.shape[-2], noise.shape[-1])
+            self._latent, self._pictures = (noise.shape[-2], noise.shape[-1]), len(noise)
             return executor(noise, *args, **kwargs)
         finally:
-            self._latent = None
+            self._latent = self._pictures = None
             self._kept.clear()
 
     def around_model(
@@ -113,7 +127,8 @@ class IdentityPatch:
         if rows is not None and self._acts(executor.class_obj.model_sampling, sigma):
             latent = self._latent or (x.shape[-2], x.shape[-1])
             if any(row.role == POSITIVE for row in rows):
-                self.last = Moment(latent, x, sigma, c_concat, c_crossattn, conds)
+                told = {name: options[name] for name in _TOLD if name in options}
+                self.last = Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds)
             boost = self._boost(executor.class_obj.model_sampling, sigma)
             forward = Forward(rows, boost, latent)
             replaced = {**options.get("patches_replace", {})}

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import comfy.model_management
-import comfy.patcher_extension
 import torch
 import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
@@ -22,12 +21,13 @@ GROUPS = {"input": "down", "middle": "middle", "output": "up"}
 """UNet sections, in the words of the field."""
 
 
-def activation_maps(model: ModelPatcher, pictures: int) -> dict[str, Tensor]:
+def activation_maps(model: ModelPatcher, pictures: int, latent: tuple[int, int] | None = None) -> dict[str, Tensor]:
     """How much each place takes of each person: group -> [pictures, people, H, W], 0 to 1, on one grid.
 
     The groups are "all" and the values of GROUPS. Asks the model once more what it was last asked while the identity
     acted, and looks at the gates of that call, so a sampling run itself is not slowed. People of several applications
-    follow each other. Raises InputError when the model has no DynamicID or was not sampled with so many pictures.
+    follow each other. latent: height and width of what was sampled, if known. Raises InputError when the model has no
+    DynamicID, or was last sampled with other pictures.
     """
     patches = _patches(model)
     if not patches:
@@ -35,26 +35,74 @@ def activation_maps(model: ModelPatcher, pictures: int) -> dict[str, Tensor]:
             "Nothing of DynamicID acts in this model. Connect the model output of Apply DynamicID; its weight must be "
             "more than 0."
         )
-    moment = patches[0].last  # the first application sees the conditioning of all
-    if moment is None:
+    moments = {patch: moment for patch in patches if (moment := _moment(patch, patches)) is not None}
+    if not moments:
         raise InputError(
             "This model has not been sampled yet, or its faces never acted. Connect the same model to the sampler and "
             "the sampler's latent here, so that sampling comes first, and look at start_percent and end_percent."
         )
-    seen: list[list[tuple[str, Tensor]]] = [[] for _ in patches]
-    with ExitStack() as observers:
-        for patch, maps in zip(patches, seen, strict=True):
-            observers.enter_context(patch.observed(_observer(patch, moment, maps)))
-        _ask_again(model, moment)
-    groups = _by_group([_together(maps) for maps in zip(*seen, strict=True)])
+    for moment in moments.values():
+        _check_pictures(moment, pictures, latent)
+    seen: dict[IdentityPatch, list[tuple[str, Tensor]]] = {patch: [] for patch in moments}
+    for moment in dict.fromkeys(moments.values()):
+        with ExitStack() as observers:
+            for patch in (patch for patch, its in moments.items() if its is moment):
+                observers.enter_context(patch.observed(_observer(patch, moment, seen[patch])))
+            _ask_again(model, moment)
+    return _side_by_side([_of_pictures(_by_group(maps), pictures) for maps in seen.values()])
+
+
+def _moment(patch: IdentityPatch, patches: Sequence[IdentityPatch]) -> Moment | None:
+    """When a patch last acted, as the first application saw it that was asked with it: it sees the conditioning of all
+    behind it.
+    """
+    if patch.last is None:
+        return None
+    seen = (other.last for other in patches)
+    return next((moment for moment in seen if moment is not None and _is_same(moment, patch)), patch.last)
+
+
+def _is_same(moment: Moment, patch: IdentityPatch) -> bool:
+    assert patch.last is not None
+    return moment.x is patch.last.x and patch.key in moment.conds
+
+
+def _check_pictures(moment: Moment, pictures: int, latent: tuple[int, int] | None) -> None:
+    if moment.pictures is not None and moment.pictures != pictures:
+        raise _sampled_with(moment.pictures, pictures)
+    if latent is not None and latent != moment.latent:
+        (height, width), (last_height, last_width) = latent, moment.latent
+        raise InputError(
+            f"This model was last sampled at {last_width * 8} x {last_height * 8} pixels, after the latent of "
+            f"{width * 8} x {height * 8} that is connected. Connect the latent and the picture of its last sampler, or "
+            "give each sampler an Apply DynamicID of its own."
+        )
+
+
+def _sampled_with(last: int, pictures: int) -> InputError:
+    return InputError(
+        f"The model was last sampled with {last} picture{'' if last == 1 else 's'}, not with {pictures}. Connect the "
+        "latent of that sampler, and the image decoded from it."
+    )
+
+
+def _of_pictures(groups: dict[str, Tensor], pictures: int) -> dict[str, Tensor]:
+    """Several positive prompts of one picture (Conditioning Combine) are several rows: their mean."""
     rows = len(groups["all"])
     if rows % pictures != 0:
-        raise InputError(
-            f"The model was last sampled with {rows} picture{'' if rows == 1 else 's'}, not with {pictures}. Connect "
-            "the latent of that sampler, and the image decoded from it."
-        )
-    # Several positive prompts of one picture (Conditioning Combine) are several rows: show their mean.
+        raise _sampled_with(rows, pictures)
     return {group: maps.unflatten(0, (-1, pictures)).mean(dim=0) for group, maps in groups.items()}
+
+
+def _side_by_side(applications: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The people of all applications, on the finest of their grids."""
+    height, width = max((groups["all"].shape[-2:] for groups in applications), key=lambda size: size[0] * size[1])
+    return {
+        group: torch.cat(
+            [F.interpolate(groups[group], size=(height, width), mode="bilinear") for groups in applications], dim=1
+        )
+        for group in applications[0]
+    }
 
 
 def _patches(model: ModelPatcher) -> list[IdentityPatch]:
@@ -80,10 +128,16 @@ def _observer(patch: IdentityPatch, moment: Moment, maps: list[tuple[str, Tensor
 
 
 def _ask_again(model: ModelPatcher, moment: Moment) -> None:
-    options = {**model.model_options["transformer_options"]}
-    options["wrappers"] = comfy.patcher_extension.copy_nested_dicts(model.wrappers)
-    options["sigmas"] = moment.sigma
-    comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])
+    """Without the wrappers of others: one that caches would answer in the model's place."""
+    ours = {
+        key: mine
+        for key, wrappers in model.wrappers.get(WrappersMP.APPLY_MODEL, {}).items()
+        if (mine := [one for one in wrappers if isinstance(getattr(one, "__self__", None), IdentityPatch)])
+    }
+    options = {**model.model_options["transformer_options"], "sigmas": moment.sigma, **moment.options}
+    options["wrappers"] = {WrappersMP.APPLY_MODEL: ours}
+    needed = model.model.memory_required(list(moment.x.shape))
+    comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()], memory_required=needed)
     device = model.load_device
     with torch.no_grad():
         model.model.apply_model(
@@ -95,11 +149,6 @@ def _ask_again(model: ModelPatcher, moment: Moment) -> None:
             options,
             **moment.conds,
         )
-
-
-def _together(maps: Sequence[tuple[str, Tensor]]) -> tuple[str, Tensor]:
-    """One layer as seen by each application: their people side by side."""
-    return maps[0][0], torch.cat([tensor for _, tensor in maps], dim=1)
 
 
 def _by_group(maps: Sequence[tuple[str, Tensor]]) -> dict[str, Tensor]:

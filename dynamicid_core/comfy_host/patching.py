@@ -74,7 +74,9 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
         key = f"diffusion_model.{name}"
         dtype = comfy.utils.get_attr(model.model, key).dtype
         if dtype.is_floating_point and dtype.itemsize == 1:
-            model.add_weight_wrapper(key, UnmergedUpdate(up, down, strength))
+            # Checkpoints in "scaled fp8" multiply the weight afterwards.
+            scale = getattr(comfy.utils.get_attr(model.model, key.removesuffix(".weight")), "scale_weight", None)
+            model.add_weight_wrapper(key, UnmergedUpdate(up, down, strength / (1.0 if scale is None else float(scale))))
         else:
             merged[f"{name}.lora_up.weight"], merged[f"{name}.lora_down.weight"] = up, down
             targets[name] = key

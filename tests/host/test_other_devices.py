@@ -114,7 +114,7 @@ def test_every_training_of_the_miniature_computes(kitchen, tmp_path, monkeypatch
         gradients = [one.grad for one in network.parameters() if one.grad is not None]
         assert gradients
         assert all(isinstance(one, PretendTensor) and one.isfinite().all() for one in gradients)
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         stage.save_weights(folder)
         stage.draw_sheet(folder / "sheet.jpg", 1)
         done.append(folder.name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.host.rig import CASES, TENSORS, apply, core, eps, faces, placements, run, tiny_unet
+from tests.host.rig import CASES, GOLDEN, TENSORS, apply, core, eps, faces, placements, run, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 SMALL_CARD = 100_000  # bytes of weights that fit
@@ -40,6 +40,42 @@ def test_updates_of_8_bit_weights_are_not_rounded_away(dynamicid):
     expected = eps(*apply(dynamicid, faces(1)[0], model=rounded), LATENT)
     seen = eps(*apply(dynamicid, faces(1)[0], model=tiny_unet(torch.float8_e4m3fn)), LATENT)
     torch.testing.assert_close(seen, expected, atol=5e-5, rtol=0)
+
+
+def scaled_8_bit_unet(scale=0.01):
+    """The golden UNet as checkpoints in "scaled fp8" hold it, and a single-precision one of the same weights."""
+    import json
+
+    import comfy.supported_models
+    from safetensors import safe_open
+
+    with safe_open(GOLDEN / "tiny_unet_comfy_f16.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    config = {name: value for name, value in config.items() if name not in ("num_heads", "num_head_channels")}
+    sd15, plain = comfy.supported_models.SD15(config), tiny_unet()
+    sd15.scaled_fp8 = torch.float8_e4m3fn
+    sd15.set_inference_dtype(torch.float32, torch.float32)
+    model, given = sd15.get_model({}, "", device=torch.device("cpu")), {}
+    weights = plain.model.diffusion_model.state_dict()
+    for name, module in model.diffusion_model.named_modules():
+        if getattr(module, "scale_weight", None) is not None:
+            small = (weights[f"{name}.weight"] / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+            given |= {f"{name}.weight": small, f"{name}.scale_weight": torch.tensor(scale)}
+            weights[f"{name}.weight"] = small.float() * scale
+    plain.model.diffusion_model.load_state_dict(weights)
+    model.diffusion_model.load_state_dict({**weights, **given}, strict=False)
+    model.diffusion_model.eval().requires_grad_(False)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu), plain
+
+
+def test_updates_of_scaled_8_bit_weights_are_as_strong_as_asked(dynamicid):
+    scaled, plain = scaled_8_bit_unet()
+    expected = eps(*apply(dynamicid, faces(1)[0], model=plain), LATENT)
+    without = eps(*apply(dynamicid, faces(1)[0], model=plain, lora_strength=0.0), LATENT)
+    seen = eps(*apply(dynamicid, faces(1)[0], model=scaled), LATENT)
+    assert (without - expected).norm() / expected.norm() > 0.2
+    assert (seen - expected).norm() / expected.norm() < 0.03
 
 
 @pytest.mark.parametrize("name", ["1id_nobox", "1id_box_s2"])

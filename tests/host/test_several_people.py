@@ -245,6 +245,65 @@ def test_maps_of_an_unsampled_or_plain_model_are_refused(dynamicid):
         run("DynamicIDActivationMap", model=plain, **inputs)
 
 
+def test_maps_of_a_model_that_was_sampled_again_since_are_refused(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+    first = sample(*patched, latent=torch.zeros(1, 4, 16, 16))
+    sample(*patched, latent=torch.zeros(1, 4, 24, 24))
+    with pytest.raises(ValueError, match="last sampled at 192 x 192 pixels, after the latent of 128 x 128"):
+        run("DynamicIDActivationMap", model=patched[0], latent={"samples": first}, image=torch.rand(1, 128, 128, 3))
+
+
+def test_maps_of_one_picture_of_a_batch_are_refused(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+    latent = sample(*patched, latent=torch.zeros(4, 4, 16, 16))
+    with pytest.raises(ValueError, match=r"last sampled with 4 pictures, not with 1"):
+        run("DynamicIDActivationMap", model=patched[0], latent={"samples": latent}, image=torch.rand(1, 128, 128, 3))
+
+
+@pytest.mark.parametrize(
+    "windows", [((0.0, 1.0), (0.0, 0.5)), ((0.0, 0.5), (0.5, 1.0))], ids=["one ends sooner", "one after the other"]
+)
+def test_maps_of_applications_that_act_at_different_times_are_complete(dynamicid, windows):
+    model, positive, negative = None, None, None
+    for face, (start, end) in zip(faces(2), windows, strict=True):
+        model, positive, negative = apply(
+            dynamicid, face, model=model, positive=positive, negative=negative, start_percent=start, end_percent=end
+        )
+    assert activation_map((model, positive, negative)).shape == (1, 2 * 256, 4 * 256, 3)
+
+
+def test_maps_of_applications_with_prompts_of_their_own_are_complete(dynamicid):
+    first, second = faces(2)
+    model, positive, negative = apply(dynamicid, first)
+    model, other_positive, other_negative = apply(dynamicid, second, model=model)
+    both = model, positive + other_positive, negative + other_negative
+    assert activation_map(both).shape == (1, 2 * 256, 4 * 256, 3)
+
+
+def test_maps_can_be_made_beside_packs_that_ask_which_row_is_which(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    asked = []
+
+    def other_pack(q, k, v, extra_options):
+        asked.append((extra_options["cond_or_uncond"], extra_options["uuids"]))
+        return q, k, v
+
+    model.set_model_attn2_patch(other_pack)
+    activation_map((model, positive, negative))
+    assert len(asked) == 3 * 16, "two steps and the maps"
+    assert asked[-1] == asked[0]
+
+
+def test_a_negative_prompt_that_was_left_out_is_warned_of(dynamicid, caplog):
+    from tests.host.rig import prompts
+
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    sample(model, positive, negative)
+    assert "negative prompt" not in caplog.text
+    sample(model, positive, prompts()[1])
+    assert "negative prompt did not pass Apply DynamicID" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def family(photo_dynamicid, face_analysis):
     """Six real people of one photograph, from left to right."""
@@ -292,6 +351,15 @@ def test_people_placed_in_rows_are_compared_with_their_places(face_analysis, fam
     _, similarity, table = run("DynamicIDCompareFaces", **given)
     assert similarity > 0.99
     assert "swapped" not in table
+
+
+def test_a_placed_person_of_weight_0_is_not_looked_for(face_analysis, family):
+    make = core("face").Placement
+    placed = (make(family["face_1"]), make(family["face_2"], weight=0.0))
+    given = {"image": photos.image(photos.group_of_six()), "face_analysis": face_analysis, "placements": placed}
+    _, similarity, table = run("DynamicIDCompareFaces", **given)
+    assert similarity > 0.99
+    assert table.count("*") == 1
 
 
 def test_nobody_to_compare_with_is_refused(face_analysis):
