@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import InputError
+from .errors import not_importable
 from .face_analysis import DetectedFace
 from .images import Photo
 
@@ -50,10 +50,7 @@ def _open_session() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(
-            f"Reading an expression needs the Python package {error.name or 'onnxruntime'}, which is not installed. "
-            'Run: python -m pip install "insightface>=2" (with the Python that runs ComfyUI), then restart ComfyUI.'
-        ) from error
+        raise not_importable("Reading an expression", "onnxruntime", error) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # a face takes milliseconds, in which more threads only wait for each other
     # The weights are stored as bytes and become numbers once, when the file is opened, instead of for every face.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, not_importable
 from .images import Photo
 
 DETECTION, RECOGNITION, KEYPOINTS, POSE = "detection", "recognition", "landmark_2d_106", "landmark_3d_68"
@@ -293,10 +293,7 @@ def _import_insightface() -> Any:
     try:
         from insightface.model_zoo import get_model
     except ImportError as error:
-        raise InputError(
-            f"Face analysis needs the Python package {error.name or 'insightface'}, which is not installed. Run: "
-            'python -m pip install "insightface>=2" (with the Python that runs ComfyUI), then restart ComfyUI.'
-        ) from error
+        raise not_importable("Face analysis", "insightface", error) from error
     return get_model
 
 

@@ -54,6 +54,8 @@ class PlaceFace(io.ComfyNode):
                     "bounding_box",
                     optional=True,
                     tooltip="A box in pixels of the picture to be made, instead of the one drawn here.",
+                    # Later interfaces make number fields of this type, whose defaults would take the place of the box.
+                    extra_dict={"forceInput": True},
                 ),
                 PlacementsType.Input(
                     "placements", optional=True, tooltip="People placed before. This node adds one more."

@@ -188,6 +188,19 @@ def test_a_machine_without_insightface_is_told_what_to_install(monkeypatch, tmp_
         open_pack(tmp_path, "CPU")
 
 
+def test_a_package_that_is_there_and_does_not_load_says_why(monkeypatch, tmp_path):
+    class Broken:
+        def find_spec(self, name, *_):
+            if name == "insightface.model_zoo":
+                raise ImportError("libGL.so.1: cannot open shared object file", name="cv2")
+
+    for name in [name for name in sys.modules if name.startswith("insightface.model_zoo")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(InputError, match=r"package cv2, which is installed but does not load: libGL\.so\.1"):
+        open_pack(tmp_path, "CPU")
+
+
 @pytest.mark.parametrize("size", [160, 224, 500, 672, 800, 1056, 2048])
 def test_a_photo_without_a_face_is_told_at_every_detection_size(size):
     analysis = open_pack(PACK, "CPU", size)

@@ -54,6 +54,13 @@ def test_masks_and_pixel_boxes_give_what_their_boxes_give(dynamicid):
     assert torch.equal(eps(*apply(dynamicid, by_pixels, layout_end=0.6), LATENT), expected)
 
 
+def test_a_bounding_box_comes_by_a_link_only(dynamicid):
+    """Later interfaces would make number fields of it, whose defaults would take the place of the drawn box."""
+    from tests.host.rig import node
+
+    assert node("DynamicIDPlaceFace").INPUT_TYPES()["optional"]["bounding_box"][1]["forceInput"] is True
+
+
 def test_each_person_acts_in_their_own_region_only(dynamicid, monkeypatch):
     """Another person on the right changes what the right half of a layer attends to, and nothing on the left."""
     first, second, third = faces(3)
