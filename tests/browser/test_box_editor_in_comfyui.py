@@ -102,6 +102,25 @@ def test_dragging_works_on_nodes_made_of_page_elements(graph, setting, save_pict
     save_picture("box_editor_page_elements")
 
 
+def test_undo_on_nodes_made_of_page_elements_leaves_a_drawing_that_works(graph, setting):
+    if not graph.page.evaluate("() => 'vueNodesMode' in window.LiteGraph"):
+        pytest.skip("this interface has no such nodes")
+    setting("Comfy.VueNodes.Enabled", True)
+    node = graph.add_place_face(SMALL)
+    graph.page.wait_for_timeout(500)
+    graph.page.evaluate("() => { window.app.canvas.emitBeforeChange(); window.app.canvas.emitAfterChange(); }")
+
+    graph.drag(node, (0.5, 0.5), (0.7, 0.6))
+    assert graph.numbers(node) != SMALL
+    graph.page.keyboard.press("Control+z")
+    graph.page.wait_for_function("id => window.app.graph.getNodeById(id)?.widgets[0].value === 0.4", arg=node)
+    graph.page.wait_for_timeout(500)
+
+    assert graph.drawn(node) == near(SMALL)
+    graph.drag(node, (0.5, 0.5), (0.6, 0.5))
+    assert graph.numbers(node) == pytest.approx((0.5, 0.4, 0.2, 0.2))
+
+
 @pytest.mark.parametrize(("locale", "text"), [("zh", "拖动方框"), ("zh-TW", "拖动方框"), ("fr", "Drag the box")])
 def test_texts_are_in_the_language_of_the_interface(graph, locale, text):
     # Not by the setting: a change of it loads the graph anew, at some later time.

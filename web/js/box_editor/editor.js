@@ -45,6 +45,8 @@ export class BoxEditor {
   #people = [];
   #observer = new ResizeObserver(() => this.update(true));
   static #count = 0;
+  /** @type {WeakMap<Element, BoxEditor>} */
+  static #editors = new WeakMap();
 
   /** @param {object} node @param {Host} host */
   constructor(node, host) {
@@ -54,6 +56,7 @@ export class BoxEditor {
     this.element = document.createElement("div");
     // The second class: takes what height the node has to spare, where ComfyUI makes nodes of page elements.
     this.element.className = "dynamicid-box-editor widget-expands";
+    BoxEditor.#editors.set(this.element, this);
     this.area = addPart("area", this.element);
     this.stage = /** @type {SVGSVGElement} */ (draw("svg", { class: "dynamicid-stage", tabindex: 0 }));
     this.area.append(this.stage);
@@ -108,7 +111,9 @@ export class BoxEditor {
 
   /** Follow the graph. Called for every frame: cheap where nothing changed. @param {boolean} [resized] */
   update(resized = false) {
-    if (!this.element.isConnected || !this.node.graph) return;
+    if (!this.node.graph) return;
+    if (!this.element.isConnected) this.#takePlace();
+    if (!this.element.isConnected) return;
     const people = readPeople(this.node);
     const size = readPictureSize(this.node);
     const seen = people.map(({ node, ...shown }) => ({ ...shown, id: node.id, hovered: node === this.#hovered }));
@@ -117,6 +122,14 @@ export class BoxEditor {
     this.#shown = state;
     this.#people = people;
     this.#render(size);
+  }
+
+  /** Where nodes are made of page elements, undo makes them anew, but what is shown stays that of the node before. */
+  #takePlace() {
+    const shown = document.querySelector(`[data-node-id="${this.node.id}"] .dynamicid-box-editor`);
+    const before = shown && BoxEditor.#editors.get(shown);
+    const { graph, id } = before?.node ?? {};
+    if (before && graph?.getNodeById(id) !== before.node) shown.replaceWith(this.element);
   }
 
   /** @param {import("./layout.js").Size | null} size */
