@@ -24,6 +24,8 @@ _TAKES_OPTIONS = any(
 )
 
 
+LOOKING = "dynamicid_looking"
+"""Among the transformer_options of a call that only looks, which is no moment of its own."""
 _TOLD = ("cond_or_uncond", "uuids", "sigmas", "sample_sigmas")
 
 
@@ -126,7 +128,7 @@ class IdentityPatch:
         options = dict(transformer_options or {})
         if rows is not None and self._acts(executor.class_obj.model_sampling, sigma):
             latent = self._latent or (x.shape[-2], x.shape[-1])
-            if any(row.role == POSITIVE for row in rows):
+            if LOOKING not in options and any(row.role == POSITIVE for row in rows):
                 told = {name: options[name] for name in _TOLD if name in options}
                 self.last = Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds)
             boost = self._boost(executor.class_obj.model_sampling, sigma)

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import saa
 from ..adapter import AttentionLayer
 from ..errors import InputError
-from .identity_patch import IdentityPatch, Moment
+from .identity_patch import LOOKING, IdentityPatch, Moment
 from .rows import POSITIVE
 
 GROUPS = {"input": "down", "middle": "middle", "output": "up"}
@@ -134,7 +134,7 @@ def _ask_again(model: ModelPatcher, moment: Moment) -> None:
         for key, wrappers in model.wrappers.get(WrappersMP.APPLY_MODEL, {}).items()
         if (mine := [one for one in wrappers if isinstance(getattr(one, "__self__", None), IdentityPatch)])
     }
-    options = {**model.model_options["transformer_options"], "sigmas": moment.sigma, **moment.options}
+    options = {**model.model_options["transformer_options"], "sigmas": moment.sigma, **moment.options, LOOKING: True}
     options["wrappers"] = {WrappersMP.APPLY_MODEL: ours}
     needed = model.model.memory_required(list(moment.x.shape))
     comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()], memory_required=needed)

@@ -263,6 +263,8 @@ def test_maps_of_a_model_that_was_sampled_again_since_are_refused(dynamicid):
 def test_maps_of_one_picture_of_a_batch_are_refused(dynamicid):
     patched = apply(dynamicid, faces(1)[0])
     latent = sample(*patched, latent=torch.zeros(4, 4, 16, 16))
+    whole = {"model": patched[0], "latent": {"samples": latent}, "image": torch.rand(4, 128, 128, 3)}
+    assert len(run("DynamicIDActivationMap", **whole)[0]) == 4
     with pytest.raises(ValueError, match=r"last sampled with 4 pictures, not with 1"):
         run("DynamicIDActivationMap", model=patched[0], latent={"samples": latent}, image=torch.rand(1, 128, 128, 3))
 
