@@ -79,4 +79,18 @@ def test_a_shipped_workflow_names_the_widely_used_files(name):
     parts = [loaders["DynamicIDLoader"][part] for part in ("adapter", "imr", "keypoint_encoder")]
     assert parts == ["SAA.bin", *(("IMR.bin", "key_point_encoder.bin") if edits(name) else ("none", "none"))]
     assert loaders["DynamicIDFaceAnalysisLoader"]["pack"] == "buffalo_l"
-    assert loaders["TestCheckpointLoaderSimple"]["ckpt_name"] == "v1-5-pruned-emaonly.safetensors"
+    assert loaders["TestCheckpointLoaderSimple"]["ckpt_name"] == "v1-5-pruned-emaonly-fp16.safetensors"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "miniature"])
+def test_comfyui_can_offer_the_download_of_missing_files(name):
+    """It offers what a node chose, from its own list of sites, as safetensors only."""
+    folders = {"CheckpointLoaderSimple": "checkpoints", "CLIPVisionLoader": "clip_vision"}
+    loaders = [node for node in shipped(name)["nodes"] if node["type"] in folders]
+    assert {node["type"] for node in loaders} == set(folders)
+    for node in loaders:
+        (model,) = node["properties"]["models"]
+        assert model["name"] == node["widgets_values"][0]
+        assert model["directory"] == folders[node["type"]]
+        assert model["url"].startswith("https://huggingface.co/")
+        assert model["url"].endswith(".safetensors")

@@ -1,0 +1,22 @@
+"""What ComfyUI's page offers to somebody who opens a shipped workflow without having the model files."""
+
+import json
+
+from tests.browser.conftest import ROOT
+
+FILES = ("v1-5-pruned-emaonly-fp16.safetensors", "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors")
+
+
+def test_opening_a_workflow_offers_the_missing_files_for_download(graph, setting, save_picture):
+    from browser import load_workflow
+
+    setting("Comfy.Workflow.ShowMissingModelsWarning", True)
+    workflow = json.loads((ROOT / "workflows" / "one_person.json").read_text(encoding="utf-8"))
+    load_workflow(graph.page, workflow)
+    dialog = graph.page.get_by_role("dialog")
+    for name in FILES:
+        dialog.get_by_text(name).first.wait_for()
+    save_picture("missing_models")
+    assert dialog.get_by_role("button", name="Download").count() >= len(FILES)
+    graph.page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
