@@ -86,6 +86,9 @@ def _run(operation, args, kwargs):
     device = kwargs.get("device")
     if device is not None:
         there, kwargs = _is_there(device), {**kwargs, "device": torch.device("cpu")}
+    elif any(isinstance(one, torch.device) for one in args):  # in inference mode, Tensor.to comes as it was called
+        there = any(isinstance(one, torch.device) and _is_there(one) for one in args)
+        args = tuple(torch.device("cpu") if isinstance(one, torch.device) else one for one in args)
     if there and kwargs.get("generator") is not None:
         raise RuntimeError(f"{operation}: expected a generator of the device, but it is on the CPU")
     result = operation(*tree_map(_held, args), **tree_map(_held, kwargs))

@@ -1,14 +1,14 @@
 """Applying an adapter to a ComfyUI model and its conditioning."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.lora
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from .. import adapter, saa
@@ -70,17 +70,32 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
         return
     merged: dict[str, Tensor] = {}
     targets: dict[str, str] = {}
+    unmerged: list[UnmergedUpdate] = []
     for name, (up, down) in updates.items():
         key = f"diffusion_model.{name}"
         dtype = comfy.utils.get_attr(model.model, key).dtype
         if dtype.is_floating_point and dtype.itemsize == 1:
             # Checkpoints in "scaled fp8" multiply the weight afterwards.
             scale = getattr(comfy.utils.get_attr(model.model, key.removesuffix(".weight")), "scale_weight", None)
-            model.add_weight_wrapper(key, UnmergedUpdate(up, down, strength / (1.0 if scale is None else float(scale))))
+            unmerged.append(UnmergedUpdate(up, down, strength / (1.0 if scale is None else float(scale))))
+            model.add_weight_wrapper(key, unmerged[-1])
         else:
             merged[f"{name}.lora_up.weight"], merged[f"{name}.lora_down.weight"] = up, down
             targets[name] = key
     model.add_patches(comfy.lora.load_lora(merged, targets), strength)
+    if unmerged:
+        model.add_callback(CallbacksMP.ON_DETACH, _frees(unmerged))
+
+
+def _frees(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool], None]:
+    """The host brings updates to the device with the weights, but does not take them back."""
+
+    def free(model: ModelPatcher, unpatch_all: bool) -> None:
+        if unpatch_all:  # if not, the weights stay for another clone of the model
+            for update in updates:
+                update.move_to(model.offload_device)
+
+    return free
 
 
 class UnmergedUpdate:

@@ -14,7 +14,7 @@ import torch
 
 from dynamicid_core.training.miniature import recipe
 from tests import photos
-from tests.host.graphs import tiny_clip
+from tests.host.graphs import tiny_clip, tiny_unet
 from tests.host.rig import apply, driving, faces, make_face, run, sample, tiny_clip_vision
 from tests.pretend_device import DEVICE, PretendTensor, pretended
 
@@ -100,6 +100,17 @@ def test_two_placed_people_one_edited_are_painted_and_looked_at_as_on_the_cpu(ed
         found = paint(run("DynamicIDLoader", **files)[0])
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one.cpu(), other, atol=1e-3, rtol=1e-3)
+
+
+def test_an_unloaded_8_bit_model_leaves_none_of_its_updates_on_the_device(editor, monkeypatch):
+    with having_a_device(monkeypatch):
+        dynamicid = run("DynamicIDLoader", adapter="SAA_tiny.bin")[0]
+        patched = apply(dynamicid, faces(1)[0], model=tiny_unet(torch.float8_e4m3fn))
+        wrappers = [one for given in patched[0].weight_wrapper_patches.values() for one in given]
+        sample(*patched, latent=torch.zeros(1, 4, 32, 32))
+        assert {factor.device for one in wrappers for factor in (one._up, one._down)} == {DEVICE}
+        comfy.model_management.unload_all_models()
+        assert {factor.device.type for one in wrappers for factor in (one._up, one._down)} == {"cpu"}
 
 
 def test_every_training_of_the_miniature_computes(kitchen, tmp_path, monkeypatch):
