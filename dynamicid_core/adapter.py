@@ -5,7 +5,7 @@ self-attention, odd ones cross-attention. ComfyUI names the same layers by where
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -122,7 +122,7 @@ def low_rank_updates(saa: Mapping[str, Tensor], layers: Iterable[AttentionLayer]
     return updates
 
 
-def check_fit(sizes: Mapping[int, tuple[int, int]], layers: list[AttentionLayer]) -> None:
+def check_fit(sizes: Mapping[int, tuple[int, int]], layers: Sequence[AttentionLayer]) -> None:
     """Raises InputError unless an adapter with these projection sizes belongs to a UNet with these layers."""
     needed = {layer.index: (layer.channels, layer.context) for layer in layers if layer.is_cross}
     if sizes == needed:

@@ -47,13 +47,15 @@ class Variant:
     """How an adapter's face encoder was trained, which its tensors do not tell.
 
     shortcut: the tokens made from the embedding alone are added to the result. embedding_channel_order: the order of
-    the colour channels in which ArcFace saw the photos. crop: what CLIP saw of them.
+    the colour channels in which ArcFace saw the photos. crop: what CLIP saw of them. recognition: the ArcFace model of
+    the files that their authors published, see ``Checkpoint``.
     """
 
     name: str
     shortcut: bool
     embedding_channel_order: str
     crop: str
+    recognition: str = "w600k_r50"
 
 
 # The released DynamicID feeds RGB pictures to InsightFace, which expects BGR, so its encoder learned swapped channels.
@@ -69,7 +71,7 @@ class Checkpoint:
 
     part: ADAPTER, IMR or KEYPOINT_ENCODER. modules: state dicts under the released names; an adapter has "face_encoder"
     and "saa", the other parts one named like the part. variant: for an adapter, how it was trained. recognition: the
-    name of the InsightFace model whose embeddings it was trained on, "" where the file does not tell.
+    name of the InsightFace model whose embeddings it was trained on, "" if that is not known.
     """
 
     part: str
@@ -111,9 +113,10 @@ def read_checkpoint(
             f"part, and another file here. ({path})"
         )
     modules = {module: _take(tensors, module) for module in _MODULES[part]}
+    _check_complete(part, modules, path)
     how = variant or _variant(tensors, metadata, undecided)
-    checkpoint = Checkpoint(part, modules, how, metadata.get("recognition", ""))
-    _check_complete(checkpoint, path)
+    published = "" if "format" in metadata or part != ADAPTER else how.recognition
+    checkpoint = Checkpoint(part, modules, how, metadata.get("recognition", published))
     if part == ADAPTER:
         _log.info("%s read as %s for %s", path.name, checkpoint.variant.name, checkpoint.family)
     return checkpoint
@@ -268,14 +271,14 @@ def _describe_stranger(tensors: Mapping[str, Tensor]) -> str:
     return f"no file of DynamicID (its first tensors: {', '.join(keys[:3]) or 'none'})"
 
 
-def _check_complete(checkpoint: Checkpoint, path: Path) -> None:
-    faults = [fault for module, weights in checkpoint.modules.items() for fault in _FAULTS[module](weights)]
-    if not faults and checkpoint.part == ADAPTER:
-        faults = _halves_faults(checkpoint.modules)
+def _check_complete(part: str, modules: Mapping[str, dict[str, Tensor]], path: Path) -> None:
+    faults = [fault for module, weights in modules.items() for fault in _FAULTS[module](weights)]
+    if not faults and part == ADAPTER:
+        faults = _halves_faults(modules)
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(
-            f"{path.name} is {PART_NAMES[checkpoint.part]}, but not a complete one: {'; '.join(faults[:3])}{more}. "
+            f"{path.name} is {PART_NAMES[part]}, but not a complete one: {'; '.join(faults[:3])}{more}. "
             f"Download it again, or convert it again from the original. ({path})"
         )
 

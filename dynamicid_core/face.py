@@ -29,7 +29,8 @@ class Face:
     """One person.
 
     tokens, uncond_tokens: [1, T, D] float32, what the face encoder made of the photo and of nothing. embedding: [512],
-    length 1, ArcFace in its own channel order, for comparing faces. keypoints: [106, 2] (x, y) in fractions of the
+    length 1, ArcFace in its own channel order, for comparing faces; recognition: the name of the model that made it, ""
+    if that is not known. keypoints: [106, 2] (x, y) in fractions of the
     square crop. pose: [3] pitch, yaw, roll in degrees. base_model: whose token size this is ("sd15", "sdxl").
     key_scale: [T], for a mix of people, how strongly each token is attended to. face_prompt: expression and pose that
     the tokens show, as a sentence. portrait: the square crop, for previews; not in files.
@@ -43,6 +44,7 @@ class Face:
     pose: Tensor | None = None
     key_scale: Tensor | None = None
     face_prompt: str | None = None
+    recognition: str = ""
     portrait: Photo | None = None
 
     def __post_init__(self) -> None:
@@ -109,10 +111,21 @@ def mix_faces(faces: Sequence[Face], weights: Sequence[float], method: str = "to
             f"The faces were encoded for different models (token sizes {', '.join(map(str, sizes))}). Encode them with "
             "one adapter."
         )
+    models = sorted({face.recognition for face, _ in mixed if face.embedding is not None and face.recognition})
+    if len(models) > 1:
+        raise InputError(
+            f"The faces were recognised by different models ({', '.join(models)}). Encode them with one InsightFace "
+            "pack."
+        )
     main = max(mixed, key=lambda pair: pair[1])[0]
     tokens, uncond_tokens, key_scale = _mean_tokens(mixed) if method == "tokens" else _tokens_side_by_side(mixed)
     return replace(
-        main, tokens=tokens, uncond_tokens=uncond_tokens, embedding=_mean_embedding(mixed), key_scale=key_scale
+        main,
+        tokens=tokens,
+        uncond_tokens=uncond_tokens,
+        embedding=_mean_embedding(mixed),
+        recognition=models[0] if models else "",
+        key_scale=key_scale,
     )
 
 
@@ -127,6 +140,8 @@ def save_face(face: Face, folder: str | Path, name: str) -> Path:
     metadata = {"base_model": face.base_model}
     if face.face_prompt is not None:
         metadata["face_prompt"] = face.face_prompt
+    if face.recognition:
+        metadata["recognition"] = face.recognition
     return files.save(FILES, tensors, metadata, folder, name)
 
 
@@ -142,6 +157,7 @@ def load_face(path: str | Path) -> Face:
         pose=tensors.get("pose"),
         key_scale=tensors.get("key_scale"),
         face_prompt=metadata.get("face_prompt"),
+        recognition=metadata.get("recognition", ""),
     )
 
 

@@ -23,7 +23,7 @@ DOWNLOADABLE = ("buffalo_l", "antelopev2", "buffalo_s")
 """Packs that InsightFace publishes and that have all four models."""
 
 PACK_OF = {"w600k_r50": "buffalo_l", "glintr100": "antelopev2", "w600k_mbf": "buffalo_s"}
-"""Recognition models by the names of their files -> the pack that has them. Their embeddings do not compare."""
+"""Recognition models by the names of their files -> the pack that has them. See ``check_recognition``."""
 
 PROVIDERS = {
     "CPU": "CPUExecutionProvider",
@@ -184,6 +184,19 @@ class FaceAnalysis:
         return DetectedFace(box[:4], float(box[4]), landmarks, face.get(KEYPOINTS), face.get("pose"))
 
 
+def check_recognition(needed: str, given: str, whose: str) -> None:
+    """Embeddings of two recognition models have nothing in common: raises InputError when both are known by name, and
+    differ. A file that somebody renamed passes.
+
+    whose: the beginning of the message, as in "The adapter was trained".
+    """
+    if needed in PACK_OF and given in PACK_OF and needed != given:
+        raise InputError(
+            f"{whose} with the recognition model {needed}; the InsightFace pack has {given}. Choose the "
+            f"pack {PACK_OF[needed]}."
+        )
+
+
 def align(photo: Photo, face: DetectedFace, size: int) -> Photo:
     """The face turned upright and scaled as ArcFace wants it, [size, size, 3]; what FaceID Plus shows to CLIP."""
     return _norm_crop(photo, face.landmarks, size)
@@ -192,15 +205,30 @@ def align(photo: Photo, face: DetectedFace, size: int) -> Photo:
 def find_packs(folders: Iterable[str | Path]) -> dict[str, Path]:
     """Pack name -> folder that holds its .onnx files directly, at any depth below the given folders.
 
-    The name is the folder's own; where two share it, the path below the given folder is used.
+    The name is the folder's own; where two share it, the path below the given folder is used. A given folder is a pack
+    itself when none is below it: beside packs, other tools put single models there.
     """
     packs: dict[str, Path] = {}
     for root in map(Path, folders):
         walk = os.walk(root, followlinks=True)  # model folders are often links to another disk
-        for folder in sorted(Path(place) for place, _, files in walk if any(name.endswith(".onnx") for name in files)):
+        found = sorted(Path(place) for place, _, files in walk if any(name.endswith(".onnx") for name in files))
+        for folder in [folder for folder in found if folder != root] or found:
             name = folder.name if folder.name not in packs else folder.relative_to(root).as_posix()
             packs.setdefault(name, folder)
     return packs
+
+
+def find_pack(folder: str | Path) -> Path:
+    """The one InsightFace pack in a folder, at any depth. Raises InputError when there is none, or more than one."""
+    packs = find_packs([folder])
+    if len(packs) == 1:
+        return next(iter(packs.values()))
+    if packs:
+        raise InputError(f"{folder} holds several InsightFace packs: {', '.join(sorted(packs))}. Name one with --pack.")
+    raise InputError(
+        f"There is no InsightFace pack in {folder}. Name the folder of one with --pack; ComfyUI's are in "
+        "models/insightface/models, and InsightFace's release page has buffalo_l to download."
+    )
 
 
 def open_pack(
@@ -221,8 +249,11 @@ def open_pack(
         try:
             model = get_model(str(file), providers=providers, **session)
         except Exception as error:  # onnxruntime raises its own types, which are no public API
+            if not type(error).__module__.startswith("onnxruntime"):
+                _log.warning("%s is left out: InsightFace does not know such models (%s)", file, error)
+                continue
             raise InputError(
-                f"{file.name} could not be opened; most often a download was cut off. Delete {folder} and download the "
+                f"{file.name} could not be opened; most often a download was cut off. Delete {file} and download the "
                 f"pack again. ({error})"
             ) from error
         if model is not None:

@@ -12,6 +12,9 @@ from torch import Tensor
 from .errors import InputError
 from .saa import Layout, padded
 
+LATENT_CELL = 8
+"""Pixels of a latent's cell, in SD1.5 and SDXL alike."""
+
 INSIDE = 0.5
 """A mask's value from which on a cell counts as inside the region."""
 _DIGITS = 9  # x + width is rounded to this many, so that 0.6 + 0.3 is 0.9 as the user wrote it

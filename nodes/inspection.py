@@ -10,7 +10,8 @@ from ..dynamicid_core import comparison, drawing, images
 from ..dynamicid_core.comfy_host import inspection
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
-from ..dynamicid_core.face_analysis import FaceAnalysis
+from ..dynamicid_core.face_analysis import FaceAnalysis, check_recognition
+from ..dynamicid_core.layouts import MOST_PEOPLE
 from ..dynamicid_core.regions import PixelBox, Region
 from .sockets import (
     CATEGORY,
@@ -20,8 +21,6 @@ from .sockets import (
     connected_faces,
     face_inputs,
 )
-
-MOST_PEOPLE = 8
 
 
 class ActivationMap(io.ComfyNode):
@@ -107,6 +106,8 @@ class CompareFaces(io.ComfyNode):
         people = [placement.face for placement in placements] or connected_faces(faces)
         if not people:
             raise InputError("There is nobody to compare with. Connect faces or placements.")
+        for number, face in enumerate(people, start=1):
+            check_recognition(face.recognition, face_analysis.recognition, f"Face {number} was encoded")
         photos = images.photographs(image)
         results = [_compare(photo, face_analysis, people, placements or None) for photo in photos]
         drawn = images.to_image([drawing.draw_comparison(p, r) for p, r in zip(photos, results, strict=True)])

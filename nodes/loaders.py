@@ -29,6 +29,7 @@ class LoadDynamicID(io.ComfyNode):
                 io.Combo.Input(
                     "adapter",
                     options=adapters,
+                    default=next(filter(_is_called_adapter, adapters), None),
                     tooltip="The released SAA file or an IP-Adapter FaceID Plus file, from models/dynamicid or "
                     "models/ipadapter. The kind is read from the file itself.",
                 ),
@@ -51,9 +52,9 @@ class LoadDynamicID(io.ComfyNode):
                     options=[AUTO, *checkpoint.VARIANTS],
                     default=AUTO,
                     optional=True,
-                    tooltip="How the adapter was trained. auto reads it from the file where the file tells; files in "
-                    "models/ipadapter that do not tell count as FaceID Plus. Choose FaceID Plus V2 yourself for its "
-                    "SD1.5 file: its tensors look like those of FaceID Plus.",
+                    tooltip="How the adapter was trained. auto reads it from the file where the file tells. Files in "
+                    "models/ipadapter that do not tell count as FaceID Plus V2 if plusv2 is in their name, as in that "
+                    "of the published one, else as FaceID Plus: the tensors of the two look alike.",
                 ),
             ],
             outputs=[
@@ -74,12 +75,8 @@ class LoadDynamicID(io.ComfyNode):
         if variant != AUTO and variant not in checkpoint.VARIANTS:
             raise InputError(f'"{variant}" is no variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
         path = _adapter_path(adapter)
-        from_ip_adapters = any(path.is_relative_to(folder) for folder in folders.model_folders(folders.IP_ADAPTERS))
         loaded = checkpoint.read_checkpoint(
-            path,
-            checkpoint.ADAPTER,
-            variant=checkpoint.VARIANTS.get(variant),
-            undecided=checkpoint.FACEID_PLUS if from_ip_adapters else checkpoint.DYNAMICID,
+            path, checkpoint.ADAPTER, variant=checkpoint.VARIANTS.get(variant), undecided=_undecided(path)
         )
         parts = {
             checkpoint.IMR: _read_part(imr, checkpoint.IMR),
@@ -199,6 +196,19 @@ def _adapter_path(file: str) -> Path:
     if file in folders.list_files(folders.IP_ADAPTERS) and file not in folders.list_files(folders.MODELS):
         return folders.find_file(folders.IP_ADAPTERS, file)
     return folders.find_file(folders.MODELS, file)
+
+
+def _is_called_adapter(file: str) -> bool:
+    """For the choice of a new node: the files themselves are too large to look into all of them."""
+    return any(word in file.lower() for word in ("saa", "adapter", "faceid"))
+
+
+def _undecided(path: Path) -> checkpoint.Variant:
+    """What an adapter is whose tensors do not tell."""
+    if not any(path.is_relative_to(folder) for folder in folders.model_folders(folders.IP_ADAPTERS)):
+        return checkpoint.DYNAMICID
+    is_v2 = "plusv2" in path.name.lower().replace("-", "").replace("_", "")
+    return checkpoint.FACEID_PLUS_V2 if is_v2 else checkpoint.FACEID_PLUS
 
 
 def _known_path(file: str | None) -> Path | None:

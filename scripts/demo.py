@@ -116,8 +116,9 @@ def run(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     host = hosts.user_host() or hosts.ensure_host()
     base = base_directory.prepare("demo")
-    base_directory.add_insightface_pack(base)
     weights = find_weights(host) if hosts.user_host() else None
+    if weights is None:
+        base_directory.add_insightface_pack(base)
     photos = (options.photo or (PEOPLE[0] if weights is None else borrowed.sample_photo("astronaut")), PEOPLE[1])
     for number, photo in enumerate(photos, start=1):
         save_photo(photo, base / "input" / PHOTO_NAME.format(number))
@@ -164,8 +165,8 @@ def fill_in(prompt: Prompt, take: Take, weights: Weights | None, options: argpar
     """Set what depends on this machine, on the models and on the options."""
     for number, node in enumerate(nodes_of(prompt, "LoadImage"), start=1):
         prompt[node]["inputs"]["image"] = PHOTO_NAME.format(number)
-    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=borrowed.INSIGHTFACE_PACK, provider="auto")
-    if weights is None:
+    if weights is None:  # else the workflow's own pack, with which the adapters of others were trained
+        set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=borrowed.INSIGHTFACE_PACK, provider="auto")
         use_miniature(prompt)
         ask_miniature(prompt, take.prompt, take.size)
     else:

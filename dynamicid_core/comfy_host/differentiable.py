@@ -20,11 +20,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ..adapter import AttentionLayer, layer_map
 from ..errors import InputError
-from .identity_patch import text_attention
 
 _TEXTS_KEPT = 4096
-
-__all__ = ["DenoisingModel", "FrozenEncoders", "load_base_model", "load_clip_vision", "load_models", "text_attention"]
 
 
 class DenoisingModel:

@@ -1,7 +1,7 @@
 """From photos to a face: InsightFace, CLIP and the face encoder, on the devices ComfyUI has chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -13,7 +13,7 @@ from ..checkpoint import base_model_name
 from ..drawing import draw_faces, fit_square
 from ..errors import InputError
 from ..face import Face, average_faces
-from ..face_analysis import ALIGNED_SIZE, PACK_OF, ChosenFace, DetectedFace, FaceAnalysis, align
+from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align, check_recognition
 from ..face_prompt import face_prompt
 from ..images import Photo, Square, central_square, clip_pixels
 from ..keypoints import Keypoints
@@ -40,7 +40,7 @@ def encode_photos(
     """
     if crop not in CROPS:
         raise InputError(f'"{crop}" is no crop. Choose one of: {", ".join(CROPS)}.')
-    _check_recognition(dynamicid.checkpoint.recognition, analysis.recognition)
+    check_recognition(dynamicid.checkpoint.recognition, analysis.recognition, "The adapter was trained")
     variant = dynamicid.checkpoint.variant
     crop = variant.crop if crop == "auto" else crop
     progress = comfy.utils.ProgressBar(len(photos) + 1)
@@ -62,7 +62,7 @@ def encode_photos(
     faces = [
         subject.face(own, uncond_tokens, base_model) for own, subject in zip(tokens.split(1), subjects, strict=True)
     ]
-    return average_faces(faces), previews
+    return replace(average_faces(faces), recognition=analysis.recognition), previews
 
 
 def clip_features(clip_vision: Any, photos: Sequence[Photo], needed_size: int) -> tuple[Tensor, Tensor]:
@@ -103,15 +103,6 @@ def encode_tokens(
         tokens = patcher.model(embeddings.to(device), both.to(device), shortcut=dynamicid.checkpoint.variant.shortcut)
     tokens = tokens.float().cpu()
     return tokens[:-1], tokens[-1:]
-
-
-def _check_recognition(needed: str, given: str) -> None:
-    """Two recognition models whose names are known to differ; a file that somebody renamed passes."""
-    if needed in PACK_OF and given in PACK_OF and needed != given:
-        raise InputError(
-            f"The adapter was trained with faces as {needed} recognises them; the InsightFace pack has {given}. Choose "
-            f"{PACK_OF[needed]} in Load Face Analysis."
-        )
 
 
 @dataclass(frozen=True, eq=False)

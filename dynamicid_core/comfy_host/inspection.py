@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import saa
 from ..adapter import AttentionLayer
 from ..errors import InputError
+from ..regions import LATENT_CELL
 from .identity_patch import LOOKING, IdentityPatch, Moment
 from .rows import POSITIVE
 
@@ -71,10 +72,11 @@ def _check_pictures(moment: Moment, pictures: int, latent: tuple[int, int] | Non
     if moment.pictures is not None and moment.pictures != pictures:
         raise _sampled_with(moment.pictures, pictures)
     if latent is not None and latent != moment.latent:
-        (height, width), (last_height, last_width) = latent, moment.latent
+        height, width = (side * LATENT_CELL for side in latent)
+        last_height, last_width = (side * LATENT_CELL for side in moment.latent)
         raise InputError(
-            f"This model was last sampled at {last_width * 8} x {last_height * 8} pixels, after the latent of "
-            f"{width * 8} x {height * 8} that is connected. Connect the latent and the picture of its last sampler, or "
+            f"This model was last sampled at {last_width} x {last_height} pixels, after the latent of "
+            f"{width} x {height} that is connected. Connect the latent and the picture of its last sampler, or "
             "give each sampler an Apply DynamicID of its own."
         )
 

@@ -73,8 +73,7 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
     unmerged: list[UnmergedUpdate] = []
     for name, (up, down) in updates.items():
         key = f"diffusion_model.{name}"
-        dtype = comfy.utils.get_attr(model.model, key).dtype
-        if dtype.is_floating_point and dtype.itemsize == 1:
+        if _is_8_bit(comfy.utils.get_attr(model.model, key)):
             # Checkpoints in "scaled fp8" multiply the weight afterwards.
             scale = getattr(comfy.utils.get_attr(model.model, key.removesuffix(".weight")), "scale_weight", None)
             unmerged.append(UnmergedUpdate(up, down, strength / (1.0 if scale is None else float(scale))))
@@ -85,6 +84,12 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
     model.add_patches(comfy.lora.load_lora(merged, targets), strength)
     if unmerged:
         model.add_callback(CallbacksMP.ON_DETACH, _frees(unmerged))
+
+
+def _is_8_bit(weight: Tensor) -> bool:
+    """Also when the host wraps it in a tensor of the dtype that it computes in."""
+    small = getattr(weight, "_qdata", weight).dtype
+    return small.itemsize == 1
 
 
 def _frees(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool], None]:

@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from ..face import Placement
-from ..regions import Box, MaskRegion, PixelBox, Region
-
-PIXELS_PER_CELL = 8
-"""Of a latent, in SD1.5 and SDXL alike."""
+from ..regions import LATENT_CELL, Box, MaskRegion, PixelBox, Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,5 +51,5 @@ class People:
 
     def regions_on(self, latent: tuple[int, int]) -> list[Box | MaskRegion | None]:
         """The regions on a latent of this size; those given in pixels become fractions of its picture."""
-        height, width = (side * PIXELS_PER_CELL for side in latent)
+        height, width = (side * LATENT_CELL for side in latent)
         return [region.on(height, width) if isinstance(region, PixelBox) else region for region in self.regions]

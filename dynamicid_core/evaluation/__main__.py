@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, VARIANTS, read_checkpoint
+from ..comfyui import prepare_comfyui
 from ..errors import InputError
-from ..face_analysis import find_packs, open_pack
-from ..training.host import prepare_comfyui
+from ..face_analysis import find_pack, open_pack
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
 from .results import Results
@@ -102,12 +102,13 @@ def _studio(options: argparse.Namespace) -> Any:
         for part, path in ((IMR, options.imr), (KEYPOINT_ENCODER, options.keypoint_encoder))
     }
     adapter = read_checkpoint(options.adapter, ADAPTER, VARIANTS.get(options.variant))
-    analysis = open_pack(_pack(options.pack), "CPU" if options.cpu else "auto")
+    analysis = open_pack(find_pack(options.pack), "CPU" if options.cpu else "auto")
     prepare_comfyui(options.comfyui, options.cpu)
     # Only now can what imports ComfyUI be imported.
+    from ..comfy_host.clip_pair import load_text_and_vision
     from ..comfy_host.differentiable import load_base_model, load_clip_vision
     from ..comfy_host.loading import load_dynamicid
-    from ..comfy_host.painting import BaseModel, Sampling, load_text_and_vision
+    from ..comfy_host.painting import BaseModel, Sampling
     from .clip_score import ClipScore
     from .studio import HostStudio
 
@@ -138,7 +139,7 @@ def _about(options: argparse.Namespace, references: Sequence[Reference]) -> dict
     for name in _FILES:
         given = getattr(options, name)
         about[name] = [_fingerprint(path, name) for path in (given if isinstance(given, list) else [given]) if path]
-    about["pack"] = sorted(file.name for file in _pack(options.pack).glob("*.onnx"))
+    about["pack"] = sorted(file.name for file in find_pack(options.pack).glob("*.onnx"))
     return about | {f"photo of {one.name}": _fingerprint(one.path, "references") for one in references}
 
 
@@ -152,13 +153,6 @@ def _fingerprint(path: Path, option: str) -> str:
         file.seek(max(0, size - _PART))
         digest.update(file.read(_PART))
     return f"{path.name}, {size} bytes, {digest.hexdigest()[:16]}"
-
-
-def _pack(folder: Path) -> Path:
-    packs = find_packs([folder])
-    if not packs:
-        raise InputError(f"There is no InsightFace pack in {folder}: no .onnx files. Give the folder of buffalo_l.")
-    return next(iter(packs.values()))
 
 
 def _numbers(text: str) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..comfy_host.painting import projected_text
+from ..comfy_host.clip_pair import projected_text
 from ..errors import InputError
 from ..images import Photo, clip_pixels
 from .metrics import clip_t
@@ -15,7 +15,7 @@ class ClipScore:
     """How well pictures agree with texts."""
 
     def __init__(self, clip: Any, clip_vision: Any) -> None:
-        """clip, clip_vision: a pair with projections, see ``painting.load_text_and_vision``. Raises InputError for two
+        """clip, clip_vision: a pair with projections, see ``clip_pair.load_text_and_vision``. Raises InputError for two
         models that do not belong together.
         """
         self._clip, self._clip_vision = clip, clip_vision

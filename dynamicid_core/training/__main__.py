@@ -11,10 +11,11 @@ import logging
 import sys
 from pathlib import Path
 
+from ..comfyui import prepare_comfyui
 from ..errors import InputError
+from ..face_analysis import find_pack
 from .config import AnchorConfig, ReconfigureConfig, RunConfig, load_config
-from .data.build import cores, find_pack
-from .host import prepare_comfyui
+from .data.workers import cores
 
 _MINIATURE = "miniature"
 _KINDS: dict[str, type[RunConfig]] = {"anchor": AnchorConfig, "reconfigure": ReconfigureConfig}
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted. The state is saved: the same command goes on from here.", file=sys.stderr)
+        print("Interrupted. The same command goes on from the last state.", file=sys.stderr)
         return 130
     finally:
         part_processes()

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders
+from ..comfy_host.identity_patch import text_attention
 from ..images import Photo, clip_pixels
 from ..saa import SaaSettings
 from .config import AnchorConfig

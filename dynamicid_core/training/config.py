@@ -45,7 +45,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         _require(self.precision in PRECISIONS, f'precision is "{self.precision}"; choose {" or ".join(PRECISIONS)}')
-        for name in ("steps", "batch_size", "accumulation", "keep"):
+        for name in ("steps", "batch_size", "accumulation", "sample_steps", "keep"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in (
             "weight_decay", "warmup_steps", "cooldown_steps", "clip_gradients", "seed", "log_every", "save_every",
@@ -79,13 +79,14 @@ class AnchorConfig(RunConfig):
     """Anchoring (paper section 3.4): face encoder and SAA on pictures of single people.
 
     start_from: an adapter file to go on from, else new weights. variant: what kind of adapter (see
-    ``checkpoint.Variant``). rank: of the low-rank updates. threshold: of the gate while training; the paper has 0.
+    ``checkpoint.Variant``); "" for what ``start_from`` says, and DynamicID for new weights. rank: of the low-rank
+    updates of new weights. threshold: of the gate while training; the paper has 0.
     drop_text, drop_face, drop_both: shares of pictures that train without. other_clothes: share of the photos that CLIP
     sees with the shoulders of another photo, so that clothes come from the text.
     """
 
     start_from: str = ""
-    variant: str = "DynamicID"
+    variant: str = ""
     rank: int = 128
     threshold: float = 0.0
     drop_text: float = 0.05
@@ -95,7 +96,7 @@ class AnchorConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.variant in VARIANTS, f'variant is "{self.variant}"; choose one of {", ".join(VARIANTS)}')
+        _require_variant(self.variant)
         _require(self.rank >= 1, f"rank is {self.rank}; it must be at least 1")
         _require(0 <= self.threshold < 1, f"threshold is {self.threshold:g}; it must be from 0 to below 1")
         shares = (self.drop_text, self.drop_face, self.drop_both)
@@ -109,14 +110,15 @@ class AnchorConfig(RunConfig):
 class ReconfigureConfig(RunConfig):
     """Reconfiguration (paper section 3.4): IMR and keypoint encoder, with the adapter of the anchoring stage frozen.
 
-    adapter: its file. imr, keypoint_encoder: files to go on from, else new weights: of the given size, depth and
-    queries, and with so many features and that width.
+    adapter: its file; variant: as in ``AnchorConfig``. imr, keypoint_encoder: files to go on from, else new weights: of
+    the given size, depth and queries, and with so many features and that width.
     targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, how much the
     diffusion consistency counts beside the features; diffusion_share: of the batches, which alone are seen by the UNet,
     the slow part.
     """
 
     adapter: str
+    variant: str = ""
     imr: str = ""
     keypoint_encoder: str = ""
     size: int = 1024
@@ -130,6 +132,7 @@ class ReconfigureConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_variant(self.variant)
         for name in ("targets", "depth", "queries", "features", "width"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         _require(self.size % 64 == 0 and self.size > 0, f"size is {self.size}; it must be a multiple of 64")
@@ -186,6 +189,10 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise InputError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
     return value
+
+
+def _require_variant(name: str) -> None:
+    _require(name in ("", *VARIANTS), f'variant is "{name}"; choose one of {", ".join(VARIANTS)}')
 
 
 def _require(holds: bool, otherwise: str) -> None:

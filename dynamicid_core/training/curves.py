@@ -1,22 +1,34 @@
 """Figures of a run as they come in: a CSV file that survives interruptions, and a picture of the curves."""
 
 import csv
+import io
+import math
+import os
 from pathlib import Path
+
+from ..errors import InputError
 
 
 class Metrics:
     """Rows of figures by step, in ``metrics.csv`` and ``curves.png`` of a folder."""
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
-        """resumed_at: later rows of an interrupted run are dropped, since their steps come again."""
+        """resumed_at: later rows of an interrupted run are dropped, since their steps come again.
+
+        Raises InputError when the disk is full, as ``add`` does.
+        """
         self._file, self._picture = folder / "metrics.csv", folder / "curves.png"
-        self._rows = [row for row in self._read() if row["step"] <= resumed_at]
-        self._write()
+        self._rows = [row for row in self._read() if row.get("step", math.inf) <= resumed_at]
+        self._write_anew()
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """One more row."""
-        self._rows.append({"step": step, **figures})
-        self._write()
+        row = {"step": step, **figures}
+        self._rows.append(row)
+        if row.keys() <= set(self._names):
+            self._write("a", self._lines([row]))
+        else:
+            self._write_anew()
 
     def draw(self) -> None:
         """The curves, with a running mean over a twentieth of the run."""
@@ -39,15 +51,34 @@ class Metrics:
     def _read(self) -> list[dict[str, float]]:
         if not self._file.is_file():
             return []
-        with self._file.open(encoding="utf-8", newline="") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        text = self._file.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a computer that went off may have left half a row
+        rows = csv.DictReader(io.StringIO(whole))
+        return [{name: float(figure) for name, figure in row.items() if figure} for row in rows]
 
-    def _write(self) -> None:
-        names = list(dict.fromkeys(name for row in self._rows for name in row)) or ["step"]
-        with self._file.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self._rows)
+    def _write_anew(self) -> None:
+        """All rows, with a column for every figure; the file before it stays until this one is whole."""
+        self._names = list(dict.fromkeys(name for row in self._rows for name in row)) or ["step"]
+        header = ",".join(self._names) + "\n"
+        unfinished = self._file.with_suffix(".part")
+        self._write("w", header + self._lines(self._rows), unfinished)
+        os.replace(unfinished, self._file)
+
+    def _lines(self, rows: list[dict[str, float]]) -> str:
+        lines = io.StringIO(newline="")
+        csv.DictWriter(lines, self._names, lineterminator="\n").writerows(rows)
+        return lines.getvalue()
+
+    def _write(self, mode: str, text: str, file: Path | None = None) -> None:
+        file = file or self._file
+        try:
+            with file.open(mode, encoding="utf-8", newline="") as opened:
+                opened.write(text)
+        except OSError as error:
+            raise InputError(
+                f"The figures of the run could not be written to {file}: {error}. Make room; running the same command "
+                "again goes on from the last state."
+            ) from error
 
 
 def running_mean(values: list[float], width: int) -> list[float]:

@@ -19,6 +19,7 @@ from ..errors import InputError
 from .average import WeightAverage
 from .config import LoopConfig
 from .curves import Metrics
+from .interruption import StopRequest, stop_requests
 from .states import States
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class Stage(Protocol):
 def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     """Trains to ``config.steps``, going on from the last state in ``config.output`` if there is one.
 
-    Raises InputError when that folder holds another run, or the disk is full. KeyboardInterrupt saves a state first.
+    Raises InputError when that folder holds another run, or the disk is full. The first Ctrl-C or SIGTERM ends the
+    step at hand on every process and saves a state, then raises KeyboardInterrupt; the second raises it at once.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -74,10 +76,8 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     accelerator.init_trackers("tensorboard")
     metrics = Metrics(output, start) if accelerator.is_main_process else None
     try:
-        run.steps(start, metrics)
-    except KeyboardInterrupt:
-        run.save()
-        raise
+        with stop_requests() as request:
+            run.steps(start, metrics, request)
     finally:
         # Not end_training: it would part the processes for good, and a recipe has more than one stage.
         for tracker in accelerator.trackers:
@@ -110,11 +110,10 @@ class _Run:
         self.accelerator.load_state(str(state))
         self.average.load(load_file(state / _AVERAGE))
         self.done = int(about["step"])
-        self.accelerator.step = self.done * self.config.accumulation  # a run may end in the middle of one
         _log.info("Going on from step %d", self.done)
         return self.done
 
-    def steps(self, start: int, metrics: Metrics | None) -> None:
+    def steps(self, start: int, metrics: Metrics | None, request: StopRequest) -> None:
         config, accelerator = self.config, self.accelerator
         skip = start * config.accumulation
         data = self.stage.raw_batches(accelerator.process_index, accelerator.num_processes, skip)
@@ -130,10 +129,13 @@ class _Run:
             last = self.done == config.steps
             if _due(self.done, config.sample_every) or (last and config.sample_every):
                 self._sheet()
-            if _due(self.done, config.save_every) or last:
+            stopped = self._is_anywhere(request.made)
+            if _due(self.done, config.save_every) or last or stopped:
                 self.save()
                 if metrics is not None:
                     metrics.draw()
+            if stopped:
+                raise KeyboardInterrupt
 
     def save(self) -> None:
         """Weights for the loader, and the state to go on from."""
@@ -141,6 +143,12 @@ class _Run:
         if self.accelerator.is_main_process and self.done:
             self.states.save(self.done, {"config": self._identity()}, self._write_state)
         self.accelerator.wait_for_everyone()  # the next stage may read the weights
+
+    def _is_anywhere(self, made: bool) -> bool:
+        """On any of the processes, which must stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return made
+        return bool(self.accelerator.reduce(torch.tensor(float(made), device=self.accelerator.device), "sum") > 0)
 
     def _write_state(self, folder: Path) -> None:
         with self.average.in_place():

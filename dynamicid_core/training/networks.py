@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .. import saa
-from ..adapter import UPDATED, AttentionLayer, IdentityProjections, projection_sizes, projection_weights
+from ..adapter import UPDATED, AttentionLayer, IdentityProjections, check_fit, projection_sizes, projection_weights
 from ..checkpoint import ADAPTER, Checkpoint, Variant
+from ..errors import InputError
 from ..face_encoder import FaceEncoder, FaceEncoderSizes
 from ..imr import Imr
 
@@ -43,10 +44,16 @@ class TrainableAdapter(nn.Module):
     """Face encoder, identity projections and low-rank updates of one UNet."""
 
     def __init__(
-        self, layers: Sequence[AttentionLayer], encoder: FaceEncoderSizes, rank: int, variant: Variant
+        self,
+        layers: Sequence[AttentionLayer],
+        encoder: FaceEncoderSizes,
+        rank: int,
+        variant: Variant,
+        recognition: str = "",
     ) -> None:
+        """recognition: see ``Checkpoint``."""
         super().__init__()
-        self.variant = variant
+        self.variant, self.recognition = variant, recognition
         self.layers = list(layers)
         self.face_encoder = FaceEncoder(encoder)
         sizes = {layer.index: (layer.channels, layer.context) for layer in layers if layer.is_cross}
@@ -55,10 +62,16 @@ class TrainableAdapter(nn.Module):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, layers: Sequence[AttentionLayer]) -> "TrainableAdapter":
-        """An adapter to go on from, in float32."""
+        """An adapter to go on from, in float32. Raises InputError for one without low-rank updates, and for one of
+        another UNet.
+        """
         encoder, tensors = checkpoint.modules["face_encoder"], checkpoint.modules["saa"]
-        rank = next(tensor.shape[0] for key, tensor in tensors.items() if key.endswith("_lora.down.weight"))
-        adapter = cls(layers, FaceEncoderSizes.of(encoder), rank, checkpoint.variant)
+        check_fit(projection_sizes(tensors), layers)
+        ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("_lora.down.weight")}
+        if len(ranks) != 1:
+            found = f"updates of the ranks {', '.join(map(str, sorted(ranks)))}" if ranks else "none"
+            raise InputError(f"Training goes on from adapters with low-rank updates of one rank; this one has {found}.")
+        adapter = cls(layers, FaceEncoderSizes.of(encoder), ranks.pop(), checkpoint.variant, checkpoint.recognition)
         adapter.face_encoder.load_state_dict(encoder)
         adapter.projections.load_state_dict(projection_weights(tensors))
         adapter.updates.load_state_dict({f"layers.{k}": v for k, v in tensors.items() if "_lora." in k})
@@ -117,7 +130,7 @@ class TrainableAdapter(nn.Module):
     def checkpoint(self) -> Checkpoint:
         """What is saved, in the loader's own format."""
         encoder = {key: tensor.detach().cpu().clone() for key, tensor in self.face_encoder.state_dict().items()}
-        return Checkpoint(ADAPTER, {"face_encoder": encoder, "saa": self.saa_weights()}, self.variant)
+        return Checkpoint(ADAPTER, {"face_encoder": encoder, "saa": self.saa_weights()}, self.variant, self.recognition)
 
     def saa_weights(self) -> dict[str, Tensor]:
         """Projections and updates under the released names."""

@@ -1,5 +1,6 @@
 """In which order training sees a data set: shuffled anew each time around, the same for the same seed."""
 
+import json
 import logging
 from collections.abc import Iterator
 from itertools import count, islice
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..face_analysis import PACK_OF
+from .data.manifest import MANIFEST
 from .data.sample import Sample
 from .data.shards import SampleIndex
 
@@ -25,6 +28,17 @@ class ShardSource:
         self._places = [place for places in self._index.people.values() for place in places]
         if not self._places:
             raise InputError(f"The data set in {folder} is empty. Build it from more photos.")
+
+    @property
+    def recognition(self) -> str:
+        """The recognition model of the data set's embeddings, by the InsightFace pack in its manifest; "" if none that
+        is known is in there.
+        """
+        manifest = self._index.folder / MANIFEST
+        if not manifest.is_file():
+            return ""
+        models = json.loads(manifest.read_text(encoding="utf-8"))["settings"].get("models", {})
+        return next((name for name in PACK_OF if f"{name}.onnx" in models), "")
 
     def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
         """Every picture of every person, for one of several processes, without the first ``skip`` of them."""

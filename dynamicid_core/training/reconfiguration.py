@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders
+from ..comfy_host.identity_patch import text_attention
 from ..imr import Imr, KeypointEncoder
 from ..keypoints import encoder_input
 from ..saa import SaaSettings

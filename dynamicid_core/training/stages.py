@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import (
     ADAPTER,
+    DYNAMICID,
     IMR,
     KEYPOINT_ENCODER,
     VARIANTS,
@@ -19,7 +20,8 @@ from ..checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders
+from ..comfy_host.identity_patch import text_attention
 from ..errors import InputError
 from ..face_encoder import FaceEncoderSizes
 from ..images import Photo
@@ -42,6 +44,10 @@ _FEED_FORWARD = 4  # times the size of the IMR, as in the released one
 class SampleSource(Protocol):
     """Training data in an order that a seed fixes; endless."""
 
+    @property
+    def recognition(self) -> str:
+        """The recognition model of the embeddings, as ``Checkpoint.recognition``."""
+
     def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
         """Every picture of every person, for one of several processes, without its first ``skip``."""
 
@@ -63,6 +69,7 @@ class AnchorStage:
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: AnchorConfig
     ) -> None:
         adapter = make_adapter(denoiser, encoders, config)
+        adapter.recognition = _same_recognition(adapter.recognition, source.recognition)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
         self.network = self._anchoring(adapter)
         self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant.embedding_channel_order)
@@ -100,9 +107,9 @@ class ReconfigureStage:
     def __init__(
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: ReconfigureConfig
     ) -> None:
-        self._adapter = TrainableAdapter.of(read_checkpoint(config.adapter, ADAPTER), denoiser.layers).to(
-            encoders.device
-        )
+        adapter = TrainableAdapter.of(_read_adapter(config.adapter, config.variant), denoiser.layers)
+        _same_recognition(adapter.recognition, source.recognition)
+        self._adapter = adapter.to(encoders.device)
         imr, keypoint_encoder = _motion_networks(self._adapter, encoders, config)
         self.network = Reconfiguration(denoiser, self._adapter, imr, keypoint_encoder, config)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
@@ -147,14 +154,28 @@ class ReconfigureStage:
 def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorConfig) -> TrainableAdapter:
     """What anchoring begins with: new, or what ``start_from`` holds."""
     if config.start_from:
-        return TrainableAdapter.of(read_checkpoint(config.start_from, ADAPTER), denoiser.layers)
+        return TrainableAdapter.of(_read_adapter(config.start_from, config.variant), denoiser.layers)
     token_size = next(layer.context for layer in denoiser.layers if layer.is_cross)
     sizes = FaceEncoderSizes(token_size, clip_size=encoders.clip_size)
     torch.manual_seed(config.seed)
-    adapter = TrainableAdapter(denoiser.layers, sizes, config.rank, VARIANTS[config.variant])
+    adapter = TrainableAdapter(denoiser.layers, sizes, config.rank, VARIANTS.get(config.variant, DYNAMICID))
     adapter.start_from_text(denoiser.network.state_dict())
     adapter.start_with_embeddings()
     return adapter
+
+
+def _read_adapter(file: str, variant: str) -> Checkpoint:
+    return read_checkpoint(file, ADAPTER, variant=VARIANTS.get(variant))
+
+
+def _same_recognition(of_adapter: str, of_data: str) -> str:
+    """Raises InputError when both are known, and differ."""
+    if of_adapter and of_data and of_adapter != of_data:
+        raise InputError(
+            f"The adapter was trained with the recognition model {of_adapter}; the data set has embeddings of "
+            f"{of_data}. Build it with the InsightFace pack of the adapter, or begin a new adapter."
+        )
+    return of_adapter or of_data
 
 
 def _motion_networks(

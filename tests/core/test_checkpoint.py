@@ -3,6 +3,7 @@
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dynamicid_core import checkpoint
+from dynamicid_core import checkpoint, face_analysis
 from dynamicid_core.checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_encoder import FaceEncoder, FaceEncoderSizes
@@ -112,6 +113,15 @@ def test_ip_adapter_files_for_sd15_and_sdxl_are_told_by_their_tensors(tmp_path):
 
 def test_a_file_under_dynamicids_own_names_is_dynamicid_wherever_it_lies():
     assert read_checkpoint(RELEASED, ADAPTER, undecided=checkpoint.FACEID_PLUS).variant == checkpoint.DYNAMICID
+
+
+def test_published_files_were_trained_with_buffalo_l_and_own_ones_tell(tmp_path):
+    released = read_checkpoint(RELEASED, ADAPTER)
+    assert face_analysis.PACK_OF[released.recognition] == "buffalo_l"
+    path = tmp_path / "own.safetensors"
+    for name in ("glintr100", ""):
+        save_checkpoint(replace(released, recognition=name), path)
+        assert read_checkpoint(path, ADAPTER).recognition == name
 
 
 def test_the_user_can_say_what_an_adapter_is(tmp_path):
@@ -294,6 +304,14 @@ def test_an_adapter_that_lacks_tensors_is_refused_with_their_names(tmp_path, rel
         del parts[module][name]
     torch.save(parts, tmp_path / "a.bin")
     with pytest.raises(InputError, match=removed[0].replace(".", r"\.")):
+        read_checkpoint(tmp_path / "a.bin", ADAPTER)
+
+
+def test_an_adapter_under_ip_adapters_names_that_lacks_tensors_is_refused_too(tmp_path):
+    parts = torch.load(adapter_file(tmp_path / "a.bin", 768, 16), weights_only=True)
+    del parts["image_proj"]["norm.weight"]
+    torch.save(parts, tmp_path / "a.bin")
+    with pytest.raises(InputError, match=r"the face encoder lacks norm\.weight"):
         read_checkpoint(tmp_path / "a.bin", ADAPTER)
 
 

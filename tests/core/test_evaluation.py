@@ -224,7 +224,7 @@ def command(tmp_path, references):
         ({"clip-vision": "nowhere"}, "\\(--clip-vision\\)"),
         ({"adapter": "nowhere"}, "\\(--adapter\\)"),
         ({"clip-score": "nowhere"}, "\\(--clip-score\\)"),
-        ({"pack": "photos"}, "no InsightFace pack in .*photos: no .onnx files"),
+        ({"pack": "photos"}, "no InsightFace pack in .*photos. Name"),
         ({"imr": "imr"}, "give both --imr and --keypoint-encoder"),
         ({}, "adapter"),
     ],

@@ -34,6 +34,18 @@ def test_a_face_file_says_what_it_is(tmp_path):
         assert set(file.keys()) == {"tokens", "uncond_tokens"}
 
 
+def test_a_face_file_keeps_which_model_recognised_the_person(tmp_path):
+    face = make_face(embedding=torch.rand(512), recognition="w600k_r50")
+    assert load_face(save_face(face, tmp_path, "anna")).recognition == "w600k_r50"
+
+
+def test_faces_that_different_models_recognised_are_not_mixed():
+    faces = [make_face(i, embedding=torch.rand(512), recognition=name) for i, name in enumerate(("a", "b", ""))]
+    with pytest.raises(InputError, match=r"recognised by different models \(a, b\)"):
+        mix_faces(faces[:2], [1, 1])
+    assert mix_faces(faces[1:], [1, 2]).recognition == "b"
+
+
 def test_a_different_face_of_the_same_name_is_kept(tmp_path):
     first, second = make_face(1), make_face(2)
     save_face(first, tmp_path, "anna")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dynamicid_core import face_analysis
 from dynamicid_core.errors import InputError
-from dynamicid_core.face_analysis import align, choose_providers, find_packs, open_pack
+from dynamicid_core.face_analysis import align, choose_providers, find_pack, find_packs, open_pack
 from tests import photos
 
 PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
@@ -139,6 +139,38 @@ def test_packs_are_found_at_any_depth_under_any_file_names(tmp_path):
     assert len(open_pack(packs["buffalo_l"], "auto").detect(photos.astronaut())) == 1
 
 
+def test_single_models_of_other_tools_beside_packs_are_no_pack(tmp_path):
+    (tmp_path / "models" / "buffalo_l").mkdir(parents=True)
+    for file in ("inswapper_128.onnx", "models/buffalo_l/x.onnx"):
+        (tmp_path / file).touch()
+    assert list(find_packs([tmp_path])) == ["buffalo_l"]
+    assert find_pack(tmp_path / "models" / "buffalo_l") == tmp_path / "models" / "buffalo_l"
+
+
+def test_one_pack_is_asked_for_where_a_folder_holds_two(tmp_path):
+    for name in ("buffalo_l", "antelopev2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.onnx").touch()
+    with pytest.raises(InputError, match="holds several InsightFace packs: antelopev2, buffalo_l"):
+        find_pack(tmp_path)
+
+
+@needs_pack
+def test_a_model_that_insightface_does_not_know_is_left_out(tmp_path, caplog):
+    import onnx
+
+    for file in Path(PACK).glob("*.onnx"):
+        shutil.copy(file, tmp_path)
+    numbers = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "stranger", numbers[:1], numbers[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "a_stranger.onnx")
+    with caplog.at_level("WARNING"):
+        analysis = open_pack(tmp_path, "CPU")
+    assert "a_stranger.onnx is left out" in caplog.text
+    assert len(analysis.detect(photos.astronaut())) == 1
+
+
 @needs_pack
 @pytest.mark.parametrize(("missing", "task"), [("scrfd*", "detection"), ("w600k*", "recognition")])
 def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task):
@@ -163,7 +195,7 @@ def test_a_pack_without_keypoints_still_finds_people(tmp_path):
 def test_a_cut_off_model_file_is_named(tmp_path):
     for file in Path(PACK).glob("*.onnx"):
         (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"2d106det\.onnx could not be opened"):
+    with pytest.raises(InputError, match=r"2d106det\.onnx could not be opened.* Delete .*2d106det\.onnx and download"):
         open_pack(tmp_path, "CPU")
 
 

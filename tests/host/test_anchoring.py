@@ -6,11 +6,13 @@ import torch
 
 from tests.host.rig import apply, core, eps, run, sample, tiny_unet
 from tests.host.training_rig import (
+    Listed,
     anchor_stage,
     assert_gradient_is_the_slope,
     losses,
     make_samples,
     randomise,
+    reconfigure_stage,
     some_batch,
     train,
 )
@@ -50,7 +52,7 @@ def test_the_trainer_paints_the_picture_that_the_nodes_paint(tiny_models, tmp_pa
     context = encoders.texts([samples[0].caption, ""])[0]
     latent = torch.zeros(1, 4, 16, 16)
     noise = torch.randn(latent.shape, generator=torch.manual_seed(1))
-    settings, attention = core("saa").SaaSettings(), core("comfy_host.differentiable").text_attention
+    settings, attention = core("saa").SaaSettings(), core("comfy_host.identity_patch").text_attention
     patches = stage.network.adapter.patches(torch.cat((tokens, nobody)), settings, attention)
     painted = denoiser.paint(noise, 3, 5.0, context, patches)
     stage.save_weights(tmp_path)
@@ -133,6 +135,38 @@ def test_the_variant_says_which_embedding_is_seen(tiny_models, tmp_path):
         stage, _ = anchor_stage(tiny_models, tmp_path, variant=variant, drop_face=0, drop_both=0)
         expected = np.stack([getattr(sample, name) for sample in make_samples()[:2]])
         np.testing.assert_allclose(some_batch(stage).embeddings.numpy(), expected)
+
+
+@pytest.mark.parametrize("variant", ["", "IP-Adapter FaceID Plus"])
+def test_going_on_from_an_adapter_keeps_what_it_is_unless_told(tiny_models, tmp_path, adapter_file, variant):
+    stage, _ = anchor_stage(tiny_models, tmp_path, start_from=str(adapter_file), variant=variant)
+    assert stage.network.adapter.variant.name == (variant or "DynamicID")
+    assert stage.network.adapter.checkpoint().recognition == "w600k_r50"
+
+
+def test_an_adapter_tells_by_which_recognition_model_it_learned(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(Listed, "recognition", "glintr100")
+    train(*anchor_stage(tiny_models, tmp_path, steps=1))
+    checkpoint = core("checkpoint").read_checkpoint(tmp_path / "adapter.safetensors", "adapter")
+    assert checkpoint.recognition == "glintr100"
+
+
+def test_data_of_another_recognition_model_than_the_adapters_is_refused(
+    tiny_models, tmp_path, adapter_file, monkeypatch
+):
+    monkeypatch.setattr(Listed, "recognition", "glintr100")
+    with pytest.raises(ValueError, match=r"trained with the recognition model w600k_r50; the data set has .*glintr100"):
+        anchor_stage(tiny_models, tmp_path, start_from=str(adapter_file))
+    with pytest.raises(ValueError, match="trained with the recognition model w600k_r50"):
+        reconfigure_stage(tiny_models, tmp_path, adapter_file)
+
+
+def test_going_on_from_an_adapter_without_low_rank_updates_is_refused(tiny_models, tmp_path, adapter_file):
+    parts = torch.load(adapter_file, weights_only=True)
+    parts["SAA_module"] = {key: tensor for key, tensor in parts["SAA_module"].items() if "_lora." not in key}
+    torch.save(parts, tmp_path / "bare.bin")
+    with pytest.raises(ValueError, match="low-rank updates of one rank; this one has none"):
+        anchor_stage(tiny_models, tmp_path, start_from=str(tmp_path / "bare.bin"))
 
 
 def test_clip_sees_the_shoulders_of_another_photo_where_asked(tiny_models, tmp_path):

@@ -1,5 +1,7 @@
 """From photographs to faces, by real InsightFace, through the nodes."""
 
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
@@ -24,21 +26,28 @@ def similarity(first, second):
     return float(torch.nn.functional.cosine_similarity(first.tokens.flatten(), second.tokens.flatten(), dim=0))
 
 
-def test_an_adapter_that_tells_its_recognition_model_refuses_the_embeddings_of_another(photo_dynamicid, face_analysis):
-    from dataclasses import replace
+def recognising_as(face_analysis, name):
+    """The same analysis, as if its recognition model had that file name."""
+    models = {**face_analysis._models, "recognition": copy(face_analysis._models["recognition"])}
+    models["recognition"].model_file = f"/models/{name}.onnx"
+    return core("face_analysis").FaceAnalysis(models)
 
-    other = replace(photo_dynamicid, checkpoint=replace(photo_dynamicid.checkpoint, recognition="w600k_r50"))
-    given = {
-        "clip_vision": tiny_clip_vision(),
-        "face_analysis": face_analysis,
-        "image": photos.image(photos.astronaut()),
-    }
-    with pytest.raises(
-        ValueError, match=r"trained with faces as w600k_r50 .* has w600k_mbf\. Choose buffalo_l in Load"
-    ):
-        run("DynamicIDEncodeFace", dynamicid=other, **given)
-    same = replace(other, checkpoint=replace(other.checkpoint, recognition="w600k_mbf"))
-    assert run("DynamicIDEncodeFace", dynamicid=same, **given)[0].tokens.isfinite().all()
+
+def test_a_pack_with_another_recognition_model_than_the_adapters_is_refused(encode, face_analysis):
+    said = r"trained with the recognition model w600k_r50; .* has glintr100\. Choose the pack buffalo_l"
+    with pytest.raises(ValueError, match=said):
+        encode(photos.astronaut(), face_analysis=recognising_as(face_analysis, "glintr100"))
+    for name in ("w600k_r50", "of my own"):
+        face = encode(photos.astronaut(), face_analysis=recognising_as(face_analysis, name))[0]
+        assert face.recognition == name
+
+
+def test_a_face_is_not_compared_by_another_recognition_model(encode, face_analysis):
+    face = encode(photos.astronaut(), face_analysis=recognising_as(face_analysis, "w600k_r50"))[0]
+    given = {"image": photos.image(photos.astronaut()), "face_1": face}
+    assert run("DynamicIDCompareFaces", face_analysis=recognising_as(face_analysis, "w600k_r50"), **given)[1] > 0.99
+    with pytest.raises(ValueError, match=r"Face 1 was encoded with .*w600k_r50; .* has glintr100"):
+        run("DynamicIDCompareFaces", face_analysis=recognising_as(face_analysis, "glintr100"), **given)
 
 
 def test_a_photo_becomes_a_face_with_everything_that_was_measured(encode):
@@ -138,6 +147,8 @@ def test_faceid_plus_from_the_ipadapter_folder_sees_aligned_faces_in_arcface_ord
     assert faceid.checkpoint.variant.name == "IP-Adapter FaceID Plus"
     face = encode(photos.astronaut(), dynamicid=faceid)[0]
     assert similarity(face, encode(photos.astronaut(), crop="aligned")[0]) < 0.9999
+    photo_adapter(models / "ipadapter" / "ip-adapter-faceid-plusv2_sd15.bin", naming=("image_proj", "ip_adapter"))
+    assert run("DynamicIDLoader", adapter="ip-adapter-faceid-plusv2_sd15.bin")[0].checkpoint.variant.shortcut
     v2 = run("DynamicIDLoader", adapter="faceid.bin", variant="IP-Adapter FaceID Plus V2")[0]
     assert similarity(encode(photos.astronaut(), dynamicid=v2)[0], face) < 0.99
 

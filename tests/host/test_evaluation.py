@@ -1,7 +1,6 @@
 """Pictures by the path of the nodes, CLIP for CLIP-T, and a whole evaluation of tiny models with real InsightFace."""
 
 import csv
-import os
 import shutil
 
 import numpy as np
@@ -129,20 +128,21 @@ def test_halves_of_different_clips_are_refused():
         core("evaluation.clip_score").ClipScore(tiny_clip(), tiny_clip_vision())
 
 
-def test_a_text_encoder_without_projection_is_refused(painting, tmp_path):
+def test_a_text_encoder_without_projection_is_refused(tmp_path):
     from safetensors.torch import save_file
 
+    load = core("comfy_host.clip_pair").load_text_and_vision
     save_file({"text_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(1)}, tmp_path / "sd15.safetensors")
     with pytest.raises(ValueError, match="needs a text encoder with its text_projection"):
-        painting.load_text_and_vision([tmp_path / "sd15.safetensors"])
+        load([tmp_path / "sd15.safetensors"])
     save_file({"text_projection.weight": torch.zeros(1)}, tmp_path / "text.safetensors")
     with pytest.raises(ValueError, match="needs a vision model with its visual_projection"):
-        painting.load_text_and_vision([tmp_path / "text.safetensors"])
+        load([tmp_path / "text.safetensors"])
     with pytest.raises(ValueError, match="no CLIP file"):
-        painting.load_text_and_vision([tmp_path / "nowhere"])
+        load([tmp_path / "nowhere"])
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="could not be read as a CLIP model"):
-        painting.load_text_and_vision([tmp_path / "broken.safetensors"])
+        load([tmp_path / "broken.safetensors"])
 
 
 # --- a whole evaluation ----------------------------------------------------------------------------------------------
@@ -162,12 +162,12 @@ def command(tmp_path, models, face_analysis, photo_dynamicid, base, monkeypatch)
     monkeypatch.setattr(core(host), "load_base_model", lambda path: (base.model, base.clip, base.vae))
     monkeypatch.setattr(core(host), "load_clip_vision", lambda path: tiny_clip_vision())
     monkeypatch.setattr(
-        core("comfy_host.painting"), "load_text_and_vision", lambda paths: (base.clip, projecting_vision())
+        core("comfy_host.clip_pair"), "load_text_and_vision", lambda paths: (base.clip, projecting_vision())
     )
     given = {
         "references": tmp_path / "people", "out": tmp_path / "out", "base-model": tmp_path / "base",
         "clip-vision": tmp_path / "vision", "clip-score": tmp_path / "clip", "imr": GOLDEN / "IMR_tiny.bin",
-        "adapter": models / "dynamicid" / "photo.bin", "pack": os.environ["DYNAMICID_INSIGHTFACE"],
+        "adapter": models / "dynamicid" / "photo.bin", "pack": face_analysis.recognition_file.parent,
         "keypoint-encoder": tmp_path / "kpe.bin", "size": "64x64", "steps": 2, "limit": 2, "people": "1,2",
     }  # fmt: skip
 

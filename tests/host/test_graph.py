@@ -143,3 +143,9 @@ def test_apply_takes_a_face_and_placements():
     schema = node("DynamicIDApply").GET_NODE_INFO_V1()
     assert schema["input"]["required"]["faces"][0] == "DYNAMICID_FACE,DYNAMICID_PLACEMENTS"
     assert schema["output"] == ["MODEL", "CONDITIONING", "CONDITIONING"]
+
+
+def test_a_new_loader_chooses_a_file_that_is_called_an_adapter(editor):
+    (adapter, *_) = host_nodes.NODE_CLASS_MAPPINGS["DynamicIDLoader"].define_schema().inputs
+    assert adapter.options[0] == "IMR_tiny.bin"
+    assert "saa" in adapter.default.lower()

@@ -1,5 +1,7 @@
 """The loop of both trainings: going on, states, sheets, rates, precision."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -25,22 +27,43 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tiny_models, tmp_path,
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
-def test_pressing_ctrl_c_saves_a_state_first(tiny_models, tmp_path):
-    stage, settings = anchor_stage(tiny_models, tmp_path, steps=10, save_every=0)
-    make, made = stage.make_batch, []
+def interrupting(monkeypatch, owner, name, call, interrupt=lambda: signal.raise_signal(signal.SIGINT)):
+    """Ctrl-C in the given call of a function, once."""
+    function, calls = getattr(owner, name), []
 
     def interrupted(*arguments):
-        made.append(1)
-        if len(made) == 4:
-            raise KeyboardInterrupt
-        return make(*arguments)
+        calls.append(1)
+        if len(calls) == call:
+            interrupt()
+        return function(*arguments)
 
-    stage.make_batch = interrupted
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_being_asked_to_stop_ends_the_step_and_saves_a_state(tiny_models, tmp_path, monkeypatch, number):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=10, save_every=0)
+    interrupting(monkeypatch, stage, "make_batch", 4, lambda: signal.raise_signal(number))
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         train(stage, settings)
-    assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000003"]
+    assert signal.getsignal(number) == before
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000004"]
     train(*anchor_stage(tiny_models, tmp_path, steps=5, save_every=0))
     assert len(losses(tmp_path)) == 5
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tiny_models, tmp_path, monkeypatch):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=10, save_every=2)
+
+    def twice():
+        signal.raise_signal(signal.SIGTERM)  # as launchers send beside it
+        signal.raise_signal(signal.SIGINT)
+
+    interrupting(monkeypatch, stage, "make_batch", 4, twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, settings)
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000002"]
 
 
 def test_only_the_newest_states_are_kept(tiny_models, tmp_path):
@@ -166,20 +189,17 @@ def test_two_trainings_in_one_process_follow_each_other(tiny_models, tmp_path, m
     assert (tmp_path / "other" / "adapter.safetensors").is_file()
 
 
-def test_a_run_that_ended_inside_of_a_step_goes_on_from_its_beginning(tiny_models, tmp_path):
+@pytest.mark.parametrize("place", ["between two parts of a step", "between the optimiser and the average"])
+def test_ctrl_c_at_any_place_of_a_step_leaves_the_run_exact(tiny_models, tmp_path, monkeypatch, place):
     train(*anchor_stage(tiny_models, tmp_path / "whole", steps=4, accumulation=2))
     stage, settings = anchor_stage(tiny_models, tmp_path / "parts", steps=4, accumulation=2)
-    make, made = stage.make_batch, []
-
-    def interrupted(*arguments):
-        made.append(1)
-        if len(made) == 4:  # the second part of the second step
-            raise KeyboardInterrupt
-        return make(*arguments)
-
-    stage.make_batch = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        train(stage, settings)
+    with monkeypatch.context() as patch:
+        if place == "between two parts of a step":
+            interrupting(patch, stage, "make_batch", 4)
+        else:
+            interrupting(patch, core("training.average").WeightAverage, "update", 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(stage, settings)
     train(*anchor_stage(tiny_models, tmp_path / "parts", steps=4, accumulation=2))
     whole, parts = (load_file(tmp_path / name / "adapter.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)

@@ -48,6 +48,8 @@ def make_samples(people=3, photos=4):
 class Listed:
     """Samples in the order of a list, again and again."""
 
+    recognition = ""
+
     def __init__(self, samples):
         self._samples = samples
 

@@ -46,6 +46,10 @@ def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("data") / "set", PHOTOS)
 
 
+def test_a_data_set_without_a_manifest_does_not_tell_which_model_recognised_people(folder):
+    assert ShardSource(folder, 0).recognition == ""
+
+
 def keys(samples):
     return [one.key for one in samples]
 

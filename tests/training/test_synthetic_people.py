@@ -1,5 +1,6 @@
 """People who do not exist: reproducible, told apart by ArcFace, posed and labelled as InsightFace sees them."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from dynamicid_core.face_analysis import open_pack
 from dynamicid_core.head import solve_pose
 from dynamicid_core.training.data.__main__ import main
 from dynamicid_core.training.data.shards import SampleIndex, read_samples
+from dynamicid_core.training.order import ShardSource
 from dynamicid_core.training.synthetic import command, groups, people, shots
 from dynamicid_core.training.synthetic.figure import build
 from dynamicid_core.training.synthetic.mesh import read_mesh
@@ -163,6 +165,22 @@ def test_an_interrupted_run_goes_on_to_the_same_shards(data_set, tmp_path, monke
     shards = SampleIndex(out).shards
     assert len(shards) == 3
     assert all((out / shard).read_bytes() == (tmp_path / "whole" / shard).read_bytes() for shard in shards)
+
+
+def test_a_data_set_tells_which_model_recognised_its_people(data_set, analysis):
+    assert ShardSource(data_set, 0).recognition == analysis.recognition != ""
+
+
+def test_more_scenes_are_painted_beside_those_that_are_there(data_set, tmp_path):
+    options = ("--identities", "1", "--per-identity", "2")
+    assert synthesize(tmp_path, *options, "--groups", "1") == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "groups").glob("0*.png")}
+    assert sorted(before) == ["0000.png", "0001.png"]
+    assert synthesize(tmp_path, *options, "--groups", "2") == 0
+    layout = json.loads((tmp_path / "groups" / "layout.json").read_text())
+    assert sorted(layout) == ["0000.png", "0001.png", "0002.png", "0003.png"]
+    assert all((tmp_path / "groups" / name).is_file() for name in layout)
+    assert {name: (tmp_path / "groups" / name).stat().st_mtime_ns for name in before} == before
 
 
 def test_scenes_have_everybody_in_their_column(mesh, analysis):

@@ -16,6 +16,7 @@ const SMALLEST_PICTURE_HEIGHT = 200;
 
 /** @type {Set<BoxEditor>} */
 const editors = new Set();
+const failed = new WeakSet();
 let watching = false;
 
 /**
@@ -23,9 +24,17 @@ let watching = false;
  * so the editors look, once per frame, while there are any.
  */
 function watch() {
-  for (const editor of editors) editor.update();
   watching = editors.size > 0;
   if (watching) requestAnimationFrame(watch);
+  for (const editor of editors) {
+    try {
+      editor.update();
+    } catch (error) {
+      // One that fails must not take the others along, nor say so sixty times a second.
+      if (!failed.has(editor)) console.error("DynamicID: a box cannot be drawn.", error);
+      failed.add(editor);
+    }
+  }
 }
 
 /** @param {BoxEditor} editor */

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...face_analysis import PROVIDERS
+from ...face_analysis import PROVIDERS, find_pack
 from . import gates
-from .build import Job, build, cores, find_pack
+from .build import Job, build
 from .gates import Gates
 from .manifest import MANIFEST, REJECTED, SHEET, contents, summary, write_manifest
 from .photos import find_people
 from .shards import SHARD_SIZE
+from .workers import cores
 
 _PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
 _SYNTHESIZE = "synthesize"

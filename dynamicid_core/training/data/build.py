@@ -1,16 +1,11 @@
 """Photos, a folder per person -> a data set: each photo is measured, judged and cropped, on all cores."""
 
-import os
-import signal
 import warnings
-from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import InputError
-from ...face_analysis import DetectedFace, FaceAnalysis, find_packs, in_order, open_pack
+from ...face_analysis import DetectedFace, FaceAnalysis, in_order, open_pack
 from ...face_prompt import face_prompt
 from ...images import Photo
 from ...portrait import measure, portrait_square
@@ -28,9 +23,9 @@ from .gates import Gates, Rejection
 from .photos import Person, find_people, open_photo
 from .sample import Record, Sample, sample_key, to_record
 from .shards import SHARD_SIZE, ShardWriter
+from .workers import in_parallel
 
 _THINNEST = 100  # longer in shorter sides of a photo; the detector breaks when a side shrinks to no pixel
-_WAITING = 4  # people per worker who are worked on or wait to be written
 
 
 @dataclass(frozen=True)
@@ -80,19 +75,6 @@ class Built:
     about: dict[str, Any]
 
 
-def find_pack(folder: Path) -> Path:
-    """The one InsightFace pack in a folder, at any depth. Raises InputError when there is none, or more than one."""
-    packs = find_packs([folder])
-    if len(packs) == 1:
-        return next(iter(packs.values()))
-    if packs:
-        raise InputError(f"{folder} holds several InsightFace packs: {', '.join(sorted(packs))}. Name one with --pack.")
-    raise InputError(
-        f"There is no InsightFace pack in {folder}. Name the folder of one with --pack; ComfyUI's are in "
-        "models/insightface/models, and InsightFace's release page has buffalo_l to download."
-    )
-
-
 def build(job: Job) -> ShardWriter:
     """Makes or completes the data set, with a progress bar, and returns its writer, finished.
 
@@ -108,7 +90,7 @@ def build(job: Job) -> ShardWriter:
     total = sum(len(person.photos) for person in people)
     try:
         bar = tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True)
-        with bar, closing(_in_parallel(todo, job)) as results:
+        with bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
             for built in results:
                 writer.add(built.name, built.records, built.about)
                 counts.update(people=1, accepted=len(built.records), rejected=len(built.about["rejected"]))
@@ -227,49 +209,10 @@ def _unless_alone(candidates: list[Candidate], _: Gates) -> _Sieved:
     return [], [(candidate.photo, gates.ALONE, f"{gates.LEAST_PHOTOS} needed") for candidate in candidates]
 
 
-# --- on all cores ----------------------------------------------------------------------------------------------------
-
-
-def _in_parallel(people: Sequence[Person], job: Job) -> Generator[Built, None, None]:
-    """Everybody built, in the order given."""
-    tasks = ((person, job.gates, job.pack, job.provider) for person in people)
-    if job.workers == 1:
-        yield from (_work(*task) for task in tasks)
-        return
-    # Not forked: onnxruntime's threads do not survive that.
-    pool = ProcessPoolExecutor(job.workers, get_context("spawn"), _start_worker)
-    try:
-        yield from _in_order(pool, tasks, job.workers * _WAITING)
-    except BrokenProcessPool as error:
-        raise InputError(
-            "A worker process was ended from outside, most often because memory ran out. Run the same command again "
-            "with fewer --workers; it goes on from the last whole shard."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _in_order(pool: Executor, tasks: Iterable[Any], waiting: int) -> Iterator[Built]:
-    """Results in the order of the tasks, with at most so many begun: results that wait take memory."""
-    begun: deque[Future[Built]] = deque()
-    for task in tasks:
-        begun.append(pool.submit(_work, *task))
-        if len(begun) >= waiting:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches workers too. They end the person at hand, and the pool then ends them: one that died first would
-    # look like one that was killed from outside.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _work(person: Person, limits: Gates, pack: Path, provider: str) -> Built:
+def _work(job: Job, person: Person) -> Built:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses what scikit-image is about to rename
-        samples, rejected = build_person(_open(pack, provider), person, limits)
+        samples, rejected = build_person(_open(job.pack, job.provider), person, job.gates)
     about = {
         "checksum": person.checksum(),
         "photos": len(person.photos),
@@ -296,8 +239,3 @@ def _check_same_people(people: Sequence[Person], writer: ShardWriter, job: Job) 
             f"{job.out} holds a data set of other photos than those in {job.photos}: of {len(checksums)} people in it "
             f"{len(differing)} differ; {differing[0]} {how}. Choose another --out folder. (New people may be added.)"
         )
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -154,7 +154,10 @@ def _weights(samples: list[Sample], latents: Tensor) -> Tensor:
 
 
 def read_scenes(folder: Path) -> dict[int, list[Scene]]:
-    """The scenes that ``training.data synthesize --groups`` wrote, by the number of people. None without the folder."""
+    """The scenes that ``training.data synthesize --groups`` wrote, by the number of people.
+
+    Raises InputError where there are none.
+    """
     layout = folder / "layout.json"
     if not layout.is_file():
         raise InputError(f"There are no scenes of several people: {layout} is missing. Make the data again.")

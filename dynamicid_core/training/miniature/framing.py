@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...comfy_host.miniature import DATA_SIZE, PICTURE_HEIGHT, PICTURE_WIDTH
+from ...regions import LATENT_CELL
 
 _TOP, _BOTTOM = 10 / 128, 118 / 128  # fractions of the data's pictures: from above the hair to the collar
-_CELL = 8  # pixels of a latent
 _FLATNESS = 0.5, 2.5  # the least and the most: a face of one colour should not count for all
 FACE_WEIGHT = 3.0
 """How much more an error in a face counts."""
@@ -79,7 +79,7 @@ def close_up_weights(keypoints: Tensor, latents: Tensor) -> Tensor:
 def _window(height: int, width: int) -> tuple[int, int, int, int]:
     """Pixels that are kept: top, bottom, left, right."""
     top, bottom = round(height * _TOP), round(height * _BOTTOM)
-    cell = _CELL * (bottom - top) / PICTURE_HEIGHT
-    cells = PICTURE_WIDTH // _CELL if width == height else int(width / cell)
+    cell = LATENT_CELL * (bottom - top) / PICTURE_HEIGHT
+    cells = PICTURE_WIDTH // LATENT_CELL if width == height else int(width / cell)
     left = (width - round(cells * cell)) // 2
     return top, bottom, left, left + round(cells * cell)

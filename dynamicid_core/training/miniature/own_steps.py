@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders, text_attention
+from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
+from ...comfy_host.identity_patch import text_attention
 from ...saa import SaaSettings
 from ..anchoring import AnchorBatch
 from ..networks import TrainableAdapter

@@ -15,6 +15,7 @@ from ...comfy_host.painting import BaseModel, Sampling, paint_latents
 from ...evaluation.cases import MOTIONS, Motion
 from ...face import Face, Placement
 from ...images import photographs
+from ...regions import LATENT_CELL
 from ...saa import SaaSettings
 from ..data.shards import SampleIndex
 from ..data.storage import write_whole
@@ -24,7 +25,6 @@ from .measure import CFG, Bench, enlarged, prompt_for
 _STEPS = 10
 _KEPT_AT_ONCE = 20  # people
 _SEED = 5
-_CELL = 8  # pixels of a latent
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,6 @@ def _with_faces(bench: Bench, latents: Tensor, identity: Tensor) -> list[Painted
 
 def _joined(painted: list[Painted]) -> Painted:
     """All in one, also of none."""
-    latents = torch.empty(0, LATENT_CHANNELS, PICTURE_HEIGHT // _CELL, PICTURE_WIDTH // _CELL)
+    latents = torch.empty(0, LATENT_CHANNELS, PICTURE_HEIGHT // LATENT_CELL, PICTURE_WIDTH // LATENT_CELL)
     none = Painted(latents, torch.empty(0, 106, 2), torch.empty(0, 512))
     return Painted(*(torch.cat([getattr(one, field.name) for one in [none, *painted]]) for field in fields(Painted)))

@@ -4,14 +4,12 @@ import argparse
 import importlib.util
 import json
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +17,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import InputError
-from ...face_analysis import DetectedFace, FaceAnalysis, open_pack
+from ...face_analysis import DetectedFace, FaceAnalysis, find_pack, open_pack
 from ...face_prompt import face_prompt
 from ...images import Photo, Square
-from ..data.build import cores, find_pack
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
 from ..data.sample import Record, Sample, sample_key, to_record
 from ..data.shards import SHARD_SIZE, ShardWriter
 from ..data.storage import not_written, write_whole
+from ..data.workers import cores, in_parallel
 from . import groups, people, shots
 from .figure import Figure, build, dressed
 from .mesh import HeadMesh, read_mesh
@@ -34,10 +32,7 @@ from .shots import Shot
 
 _PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
 _ATTEMPTS = 6
-_WAITING = 4  # people per worker who are worked on or wait to be written
 NO_FACE = "no face"
-_Task = TypeVar("_Task")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -144,8 +139,9 @@ def synthesize(job: Job) -> ShardWriter:
     todo = [number for number in range(job.identities) if name_of(job, number) not in done]
     total = job.identities * job.per_identity
     try:
-        with tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True) as bar:
-            for name, records, about in _in_parallel(_work, todo, job):
+        bar = tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True)
+        with bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
+            for name, records, about in results:
                 writer.add(name, records, about)
                 bar.update(job.per_identity)
         writer.finish()
@@ -192,17 +188,19 @@ def write_groups(job: Job) -> None:
     random = np.random.default_rng([6, job.seed])
     everybody = max(job.identities, 3)
     who = [random.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
-    if (folder / "layout.json").is_file():  # written last; the settings of a data set do not change
-        return
-    layout = {}
+    file = folder / "layout.json"  # written last
+    layout = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    todo = [(number, people) for number, people in enumerate(who) if _scene_file(number) not in layout]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        done = _in_parallel(_write_scene, list(enumerate(who)), job)
-        for name, about in tqdm(done, total=len(who), unit="scene", dynamic_ncols=True):
-            layout[name] = about
+        bar = tqdm(total=len(who), initial=len(who) - len(todo), unit="scene", dynamic_ncols=True)
+        with bar, closing(in_parallel(partial(_write_scene, job), todo, job.workers)) as done:
+            for name, about in done:
+                layout[name] = about
+                bar.update()
     except OSError as error:
         raise not_written(folder, error) from error
-    write_whole(folder / "layout.json", json.dumps(layout, indent=1).encode())
+    write_whole(file, json.dumps(layout, indent=1).encode())
 
 
 def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str, Any]]:
@@ -220,8 +218,12 @@ def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str,
             for place, figure in enumerate(figures)
         ]
     painted = groups.arrange(figures, _person_seed(job, number), job.size)
-    Image.fromarray(painted.picture).save(folder / f"{number:04d}.png")
-    return f"{number:04d}.png", painted.layout(names)
+    Image.fromarray(painted.picture).save(folder / _scene_file(number))
+    return _scene_file(number), painted.layout(names)
+
+
+def _scene_file(number: int) -> str:
+    return f"{number:04d}.png"
 
 
 def _sample(
@@ -272,25 +274,6 @@ def _work(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]
         "rejected": [[f"{name}/{i}", NO_FACE, f"{_ATTEMPTS} pictures"] for i, one in enumerate(taken) if one is None],
     }
     return name, {sample.key: to_record(sample) for sample in samples}, about
-
-
-def _in_parallel(work: Callable[[Job, _Task], _Result], tasks: list[_Task], job: Job) -> Iterator[_Result]:
-    """The result of each task, in order."""
-    if job.workers == 1:
-        yield from (work(job, task) for task in tasks)
-        return
-    begun: deque[Future[_Result]] = deque()
-    # Not forked: onnxruntime's threads do not survive that.
-    pool = ProcessPoolExecutor(job.workers, get_context("spawn"))
-    try:
-        for task in tasks:
-            begun.append(pool.submit(work, job, task))
-            if len(begun) >= job.workers * _WAITING:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Scenes of two and three people side by side, with where each is and a caption: for evaluation."""
+"""Scenes of two and three people side by side, with where each is and a caption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

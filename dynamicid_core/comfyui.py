@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..errors import InputError
+from .errors import InputError
 
 
 def prepare_comfyui(folder: Path | None, cpu: bool = False) -> Path:

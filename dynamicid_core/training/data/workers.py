@@ -1,0 +1,57 @@
+"""Work on all cores: results in order, and not more of them at once than memory is good for."""
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from ...errors import InputError
+
+_WAITING = 4  # tasks per worker that are worked on or wait to be written
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+def in_parallel(
+    work: Callable[[_Task], _Result], tasks: Iterable[_Task], workers: int
+) -> Generator[_Result, None, None]:
+    """The result of each task, in their order; with one worker, by this process.
+
+    work: a function that other processes can import, or a ``partial`` of one. Raises InputError when a worker was ended
+    from outside.
+    """
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    begun: deque[Future[_Result]] = deque()
+    # Not forked: onnxruntime's threads do not survive that.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    try:
+        for task in tasks:
+            begun.append(pool.submit(work, task))
+            if len(begun) >= workers * _WAITING:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A worker process was ended from outside, most often because memory ran out. Run the same command again "
+            "with fewer --workers; it goes on from the last whole shard."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches workers too. They end the task at hand, and the pool then ends them: one that died first would look
+    # like one that was killed from outside.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

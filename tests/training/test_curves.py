@@ -1,0 +1,53 @@
+"""The figures of a run, in a file that survives what may happen to it."""
+
+import csv
+
+import pytest
+
+from dynamicid_core.training.curves import Metrics
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [dict(row) for row in csv.DictReader(file)]
+
+
+def test_rows_are_added_and_later_ones_are_dropped_when_a_run_goes_on(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    for step in (1, 2, 3):
+        metrics.add(step, {"loss": step / 4})
+    Metrics(tmp_path, 2).add(3, {"loss": 9.0})
+    assert rows(tmp_path) == [{"step": s, "loss": x} for s, x in (("1.0", "0.25"), ("2.0", "0.5"), ("3", "9.0"))]
+
+
+def test_a_new_figure_gets_a_column(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    metrics.add(1, {"loss": 0.5})
+    metrics.add(2, {"loss": 0.5, "likeness": 0.25})
+    metrics.add(3, {"loss": 0.125})
+    assert [row["likeness"] for row in rows(tmp_path)] == ["", "0.25", ""]
+
+
+def test_half_a_row_is_left_out_when_a_run_goes_on(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,0.5\n2,1e-")
+    Metrics(tmp_path, 2).add(2, {"loss": 0.25})
+    assert [row["loss"] for row in rows(tmp_path)] == ["0.5", "0.25"]
+
+
+@pytest.mark.parametrize("moment", ["at first", "later"])
+def test_a_full_disk_is_told_and_the_rows_stay(tmp_path, monkeypatch, moment):
+    Metrics(tmp_path, 0).add(1, {"loss": 0.5})
+    metrics = None if moment == "at first" else Metrics(tmp_path, 1)
+
+    really_open = type(tmp_path).open
+
+    def full(path, mode="r", *others, **named):
+        if mode != "r":
+            raise OSError(28, "No space left on device")
+        return really_open(path, mode, *others, **named)
+
+    monkeypatch.setattr(type(tmp_path), "open", full)
+    with pytest.raises(ValueError, match=r"metrics\.\w+: .*No space left on device\. Make room"):
+        Metrics(tmp_path, 1) if metrics is None else metrics.add(2, {"loss": 0.25})
+    monkeypatch.undo()
+    assert [row["loss"] for row in rows(tmp_path)] == ["0.5"]
