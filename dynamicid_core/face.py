@@ -30,10 +30,10 @@ class Face:
 
     tokens, uncond_tokens: [1, T, D] float32, what the face encoder made of the photo and of nothing. embedding: [512],
     length 1, ArcFace in its own channel order, for comparing faces; recognition: the name of the model that made it, ""
-    if that is not known. keypoints: [106, 2] (x, y) in fractions of the
-    square crop. pose: [3] pitch, yaw, roll in degrees. base_model: whose token size this is ("sd15", "sdxl").
-    key_scale: [T], for a mix of people, how strongly each token is attended to. face_prompt: expression and pose that
-    the tokens show, as a sentence. portrait: the square crop, for previews; not in files.
+    if that is not known. keypoints: [106, 2] (x, y) in fractions of the square crop. pose: [3] pitch, yaw, roll in
+    degrees. base_model: whose token size this is ("sd15", "sdxl"). key_scale: [T], for a mix of people, how strongly
+    each token is attended to. face_prompt: expression and pose that the tokens show, as a sentence. portrait: the
+    square crop, for previews; not in files.
     """
 
     tokens: Tensor

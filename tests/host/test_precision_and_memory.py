@@ -2,6 +2,7 @@
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.utils
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -94,6 +95,16 @@ def test_a_partly_loaded_8_bit_model_keeps_its_updates(dynamicid):
     part = eps(*apply(dynamicid, faces(1)[0], model=model), LATENT)
     assert model.model.model_lowvram, "the model was meant to be loaded in part"
     torch.testing.assert_close(part, whole, atol=5e-5, rtol=0)
+
+
+def test_8_bit_weights_are_known_in_the_wrapping_of_newer_hosts(dynamicid):
+    """Their quantised tensors give the dtype they compute in for their own."""
+    model = tiny_unet()
+    wrapped = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"
+    comfy.utils.get_attr(model.model, wrapped)._qdata = torch.zeros(1, dtype=torch.float8_e4m3fn)
+    patched = apply(dynamicid, faces(1)[0], model=model)[0]
+    assert list(patched.weight_wrapper_patches) == [wrapped]
+    assert wrapped not in patched.patches
 
 
 def test_a_half_precision_adapter_is_kept_in_half_precision_and_computes_in_single(dynamicid, models):
