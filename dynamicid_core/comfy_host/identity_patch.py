@@ -31,7 +31,7 @@ _TOLD = ("cond_or_uncond", "uuids", "sigmas", "sample_sigmas")
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """What the model was last asked while the identity acted; enough to ask it again.
+    """What the model was asked while the identity acted; enough to ask it again.
 
     latent: height and width of the whole latent, of which x may be an area. pictures: how many were sampled, None if
     that is not known. options: what other packs read of the host's transformer_options.
@@ -67,7 +67,7 @@ class IdentityPatch:
         settings: saa.SaaSettings,
     ) -> None:
         self.key, self.settings = key, settings
-        self.last: Moment | None = None
+        self.last: tuple[Moment, ...] = ()
         self._projections = projections
         self._layers = [layer for layer in layers if layer.is_cross]
         self._people = People.of(placements, settings.weight)
@@ -82,10 +82,9 @@ class IdentityPatch:
         return self._people.counts
 
     @contextmanager
-    def observed(self, observer: Observer) -> Iterator[None]:
-        """Tells the observer what each layer computes with when the last moment is asked for again."""
-        self._observer = observer
-        self._latent = None if self.last is None else self.last.latent
+    def observed(self, observer: Observer, latent: tuple[int, int]) -> Iterator[None]:
+        """Tells the observer what each layer computes with when a moment of that latent is asked for again."""
+        self._observer, self._latent = observer, latent
         try:
             yield
         finally:
@@ -130,7 +129,7 @@ class IdentityPatch:
             latent = self._latent or (x.shape[-2], x.shape[-1])
             if LOOKING not in options and any(row.role == POSITIVE for row in rows):
                 told = {name: options[name] for name in _TOLD if name in options}
-                self.last = Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds)
+                self._note(Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds))
             boost = self._boost(executor.class_obj.model_sampling, sigma)
             forward = Forward(rows, boost, latent)
             replaced = {**options.get("patches_replace", {})}
@@ -138,6 +137,12 @@ class IdentityPatch:
             options["patches_replace"] = replaced
         others = {name: value for name, value in conds.items() if name != self.key}
         return executor(x, sigma, c_concat, c_crossattn, control, options, **others)
+
+    def _note(self, moment: Moment) -> None:
+        """Prompts that do not fit into one call, such as those for areas of several sizes, are several at one step."""
+        step = moment.options.get("sigmas")  # one tensor for all calls of a step
+        together = step is not None and self.last and self.last[-1].options.get("sigmas") is step
+        self.last = (*self.last, moment) if together else (moment,)
 
     def _acts(self, sampling: Any, sigma: Tensor) -> bool:
         start, end = self.settings.start_percent, self.settings.end_percent

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import comfy.model_management
 import torch
@@ -23,12 +22,12 @@ GROUPS = {"input": "down", "middle": "middle", "output": "up"}
 
 
 def activation_maps(model: ModelPatcher, pictures: int, latent: tuple[int, int] | None = None) -> dict[str, Tensor]:
-    """How much each place takes of each person: group -> [pictures, people, H, W], 0 to 1, on one grid.
+    """How much each place takes of each person: group -> [pictures, people, H, W], 0 to 1, a value a latent cell.
 
-    The groups are "all" and the values of GROUPS. Asks the model once more what it was last asked while the identity
-    acted, and looks at the gates of that call, so a sampling run itself is not slowed. People of several applications
-    follow each other. latent: height and width of what was sampled, if known. Raises InputError when the model has no
-    DynamicID, or was last sampled with other pictures.
+    The groups are "all" and the values of GROUPS. Asks the model once more what it was asked in the last step in which
+    the identity acted, and looks at the gates of those calls, so a sampling run itself is not slowed. People of several
+    applications follow each other. latent: height and width of what was sampled, if known. Raises InputError when the
+    model has no DynamicID, or was last sampled with other pictures.
     """
     patches = _patches(model)
     if not patches:
@@ -36,36 +35,71 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: tuple[int, int] 
             "Nothing of DynamicID acts in this model. Connect the model output of Apply DynamicID; its weight must be "
             "more than 0."
         )
-    moments = {patch: moment for patch in patches if (moment := _moment(patch, patches)) is not None}
-    if not moments:
+    acted = {patch: _moments(patch, patches) for patch in patches if patch.last}
+    if not acted:
         raise InputError(
             "This model has not been sampled yet, or its faces never acted. Connect the same model to the sampler and "
             "the sampler's latent here, so that sampling comes first, and look at start_percent and end_percent."
         )
-    for moment in moments.values():
+    looks: dict[IdentityPatch, list[_Look]] = {patch: [] for patch in acted}
+    for moment in dict.fromkeys(moment for moments in acted.values() for moment in moments):
         _check_pictures(moment, pictures, latent)
-    seen: dict[IdentityPatch, list[tuple[str, Tensor]]] = {patch: [] for patch in moments}
-    for moment in dict.fromkeys(moments.values()):
         with ExitStack() as observers:
-            for patch in (patch for patch, its in moments.items() if its is moment):
-                observers.enter_context(patch.observed(_observer(patch, moment, seen[patch])))
+            for patch in (patch for patch, moments in acted.items() if moment in moments):
+                looks[patch].append(_Look(moment, patch))
+                observers.enter_context(patch.observed(looks[patch][-1].see, moment.latent))
             _ask_again(model, moment)
-    return _side_by_side([_of_pictures(_by_group(maps), pictures) for maps in seen.values()])
+    return _side_by_side([_together(of_one, pictures) for of_one in looks.values()])
 
 
-def _moment(patch: IdentityPatch, patches: Sequence[IdentityPatch]) -> Moment | None:
+def _moments(patch: IdentityPatch, patches: Sequence[IdentityPatch]) -> list[Moment]:
     """When a patch last acted, as the first application saw it that was asked with it: it sees the conditioning of all
     behind it.
     """
-    if patch.last is None:
-        return None
-    seen = (other.last for other in patches)
-    return next((moment for moment in seen if moment is not None and _is_same(moment, patch)), patch.last)
+    seen = [moment for other in patches for moment in other.last]
+    return [next(one for one in seen if one.x is moment.x and patch.key in one.conds) for moment in patch.last]
 
 
-def _is_same(moment: Moment, patch: IdentityPatch) -> bool:
-    assert patch.last is not None
-    return moment.x is patch.last.x and patch.key in moment.conds
+class _Look:
+    """What one application's gates let through in one call, of the rows that paint what is asked for."""
+
+    def __init__(self, moment: Moment, patch: IdentityPatch) -> None:
+        self._patch, self._latent = patch, moment.latent
+        self._positive = [i for i, row in enumerate(moment.conds[patch.key]) if row.role == POSITIVE]
+        self._areas = [moment.conds[patch.key][i].area or (*moment.latent, 0, 0) for i in self._positive]
+        self._maps: list[tuple[str, Tensor]] = []
+
+    def see(
+        self,
+        layer: AttentionLayer,
+        query: Tensor,
+        identity: saa.IdentityTokens,
+        layout: saa.Layout | None,
+        grid: tuple[int, int],
+    ) -> None:
+        """An observer, see ``IdentityPatch.observed``."""
+        gates = saa.person_gates(query, identity, self._patch.settings, layout, self._patch.counts)
+        self._maps.append((GROUPS[layer.block[0]], gates[self._positive].unflatten(-1, grid).cpu()))
+
+    def groups(self) -> dict[str, Tensor]:
+        """Means over the layers of each group, [rows, people, H, W], where each row's area is in the latent."""
+        means: dict[str, Tensor] = {}
+        for group in ("all", *GROUPS.values()):
+            maps = [self._placed(one) for of, one in self._maps if group in ("all", of)]
+            if maps:
+                means[group] = torch.stack(maps).mean(dim=0)
+        return means
+
+    def shown(self) -> Tensor:
+        """Which part of the latent each row shows: 1 there, 0 elsewhere; [rows, 1, H, W]."""
+        return self._placed(torch.ones(len(self._areas), 1, 1, 1))
+
+    def _placed(self, maps: Tensor) -> Tensor:
+        whole = maps.new_zeros(*maps.shape[:2], *self._latent)
+        for row, (height, width, top, left) in enumerate(self._areas):
+            area = F.interpolate(maps[row : row + 1], size=(height, width), mode="bilinear")
+            whole[row, :, top : top + height, left : left + width] = area[0]
+        return whole
 
 
 def _check_pictures(moment: Moment, pictures: int, latent: tuple[int, int] | None) -> None:
@@ -88,12 +122,20 @@ def _sampled_with(last: int, pictures: int) -> InputError:
     )
 
 
-def _of_pictures(groups: dict[str, Tensor], pictures: int) -> dict[str, Tensor]:
-    """Several positive prompts of one picture (Conditioning Combine) are several rows: their mean."""
-    rows = len(groups["all"])
-    if rows % pictures != 0:
-        raise _sampled_with(rows, pictures)
-    return {group: maps.unflatten(0, (-1, pictures)).mean(dim=0) for group, maps in groups.items()}
+def _together(looks: Sequence[_Look], pictures: int) -> dict[str, Tensor]:
+    """Several positive prompts of one picture are several rows: the mean of those that show a place."""
+    shown = torch.stack([_of_pictures(look.shown(), pictures) for look in looks]).sum(dim=0)
+    seen = [look.groups() for look in looks]
+    return {
+        group: torch.stack([_of_pictures(groups[group], pictures) for groups in seen]).sum(dim=0) / shown.clamp(min=1)
+        for group in seen[0]
+    }
+
+
+def _of_pictures(rows: Tensor, pictures: int) -> Tensor:
+    if len(rows) % pictures != 0:
+        raise _sampled_with(len(rows), pictures)
+    return rows.unflatten(0, (-1, pictures)).sum(dim=0)
 
 
 def _side_by_side(applications: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -111,22 +153,6 @@ def _patches(model: ModelPatcher) -> list[IdentityPatch]:
     wrappers = model.wrappers.get(WrappersMP.APPLY_MODEL, {})
     found = (getattr(wrapper, "__self__", None) for keyed in wrappers.values() for wrapper in keyed)
     return [patch for patch in found if isinstance(patch, IdentityPatch)]
-
-
-def _observer(patch: IdentityPatch, moment: Moment, maps: list[tuple[str, Tensor]]) -> Any:
-    positive = [i for i, row in enumerate(moment.conds[patch.key]) if row.role == POSITIVE]
-
-    def observe(
-        layer: AttentionLayer,
-        query: Tensor,
-        identity: saa.IdentityTokens,
-        layout: saa.Layout | None,
-        grid: tuple[int, int],
-    ) -> None:
-        gates = saa.person_gates(query, identity, patch.settings, layout, patch.counts)
-        maps.append((GROUPS[layer.block[0]], gates[positive].unflatten(-1, grid).cpu()))
-
-    return observe
 
 
 def _ask_again(model: ModelPatcher, moment: Moment) -> None:
@@ -151,11 +177,3 @@ def _ask_again(model: ModelPatcher, moment: Moment) -> None:
             options,
             **moment.conds,
         )
-
-
-def _by_group(maps: Sequence[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    height, width = max((tensor.shape[-2:] for _, tensor in maps), key=lambda size: size[0] * size[1])
-    stretched = [(group, F.interpolate(tensor, size=(height, width), mode="bilinear")) for group, tensor in maps]
-    groups = {group: [tensor for name, tensor in stretched if name == group] for group in GROUPS.values()}
-    means = {group: torch.stack(tensors).mean(dim=0) for group, tensors in groups.items() if tensors}
-    return {"all": torch.stack([tensor for _, tensor in stretched]).mean(dim=0), **means}

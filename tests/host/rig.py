@@ -23,6 +23,8 @@ from tests import formula
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "cases.json").read_text())["unet"]
 TENSORS = load_file(GOLDEN / "tiny_unet_golden.safetensors")
+LATENT = TENSORS["in.latent.2id_boxes_s2"]
+LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
 TIMESTEP = 501
 CFG = 5.0
 
@@ -224,3 +226,13 @@ def photo_adapter(path, naming=("proj_module", "SAA_module")):
     saa = torch.load(GOLDEN / "SAA_tiny.bin", weights_only=True)["SAA_module"]
     torch.save({naming[0]: encoder.state_dict(), naming[1]: saa}, path)
     return path
+
+
+def place(*boxes, people=None, **options):
+    """A chain of Place Face nodes; boxes are (x, y, width, height)."""
+    placed = ()
+    for face, (x, y, width, height) in zip(people or faces(len(boxes)), boxes, strict=True):
+        (placed,) = run(
+            "DynamicIDPlaceFace", face=face, x=x, y=y, width=width, height=height, placements=placed, **options
+        )
+    return placed

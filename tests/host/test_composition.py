@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-from tests.host.rig import TENSORS, OneCall, apply, eps, faces, prompts, run, sample, tiny_unet
+from tests.host.rig import TENSORS, OneCall, apply, core, eps, faces, prompts, run, sample, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 BLOCKS = [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", i) for i in range(3, 12)]
@@ -159,3 +159,36 @@ def test_a_sampler_without_the_conditioning_is_told_to_connect_it(dynamicid):
     model, _, _ = apply(dynamicid, faces(1)[0])
     with pytest.raises(ValueError, match="Connect the positive and negative outputs"):
         sample(model, *prompts())
+
+
+def test_what_another_pack_returned_is_not_written_over(dynamicid):
+    kept = []
+
+    def other_pack(q, k, v, extra_options):
+        kept.append(torch.ones_like(q))
+        return kept[-1]
+
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    for block, number in (("input", 1), ("middle", 0), ("output", 3)):
+        model.set_model_attn2_replace(other_pack, block, number)
+    eps(model, positive, negative, LATENT)
+    assert len(kept) == 3
+    assert all(bool((one == 1).all()) for one in kept)
+
+
+def test_combined_prompts_on_both_sides_keep_their_tokens(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    others = [[[-text, options] for text, options in one] for one in (positive, negative)]
+    expected = (eps(model, positive, negative, LATENT) + eps(model, *others, LATENT)) / 2
+    both = eps(model, positive + others[0], negative + others[1], LATENT)
+    torch.testing.assert_close(both, expected, atol=5e-5, rtol=0)
+
+
+def test_tiles_of_a_batch_repeat_its_rows(dynamicid):
+    rows = core("comfy_host.rows")
+    batch = (rows.Row(rows.POSITIVE), rows.Row(rows.NEGATIVE))
+    assert rows.Forward(batch, 0.0, (8, 8)).of(6).rows == batch * 3
+
+
+def test_the_projections_are_under_comfyuis_memory_management(dynamicid):
+    assert dynamicid.projections in apply(dynamicid, faces(1)[0])[0].get_nested_additional_models()

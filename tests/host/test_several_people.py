@@ -1,33 +1,25 @@
-"""Several people: places, layouts, mixes, and seeing what happened, through the nodes."""
+"""Several people: places, layouts and mixes, through the nodes."""
 
+import comfy.sample
 import pytest
 import torch
 
 from tests import photos
 from tests.host.rig import (
     CASES,
+    CFG,
+    LATENT,
+    LEFT,
+    RIGHT,
     TENSORS,
     apply,
     core,
     eps,
     faces,
+    place,
     run,
     sample,
-    tiny_clip_vision,
 )
-
-LATENT = TENSORS["in.latent.2id_boxes_s2"]
-LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
-
-
-def place(*boxes, people=None, **options):
-    """A chain of Place Face nodes; boxes are (x, y, width, height)."""
-    placed = ()
-    for face, (x, y, width, height) in zip(people or faces(len(boxes)), boxes, strict=True):
-        (placed,) = run(
-            "DynamicIDPlaceFace", face=face, x=x, y=y, width=width, height=height, placements=placed, **options
-        )
-    return placed
 
 
 def mask(x, y, width, height, size=64):
@@ -200,109 +192,6 @@ def test_a_mix_of_one_face_with_itself_is_that_face(dynamicid):
     )
 
 
-def activation_map(patched, batch=1):
-    latent = sample(*patched, latent=torch.zeros(batch, 4, 32, 32))
-    image = torch.rand(batch, 256, 256, 3)
-    return run("DynamicIDActivationMap", model=patched[0], latent={"samples": latent}, image=image)[0]
-
-
-def test_activation_maps_show_each_person_over_all_and_three_groups_of_layers(dynamicid):
-    sheet = activation_map(apply(dynamicid, place(LEFT, RIGHT)))
-    assert sheet.shape == (1, 2 * 256, 4 * 256, 3)
-
-
-def test_activation_maps_of_people_in_regions_lie_in_their_regions(dynamicid):
-    model, positive, negative = apply(dynamicid, place(LEFT, RIGHT))
-    sample(model, positive, negative, latent=torch.zeros(1, 4, 32, 32))
-    with torch.inference_mode():
-        maps = core("comfy_host.inspection").activation_maps(model, 1)
-    assert set(maps) == {"all", "down", "middle", "up"}
-    first, second = maps["all"][0]
-    assert first[:, :14].mean() > 0
-    assert first[:, 20:].max() == 0
-    assert second[:, :12].max() == 0
-
-
-def test_activation_maps_of_a_batch_and_of_two_applications_are_complete(dynamicid):
-    assert activation_map(apply(dynamicid, faces(1)[0]), batch=2).shape == (2, 256, 4 * 256, 3)
-    first, second = faces(2)
-    model, positive, negative = apply(dynamicid, first)
-    both = apply(dynamicid, second, model=model, positive=positive, negative=negative)
-    assert activation_map(both).shape == (1, 2 * 256, 4 * 256, 3)
-
-
-def test_looking_at_the_maps_changes_nothing(dynamicid):
-    patched = apply(dynamicid, place(LEFT, RIGHT))
-    before = sample(*patched)
-    activation_map(patched)
-    assert torch.equal(sample(*patched), before)
-
-
-def test_maps_of_an_unsampled_or_plain_model_are_refused(dynamicid):
-    inputs = {"latent": {"samples": torch.zeros(1, 4, 8, 8)}, "image": torch.zeros(1, 64, 64, 3)}
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    with pytest.raises(ValueError, match="has not been sampled yet"):
-        run("DynamicIDActivationMap", model=model, **inputs)
-    sample(model, positive, negative, latent=torch.zeros(2, 4, 16, 16))
-    with pytest.raises(ValueError, match=r"last sampled with 2 pictures, not with 3"):
-        run("DynamicIDActivationMap", model=model, **{**inputs, "image": torch.zeros(3, 64, 64, 3)})
-    plain = model.clone()
-    plain.wrappers = {}
-    with pytest.raises(ValueError, match="Nothing of DynamicID acts"):
-        run("DynamicIDActivationMap", model=plain, **inputs)
-
-
-def test_maps_of_a_model_that_was_sampled_again_since_are_refused(dynamicid):
-    patched = apply(dynamicid, faces(1)[0])
-    first = sample(*patched, latent=torch.zeros(1, 4, 16, 16))
-    sample(*patched, latent=torch.zeros(1, 4, 24, 24))
-    with pytest.raises(ValueError, match="last sampled at 192 x 192 pixels, after the latent of 128 x 128"):
-        run("DynamicIDActivationMap", model=patched[0], latent={"samples": first}, image=torch.rand(1, 128, 128, 3))
-
-
-def test_maps_of_one_picture_of_a_batch_are_refused(dynamicid):
-    patched = apply(dynamicid, faces(1)[0])
-    latent = sample(*patched, latent=torch.zeros(4, 4, 16, 16))
-    whole = {"model": patched[0], "latent": {"samples": latent}, "image": torch.rand(4, 128, 128, 3)}
-    assert len(run("DynamicIDActivationMap", **whole)[0]) == 4
-    with pytest.raises(ValueError, match=r"last sampled with 4 pictures, not with 1"):
-        run("DynamicIDActivationMap", model=patched[0], latent={"samples": latent}, image=torch.rand(1, 128, 128, 3))
-
-
-@pytest.mark.parametrize(
-    "windows", [((0.0, 1.0), (0.0, 0.5)), ((0.0, 0.5), (0.5, 1.0))], ids=["one ends sooner", "one after the other"]
-)
-def test_maps_of_applications_that_act_at_different_times_are_complete(dynamicid, windows):
-    model, positive, negative = None, None, None
-    for face, (start, end) in zip(faces(2), windows, strict=True):
-        model, positive, negative = apply(
-            dynamicid, face, model=model, positive=positive, negative=negative, start_percent=start, end_percent=end
-        )
-    assert activation_map((model, positive, negative)).shape == (1, 2 * 256, 4 * 256, 3)
-
-
-def test_maps_of_applications_with_prompts_of_their_own_are_complete(dynamicid):
-    first, second = faces(2)
-    model, positive, negative = apply(dynamicid, first)
-    model, other_positive, other_negative = apply(dynamicid, second, model=model)
-    both = model, positive + other_positive, negative + other_negative
-    assert activation_map(both).shape == (1, 2 * 256, 4 * 256, 3)
-
-
-def test_maps_can_be_made_beside_packs_that_ask_which_row_is_which(dynamicid):
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    asked = []
-
-    def other_pack(q, k, v, extra_options):
-        asked.append((extra_options["cond_or_uncond"], extra_options["uuids"]))
-        return q, k, v
-
-    model.set_model_attn2_patch(other_pack)
-    activation_map((model, positive, negative))
-    assert len(asked) == 3 * 16, "two steps and the maps"
-    assert asked[-1] == asked[0]
-
-
 def test_a_negative_prompt_that_was_left_out_is_warned_of(dynamicid, caplog):
     from tests.host.rig import prompts
 
@@ -313,80 +202,60 @@ def test_a_negative_prompt_that_was_left_out_is_warned_of(dynamicid, caplog):
     assert "negative prompt did not pass Apply DynamicID" in caplog.text
 
 
-@pytest.fixture(scope="module")
-def family(photo_dynamicid, face_analysis):
-    """Six real people of one photograph, from left to right."""
-    inputs = {
-        "image": photos.image(photos.group_of_six()),
-        "dynamicid": photo_dynamicid,
-        "face_analysis": face_analysis,
-        "clip_vision": tiny_clip_vision(),
-        "order": "left to right",
-    }
-    people = [run("DynamicIDEncodeFace", index=i, **inputs)[0] for i in range(6)]
-    return {f"face_{i + 1}": face for i, face in enumerate(people)}
+def test_regions_stop_pulling_in_the_middle_of_a_run(dynamicid):
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    model, positive, negative = apply(dynamicid, place(LEFT, RIGHT), layout_end=0.5)
+
+    def steps(noise, latent, **options):
+        given = (model, noise, 4, CFG, "euler", "normal", positive, negative, latent)
+        with torch.inference_mode():
+            return comfy.sample.sample(*given, seed=1, disable_pbar=True, **options)
+
+    whole = steps(noise, torch.zeros_like(noise))
+    early = steps(noise, torch.zeros_like(noise), last_step=2)
+    late = steps(torch.zeros_like(noise), early, start_step=2, force_full_denoise=True)
+    torch.testing.assert_close(whole, late, atol=1e-3, rtol=1e-4)
 
 
-def compare(face_analysis, picture, people):
-    return run("DynamicIDCompareFaces", image=photos.image(picture), face_analysis=face_analysis, **people)
+def area(conditioning, x, width):
+    return run("ConditioningSetArea", conditioning=conditioning, width=width, height=256, x=x, y=0, strength=1.0)[0]
 
 
-def test_people_are_found_again_in_their_own_photo(face_analysis, family):
-    drawn, similarity, table = compare(face_analysis, photos.group_of_six(), family)
-    assert drawn.shape == photos.image(photos.group_of_six()).shape
-    assert similarity > 0.99
-    assert "swapped" not in table
-    assert table.count("*") == 6
+def test_a_region_stays_where_it_is_in_an_area_of_a_wide_picture(dynamicid):
+    wide = torch.cat((LATENT, LATENT[..., :16]), dim=-1)
+
+    def positive_part(placed):
+        model, positive, negative = apply(dynamicid, placed, layout_end=1.0)
+        return eps(model, area(positive, 192, 192), negative, wide)[1]
+
+    right, left = positive_part(place((0.5, 0, 0.5, 1))), positive_part(place((0, 0, 0.5, 1)))
+    everywhere = positive_part(place((0, 0, 1, 1)))
+    assert torch.equal(right[..., 26:], everywhere[..., 26:])
+    assert not torch.equal(left[..., 26:], everywhere[..., 26:])
 
 
-def test_people_in_a_mirrored_photo_have_swapped_places(face_analysis, family):
-    mirrored = photos.group_of_six()[:, ::-1].copy()
-    _, similarity, table = compare(face_analysis, mirrored, family)
-    assert similarity > 0.6
-    assert table.count("have swapped places") == 15
+def test_areas_in_separate_calls_give_what_one_batch_gives(dynamicid, monkeypatch):
+    model, positive, negative = apply(dynamicid, place((0.0, 0.0, 0.3, 1.0), (0.5, 0.5, 0.5, 0.5)), layout_end=1.0)
+    both = area(positive, 0, 128) + area(positive, 128, 128)
+    together = eps(model, both, negative, LATENT)
+    monkeypatch.setattr(type(model.model), "memory_required", lambda *_, **__: 1e20)
+    torch.testing.assert_close(eps(model, both, negative, LATENT), together, atol=5e-5, rtol=0)
 
 
-def test_people_placed_in_rows_are_compared_with_their_places(face_analysis, family):
-    picture = photos.group_of_six()
-    boxes = [face.box / ([picture.shape[1], picture.shape[0]] * 2) for face in face_analysis.detect(picture)]
-    in_order = sorted(boxes, key=lambda box: box[0])
-    mirrored_order = list(reversed(list(family.values())))
-    make, box = core("face").Placement, core("regions").Box
-    placed = tuple(
-        make(face, box(*(float(edge) for edge in edges)))
-        for face, edges in zip(mirrored_order, reversed(in_order), strict=True)
-    )
-    given = {"image": photos.image(picture), "face_analysis": face_analysis, "placements": placed}
-    _, similarity, table = run("DynamicIDCompareFaces", **given)
-    assert similarity > 0.99
-    assert "swapped" not in table
+def test_the_weights_of_a_mix_by_attention_count(dynamicid):
+    first, second = faces(2)
+
+    def painted(weight_1, weight_2):
+        weights = {"weight_1": weight_1, "weight_2": weight_2}
+        mixed = run("DynamicIDAverageFaces", face_1=first, face_2=second, method="attention", **weights)[0]
+        return eps(*apply(dynamicid, mixed), LATENT)
+
+    assert (painted(3.0, 0.1) - painted(0.1, 3.0)).abs().max() > 1e-3
 
 
-def test_a_placed_person_of_weight_0_is_not_looked_for(face_analysis, family):
-    make = core("face").Placement
-    placed = (make(family["face_1"]), make(family["face_2"], weight=0.0))
-    given = {"image": photos.image(photos.group_of_six()), "face_analysis": face_analysis, "placements": placed}
-    _, similarity, table = run("DynamicIDCompareFaces", **given)
-    assert similarity > 0.99
-    assert table.count("*") == 1
-
-
-def test_nobody_to_compare_with_is_refused(face_analysis):
-    with pytest.raises(ValueError, match="nobody to compare with"):
-        compare(face_analysis, photos.astronaut(), {})
-
-
-def test_a_face_analysis_of_another_pack_is_refused(family):
-    with pytest.raises(ValueError, match="comes from another pack"):
-        compare(object(), photos.astronaut(), {"face_1": family["face_1"]})
-
-
-def test_a_stranger_is_not_recognised(face_analysis, family):
-    _, similarity, table = compare(face_analysis, photos.astronaut(), {"face_1": family["face_1"]})
-    assert similarity < 0.3
-    assert "Face 1 is not to be recognised" in table
-
-
-def test_a_face_without_an_embedding_cannot_be_compared(face_analysis):
-    with pytest.raises(ValueError, match="Face 1 has no ArcFace embedding"):
-        compare(face_analysis, photos.astronaut(), {"face_1": faces(1)[0]})
+def test_each_face_keeps_its_weight_where_sockets_between_are_empty(dynamicid):
+    first, second = faces(2)
+    given = {"face_1": first, "face_3": second, "weight_1": 0.2, "weight_2": 0.5, "weight_3": 0.8}
+    with_gap = run("DynamicIDAverageFaces", method="tokens", **given)[0]
+    mixed = run("DynamicIDAverageFaces", face_1=first, face_2=second, weight_1=0.2, weight_2=0.8, method="tokens")[0]
+    assert torch.equal(with_gap.tokens, mixed.tokens)

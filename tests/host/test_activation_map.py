@@ -1,0 +1,203 @@
+"""Activation Map: where each person acts, in whatever way the picture was sampled."""
+
+import comfy.sample
+import pytest
+import torch
+
+from tests.host.rig import CFG, LEFT, RIGHT, apply, core, faces, place, run, sample
+
+
+def activation_map(patched, batch=1):
+    latent = sample(*patched, latent=torch.zeros(batch, 4, 32, 32))
+    image = torch.rand(batch, 256, 256, 3)
+    return run("DynamicIDActivationMap", model=patched[0], latent={"samples": latent}, image=image)[0]
+
+
+def test_activation_maps_show_each_person_over_all_and_three_groups_of_layers(dynamicid):
+    sheet = activation_map(apply(dynamicid, place(LEFT, RIGHT)))
+    assert sheet.shape == (1, 2 * 256, 4 * 256, 3)
+
+
+def test_activation_maps_of_people_in_regions_lie_in_their_regions(dynamicid):
+    model, positive, negative = apply(dynamicid, place(LEFT, RIGHT))
+    sample(model, positive, negative, latent=torch.zeros(1, 4, 32, 32))
+    with torch.inference_mode():
+        maps = core("comfy_host.inspection").activation_maps(model, 1)
+    assert set(maps) == {"all", "down", "middle", "up"}
+    first, second = maps["all"][0]
+    assert first[:, :14].mean() > 0
+    assert first[:, 20:].max() == 0
+    assert second[:, :12].max() == 0
+
+
+def test_activation_maps_of_a_batch_and_of_two_applications_are_complete(dynamicid):
+    assert activation_map(apply(dynamicid, faces(1)[0]), batch=2).shape == (2, 256, 4 * 256, 3)
+    first, second = faces(2)
+    model, positive, negative = apply(dynamicid, first)
+    both = apply(dynamicid, second, model=model, positive=positive, negative=negative)
+    assert activation_map(both).shape == (1, 2 * 256, 4 * 256, 3)
+
+
+def test_looking_at_the_maps_changes_nothing(dynamicid):
+    patched = apply(dynamicid, place(LEFT, RIGHT))
+    before = sample(*patched)
+    activation_map(patched)
+    assert torch.equal(sample(*patched), before)
+
+
+def test_maps_of_an_unsampled_or_plain_model_are_refused(dynamicid):
+    inputs = {"latent": {"samples": torch.zeros(1, 4, 8, 8)}, "image": torch.zeros(1, 64, 64, 3)}
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    with pytest.raises(ValueError, match="has not been sampled yet"):
+        run("DynamicIDActivationMap", model=model, **inputs)
+    sample(model, positive, negative, latent=torch.zeros(2, 4, 16, 16))
+    with pytest.raises(ValueError, match=r"last sampled with 2 pictures, not with 3"):
+        run("DynamicIDActivationMap", model=model, **{**inputs, "image": torch.zeros(3, 64, 64, 3)})
+    plain = model.clone()
+    plain.wrappers = {}
+    with pytest.raises(ValueError, match="Nothing of DynamicID acts"):
+        run("DynamicIDActivationMap", model=plain, **inputs)
+
+
+def test_maps_of_a_model_that_was_sampled_again_since_are_refused(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+    first = sample(*patched, latent=torch.zeros(1, 4, 16, 16))
+    sample(*patched, latent=torch.zeros(1, 4, 24, 24))
+    with pytest.raises(ValueError, match="last sampled at 192 x 192 pixels, after the latent of 128 x 128"):
+        run("DynamicIDActivationMap", model=patched[0], latent={"samples": first}, image=torch.rand(1, 128, 128, 3))
+
+
+def test_maps_of_one_picture_of_a_batch_are_refused(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+    latent = sample(*patched, latent=torch.zeros(4, 4, 16, 16))
+    whole = {"model": patched[0], "latent": {"samples": latent}, "image": torch.rand(4, 128, 128, 3)}
+    assert len(run("DynamicIDActivationMap", **whole)[0]) == 4
+    with pytest.raises(ValueError, match=r"last sampled with 4 pictures, not with 1"):
+        run("DynamicIDActivationMap", model=patched[0], latent={"samples": latent}, image=torch.rand(1, 128, 128, 3))
+
+
+@pytest.mark.parametrize(
+    "windows", [((0.0, 1.0), (0.0, 0.5)), ((0.0, 0.5), (0.5, 1.0))], ids=["one ends sooner", "one after the other"]
+)
+def test_maps_of_applications_that_act_at_different_times_are_complete(dynamicid, windows):
+    model, positive, negative = None, None, None
+    for face, (start, end) in zip(faces(2), windows, strict=True):
+        model, positive, negative = apply(
+            dynamicid, face, model=model, positive=positive, negative=negative, start_percent=start, end_percent=end
+        )
+    assert activation_map((model, positive, negative)).shape == (1, 2 * 256, 4 * 256, 3)
+
+
+def test_maps_of_applications_with_prompts_of_their_own_are_complete(dynamicid):
+    first, second = faces(2)
+    model, positive, negative = apply(dynamicid, first)
+    model, other_positive, other_negative = apply(dynamicid, second, model=model)
+    both = model, positive + other_positive, negative + other_negative
+    assert activation_map(both).shape == (1, 2 * 256, 4 * 256, 3)
+
+
+def test_maps_can_be_made_beside_packs_that_ask_which_row_is_which(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    asked = []
+
+    def other_pack(q, k, v, extra_options):
+        asked.append((extra_options["cond_or_uncond"], extra_options["uuids"]))
+        return q, k, v
+
+    model.set_model_attn2_patch(other_pack)
+    activation_map((model, positive, negative))
+    assert len(asked) == 3 * 16, "two steps and the maps"
+    assert asked[-1] == asked[0]
+
+
+def steps(patched, noise, count=4, cfg=CFG):
+    model, positive, negative = patched
+    with torch.inference_mode():
+        empty = torch.zeros_like(noise)
+        comfy.sample.sample(
+            model, noise, count, cfg, "euler", "normal", positive, negative, empty, seed=1, disable_pbar=True
+        )
+
+
+def maps_of(patched, noise, **options):
+    """All layers together, [pictures, people, H, W]."""
+    steps(patched, noise, **options)
+    with torch.inference_mode():
+        return core("comfy_host.inspection").activation_maps(patched[0], len(noise))["all"]
+
+
+def noise(pictures=1, height=16, width=16):
+    return torch.randn(pictures, 4, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def area(conditioning, x, y, width, height):
+    """For a part of the picture, in pixels."""
+    given = {"x": x, "y": y, "width": width, "height": height, "strength": 1.0}
+    return run("ConditioningSetArea", conditioning=conditioning, **given)[0]
+
+
+def other_words(conditioning):
+    return [[-text, options] for text, options in conditioning]
+
+
+def apart(model, monkeypatch):
+    """Every prompt in a call of its own, as where memory is short."""
+    monkeypatch.setattr(type(model.model), "memory_required", lambda *_, **__: 1e20)
+
+
+def test_maps_are_those_of_the_positive_prompt_alone(dynamicid, monkeypatch):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    expected = maps_of((model, positive, negative), noise(), count=1, cfg=1.0)  # which leaves the negative out
+    longer = [[negative[0][0].repeat(1, 5, 1), negative[0][1]]]  # does not fit into one call with the positive
+    for avoided in (negative, longer):
+        found = maps_of((model, positive, avoided), noise(), count=1)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    apart(model, monkeypatch)
+    torch.testing.assert_close(maps_of((model, positive, negative), noise(), count=1), expected, atol=1e-4, rtol=0)
+
+
+def test_maps_of_a_batch_are_those_of_its_pictures(dynamicid):
+    model, positive, negative = apply(dynamicid, place(LEFT, RIGHT))
+    combined = model, positive + other_words(positive), negative
+    batch = maps_of(combined, noise(2))
+    singles = torch.cat([maps_of(combined, one[None]) for one in noise(2)])
+    torch.testing.assert_close(batch, singles, atol=1e-3, rtol=0)
+    assert (singles[0] - singles[1]).abs().max() > 0.01
+
+
+def test_maps_of_combined_prompts_are_the_mean_in_one_call_and_in_several(dynamicid, monkeypatch):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    both = model, positive + other_words(positive), negative
+    found = maps_of(both, noise(), count=1)
+    each = [maps_of((model, one, negative), noise(), count=1) for one in (positive, other_words(positive))]
+    assert (each[0] - each[1]).abs().max() > 0.01
+    torch.testing.assert_close(found, (each[0] + each[1]) / 2, atol=1e-3, rtol=0)
+    apart(model, monkeypatch)
+    torch.testing.assert_close(maps_of(both, noise(), count=1), found, atol=1e-3, rtol=0)
+
+
+def test_a_map_lies_in_the_area_of_its_prompt(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    lower_right = maps_of((model, area(positive, 192, 128, 192, 128), negative), noise(1, 32, 48))[0, 0]
+    assert lower_right.shape == (32, 48)
+    assert lower_right[16:, 24:].max() > 0
+    assert lower_right[:16].max() == lower_right[:, :24].max() == 0
+
+
+def test_areas_of_several_sizes_are_all_in_the_map(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    left, right = area(positive, 0, 0, 128, 256), area(positive, 192, 128, 64, 128)
+    both = maps_of((model, left + right, negative), noise(1, 32, 32), count=1)[0, 0]
+    for alone, part in ((left, (slice(0, 32), slice(0, 16))), (right, (slice(16, 32), slice(24, 32)))):
+        expected = maps_of((model, alone, negative), noise(1, 32, 32), count=1)[0, 0]
+        assert expected[part].max() > 0
+        torch.testing.assert_close(both[part], expected[part], atol=1e-3, rtol=0)
+
+
+def test_where_areas_overlap_their_maps_are_averaged(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    top, left = area(positive, 0, 0, 256, 128), area(other_words(positive), 0, 0, 128, 256)
+    maps = [maps_of((model, one, negative), noise(1, 32, 32), count=1) for one in (top + left, top, left)]
+    both, *each = (one[0, 0] for one in maps)
+    torch.testing.assert_close(both[:16, :16], (each[0] + each[1])[:16, :16] / 2, atol=1e-3, rtol=0)
+    torch.testing.assert_close(both[:16, 16:], each[0][:16, 16:], atol=1e-3, rtol=0)

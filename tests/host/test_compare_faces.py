@@ -1,0 +1,112 @@
+"""Compare Faces, on photographs of real people."""
+
+import numpy as np
+import pytest
+
+from tests import photos
+from tests.host.rig import core, faces, run, tiny_clip_vision
+
+
+@pytest.fixture(scope="module")
+def family(photo_dynamicid, face_analysis):
+    """Six real people of one photograph, from left to right."""
+    inputs = {
+        "image": photos.image(photos.group_of_six()),
+        "dynamicid": photo_dynamicid,
+        "face_analysis": face_analysis,
+        "clip_vision": tiny_clip_vision(),
+        "order": "left to right",
+    }
+    people = [run("DynamicIDEncodeFace", index=i, **inputs)[0] for i in range(6)]
+    return {f"face_{i + 1}": face for i, face in enumerate(people)}
+
+
+def compare(face_analysis, picture, people):
+    return run("DynamicIDCompareFaces", image=photos.image(picture), face_analysis=face_analysis, **people)
+
+
+def test_people_are_found_again_in_their_own_photo(face_analysis, family):
+    drawn, similarity, table = compare(face_analysis, photos.group_of_six(), family)
+    assert drawn.shape == photos.image(photos.group_of_six()).shape
+    assert similarity > 0.99
+    assert "swapped" not in table
+    assert table.count("*") == 6
+
+
+def test_people_in_a_mirrored_photo_have_swapped_places(face_analysis, family):
+    mirrored = photos.group_of_six()[:, ::-1].copy()
+    _, similarity, table = compare(face_analysis, mirrored, family)
+    assert similarity > 0.6
+    assert table.count("have swapped places") == 15
+
+
+def test_people_placed_in_rows_are_compared_with_their_places(face_analysis, family):
+    picture = photos.group_of_six()
+    boxes = [face.box / ([picture.shape[1], picture.shape[0]] * 2) for face in face_analysis.detect(picture)]
+    in_order = sorted(boxes, key=lambda box: box[0])
+    mirrored_order = list(reversed(list(family.values())))
+    make, box = core("face").Placement, core("regions").Box
+    placed = tuple(
+        make(face, box(*(float(edge) for edge in edges)))
+        for face, edges in zip(mirrored_order, reversed(in_order), strict=True)
+    )
+    given = {"image": photos.image(picture), "face_analysis": face_analysis, "placements": placed}
+    _, similarity, table = run("DynamicIDCompareFaces", **given)
+    assert similarity > 0.99
+    assert "swapped" not in table
+
+
+def test_a_placed_person_of_weight_0_is_not_looked_for(face_analysis, family):
+    make = core("face").Placement
+    placed = (make(family["face_1"]), make(family["face_2"], weight=0.0))
+    given = {"image": photos.image(photos.group_of_six()), "face_analysis": face_analysis, "placements": placed}
+    _, similarity, table = run("DynamicIDCompareFaces", **given)
+    assert similarity > 0.99
+    assert table.count("*") == 1
+
+
+def test_nobody_to_compare_with_is_refused(face_analysis):
+    with pytest.raises(ValueError, match="nobody to compare with"):
+        compare(face_analysis, photos.astronaut(), {})
+
+
+def test_a_face_analysis_of_another_pack_is_refused(family):
+    with pytest.raises(ValueError, match="comes from another pack"):
+        compare(object(), photos.astronaut(), {"face_1": family["face_1"]})
+
+
+def test_a_stranger_is_not_recognised(face_analysis, family):
+    _, similarity, table = compare(face_analysis, photos.astronaut(), {"face_1": family["face_1"]})
+    assert similarity < 0.3
+    assert "Face 1 is not to be recognised" in table
+
+
+def test_a_face_without_an_embedding_cannot_be_compared(face_analysis):
+    with pytest.raises(ValueError, match="Face 1 has no ArcFace embedding"):
+        compare(face_analysis, photos.astronaut(), {"face_1": faces(1)[0]})
+
+
+def test_people_placed_in_a_wide_picture_are_looked_for_at_their_own_places(face_analysis, family):
+    """In the same column, one above the other: width taken for height would swap them."""
+    photo = photos.group_of_six()
+    boxes = sorted((face.box for face in face_analysis.detect(photo)), key=lambda box: box[0])
+    x0, y0, x1, y1 = (round(float(edge)) for edge in boxes[0])
+    side = 2 * max(x1 - x0, y1 - y0)
+    cuts = [photos_around(photo, box, side) for box in (boxes[0], boxes[5])]
+    picture = np.zeros((2 * side, 6 * side, 3), np.uint8)
+    picture[:side, :side], picture[side:, :side] = cuts
+    make, box = core("face").Placement, core("regions").Box
+    above, below = box(0.0, 0.0, 1 / 6, 0.5), box(0.0, 0.5, 1 / 6, 1.0)
+    for regions, swapped in (((above, below), False), ((below, above), True)):
+        placed = tuple(make(family[name], region) for name, region in zip(("face_1", "face_6"), regions, strict=True))
+        given = {"image": photos.image(picture), "face_analysis": face_analysis, "placements": placed}
+        table = run("DynamicIDCompareFaces", **given)[2]
+        assert ("swapped" in table) == swapped
+
+
+def photos_around(photo, box, side):
+    """A square of the photo with the middle of a box in its own."""
+    middle_x, middle_y = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
+    bordered = np.pad(photo, ((side, side), (side, side), (0, 0)))
+    left, top = round(middle_x + side / 2), round(middle_y + side / 2)
+    return bordered[top : top + side, left : left + side]
