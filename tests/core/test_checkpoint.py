@@ -362,3 +362,23 @@ def test_the_released_safetensors_form_of_our_own_writing_has_the_released_names
     keys = load_file(tmp_path / "a.safetensors").keys()
     assert "proj_module.norm.weight" in keys
     assert "SAA_module.31.to_v_ip.weight" in keys
+
+
+def test_tensors_that_lie_transposed_are_written_too(tmp_path):
+    released = read_checkpoint(RELEASED, ADAPTER)
+    lying = {
+        module: {key: tensor.T.contiguous().T if tensor.ndim == 2 else tensor for key, tensor in weights.items()}
+        for module, weights in released.modules.items()
+    }
+    save_checkpoint(replace(released, modules=lying), tmp_path / "a.safetensors")
+    again = read_checkpoint(tmp_path / "a.safetensors", ADAPTER).modules["saa"]
+    assert all(torch.equal(again[key], tensor) for key, tensor in released.modules["saa"].items())
+
+
+@pytest.mark.parametrize("half", ["down", "up"])
+def test_either_half_of_a_low_rank_update_is_missed(tmp_path, released, half):
+    parts = {name: dict(weights) for name, weights in released.items()}
+    del parts["SAA_module"][f"1.to_q_lora.{half}.weight"]
+    torch.save(parts, tmp_path / "a.bin")
+    with pytest.raises(InputError, match=rf"1\.to_q_lora\.{half}\.weight"):
+        read_checkpoint(tmp_path / "a.bin", ADAPTER)

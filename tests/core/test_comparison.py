@@ -1,6 +1,7 @@
 """Who is who."""
 
 import numpy as np
+import pytest
 
 from dynamicid_core.comparison import compare
 from dynamicid_core.face_analysis import DetectedFace
@@ -84,3 +85,19 @@ def test_the_table_marks_the_matches():
     table = compare([found(0), found(50)], [like(ANNA), like(BEN)], [ANNA, BEN]).table()
     assert table.count("*") == 2
     assert "0.800*" in table
+
+
+def test_siblings_in_one_picture_are_not_taken_for_one_person_twice():
+    sister = person((0, 0.5), (1, 0.75**0.5))
+    assert compare([found(0), found(50)], [ANNA, sister], [ANNA, sister]).warnings == []
+
+
+def test_people_who_are_not_recognised_are_not_said_to_have_swapped_places():
+    strangers = [person((1, 0.2), (300, 1)), person((0, 0.2), (301, 1))]
+    result = compare([found(0), found(50)], strangers, [ANNA, BEN])
+    assert result.matches == {0: 1, 1: 0}
+    assert not any("swapped" in warning for warning in result.warnings)
+
+
+def test_a_missing_person_counts_as_no_similarity():
+    assert compare([found(0)], [like(BEN)], [ANNA, BEN]).mean_similarity == pytest.approx(0.4)

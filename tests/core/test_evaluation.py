@@ -257,3 +257,16 @@ def test_options_that_cannot_be_read_are_refused(command, wrong, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse([*command(), *wrong])
     assert "such as" in capsys.readouterr().err
+
+
+def test_settings_of_all_runs_into_a_folder_are_kept(references, tmp_path):
+    go(FakeStudio(), references, tmp_path / "out")
+    Results(tmp_path / "out", {"steps": 2, "photo of dora": "new"})
+    Results(tmp_path / "out", {"steps": 2})
+    with pytest.raises(InputError, match="photo of dora differ"):
+        Results(tmp_path / "out", {"steps": 2, "photo of dora": "newer"})
+
+
+def test_a_measure_of_zero_counts_in_the_mean():
+    (table,) = make_tables([row(pose=0.0), row(pose=1.0)])
+    assert table.lines[0].measured["pose"].mean == 0.5

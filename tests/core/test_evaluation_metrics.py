@@ -90,3 +90,17 @@ def test_disruption_counts_darker_as_much_as_brighter():
 def test_faces_that_fill_the_picture_leave_no_disruption_to_measure():
     picture = np.zeros((8, 8, 3), np.uint8)
     assert math.isnan(metrics.disruption(picture, picture, [np.array([-50, -50, 90, 90], np.float32)]))
+
+
+def test_a_face_at_the_upper_left_edge_is_left_out_of_the_disruption():
+    base = np.zeros((20, 20, 3), np.uint8)
+    picture = base.copy()
+    picture[:6, :6] = 255
+    assert metrics.disruption(picture, base, [np.array([1, 1, 5, 5], np.float32)]) == 0
+
+
+def test_face_boxes_grow_by_their_longer_side():
+    base = np.zeros((40, 40, 3), np.uint8)
+    picture = base.copy()
+    picture[10:30, 10:30] = 255
+    assert metrics.disruption(picture, base, [np.array([18, 15, 22, 25], np.float32)], margin=0.8) == 0

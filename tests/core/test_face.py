@@ -228,3 +228,35 @@ def test_what_a_face_has_beside_its_tokens_is_looked_at_too(tmp_path, parts, mes
 def test_a_face_without_tokens_is_refused():
     with pytest.raises(InputError, match="needs tokens"):
         Face(torch.empty(1, 0, 16), torch.empty(1, 0, 16), base_model="sd15")
+
+
+@pytest.mark.parametrize("method", ["tokens", "attention"])
+def test_a_mix_has_the_motion_of_the_face_with_the_largest_weight(method):
+    first, second = (make_face(i, keypoints=torch.rand(106, 2), pose=torch.rand(3), face_prompt=f"{i}") for i in (1, 2))
+    mixed = mix_faces([first, second], [0.4, 0.6], method)
+    assert torch.equal(mixed.keypoints, second.keypoints)
+    assert torch.equal(mixed.pose, second.pose)
+    assert mixed.face_prompt == "2"
+
+
+def test_the_embedding_of_a_mix_leans_to_the_heavier_face():
+    first, second = (make_face(i, embedding=torch.eye(512)[i]) for i in (0, 1))
+    torch.testing.assert_close(mix_faces([first, second], [3.0, 4.0]).embedding[:2], torch.tensor([0.6, 0.8]))
+
+
+def test_a_mix_mixed_again_by_attention_keeps_its_weights():
+    first, second, third = (make_face(i) for i in (1, 2, 3))
+    inner = mix_faces([first, second], [0.25, 0.75], "attention")
+    outer = mix_faces([inner, third], [0.5, 0.5], "attention")
+    assert outer.key_scale.tolist() == [0.125] * 4 + [0.375] * 4 + [0.5] * 4
+
+
+def test_a_mix_by_attention_has_the_tokens_of_nobody_side_by_side():
+    faces = [make_face(i) for i in (1, 2)]
+    mixed = mix_faces(faces, [0.5, 0.5], "attention")
+    assert torch.equal(mixed.uncond_tokens, torch.cat([face.uncond_tokens for face in faces], dim=1))
+
+
+def test_the_same_tokens_with_other_words_are_another_face(tmp_path):
+    for words in ("in a happy expression, in front view", "in a sad expression, in front view"):
+        assert load_face(save_face(make_face(face_prompt=words), tmp_path, "anna")).face_prompt == words

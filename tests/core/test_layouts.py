@@ -58,3 +58,14 @@ def test_too_few_faces_or_people_are_refused():
         layouts.from_faces([face(0)], 400, 400, people=2)
     with pytest.raises(InputError, match="1 to 8 people; found 9"):
         layouts.equal_columns(9)
+
+
+def test_the_largest_faces_are_those_of_the_largest_area():
+    tall, wide = np.array([0, 0, 40, 100], np.float32), np.array([200, 0, 250, 50], np.float32)
+    (box,) = layouts.from_faces([wide, tall], 400, 400, people=1)
+    assert box.x0 == 0
+
+
+def test_a_head_has_more_room_above_the_brow_than_below_the_chin():
+    (box,) = layouts.from_faces([np.array([100, 100, 140, 140], np.float32)], 400, 400, people=1)
+    assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx((86 / 400, 80 / 400, 154 / 400, 150 / 400))

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dynamicid_core import head
 from dynamicid_core.errors import InputError
-from dynamicid_core.keypoints import Keypoints
+from dynamicid_core.keypoints import Keypoints, load_keypoints, save_keypoints
 from dynamicid_core.motion import PRESETS, Features, edit_motion
 
 CELL = 1 / 96
@@ -218,3 +220,32 @@ def test_a_head_that_was_turned_further_than_that_stays_where_it_was():
 def test_values_out_of_range_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         edit_motion(keypoints(), **wrong)
+
+
+def test_a_head_may_be_tilted_any_way():
+    start = Keypoints(seen(roll=50.0), pose=torch.tensor([0.0, 0.0, 50.0]))
+    assert edit_motion(start, roll=60.0).pose.tolist() == [0, 0, 110]
+
+
+def test_narrow_eyes_close_without_crossing():
+    eye = head.template().groups["left eye"]
+    wide = keypoints(individual=0.0)
+    narrow = edit_motion(wide, features=Features(eyes_open=-0.7))
+    of_wide, of_narrow = (edit_motion(start, features=Features(eyes_open=-1.0)) for start in (wide, narrow))
+    rest = (of_narrow.points - narrow.points)[eye].abs().max()
+    assert rest < 0.7 * (of_wide.points - wide.points)[eye].abs().max()
+
+
+def test_beyond_its_views_the_template_shows_the_outermost():
+    template = head.template()
+    beyond, last = (template.view(torch.zeros(1), yaw.view(1)) for yaw in (template.yaw[-1] + 20, template.yaw[-1]))
+    assert torch.equal(beyond, last)
+
+
+def test_keypoints_whose_head_is_damaged_are_lifted_anew(tmp_path):
+    path = save_keypoints(edit_motion(keypoints(), yaw=10.0), tmp_path, "turned")
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({**tensors, "head_individual": torch.zeros(68, 3)}, path, metadata=metadata)
+    assert edit_motion(load_keypoints(path), yaw=5.0).points.isfinite().all()

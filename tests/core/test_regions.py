@@ -187,3 +187,26 @@ def test_a_mask_without_shades_is_in_or_out_wherever_its_edge_lies(cells):
     layout = layout_on_grid([from_mask(mask)], [4], cells, cells, boost=0)
     assert layout.shares is None
     assert set(from_mask(mask).coverage(cells, cells).flatten().tolist()) == {0.0, 1.0}
+
+
+def test_a_mask_that_stays_below_a_half_still_places_its_person():
+    layout = layout_on_grid([from_mask(torch.tensor([[0.3, 0.0]])), Box(0.5, 0, 1, 1)], [1, 1], 1, 2, boost=2)
+    assert layout.gate_offset.flatten().tolist() == [2, 2]
+    assert (layout.mask[0, 0] == 0).tolist() == [[True, False], [False, True]]
+
+
+def test_a_part_of_the_picture_that_ends_inside_a_pixel_shows_that_pixel():
+    lower_right = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+    assert from_mask(lower_right).coverage(4, 4, Box(0, 0, 0.75, 0.75)).any()
+
+
+def test_mask_values_above_1_count_as_1():
+    assert torch.equal(from_mask(torch.tensor([[3.0, 0.5]])).mask, torch.tensor([[1.0, 0.5]]))
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_the_centre_of_a_mask_is_that_of_its_box(size):
+    assert from_mask(torch.ones(size, size)).centre == pytest.approx((0.5, 0.5))
+    corner = torch.zeros(2 * size, 4 * size)
+    corner[:size, :size] = 1
+    assert from_mask(corner).centre == pytest.approx((0.125, 0.25))

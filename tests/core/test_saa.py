@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from dynamicid_core import saa
-from dynamicid_core.regions import Box, layout_on_grid
+from dynamicid_core.regions import Box, from_mask, layout_on_grid
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "cases.json").read_text())["layers"]["saa_small64"]
@@ -194,3 +194,40 @@ def test_half_precision_layers_stay_in_their_dtype_and_close_to_single_precision
     assert out.dtype == dtype
     assert (out is given) == overwrite
     assert (out.float() - expected).norm() / expected.norm() < 1e-2
+
+
+def test_the_gate_of_half_precision_layers_is_that_of_single_precision():
+    query, keys = torch.randn(1, 64, 32), 30 * torch.randn(1, 4, 32)
+    single, half = (saa.project_tokens(keys, keys, 4, dtype) for dtype in (torch.float32, torch.float16))
+    assert torch.equal(half.key_sum, single.key_sum)
+    gates = [saa.relevance_gate(one, half.key_sum, 0.0) for one in (query.half(), query.half().float())]
+    assert torch.equal(*gates)
+
+
+def test_person_gates_are_each_persons_part_of_the_attention():
+    query, keys = torch.randn(1, 9, 16), torch.randn(1, 8, 16)
+    identity = saa.project_tokens(keys, keys, 1, torch.float32)
+    gates = saa.person_gates(query, identity, saa.SaaSettings(threshold=0.0), None, [4, 4])
+    part = (query @ keys.mT / 4).softmax(dim=-1)[..., :4].sum(dim=-1)
+    torch.testing.assert_close(gates[:, 0], saa.relevance_gate(query, identity.key_sum, 0.0)[..., 0] * part)
+
+
+def test_what_rounding_leaves_of_a_flat_map_gives_no_identity():
+    query = torch.tensor([0.0, 5e-7, 2e-7])[None, :, None]
+    assert not saa.relevance_gate(query, torch.ones(1, 1, 1), threshold=0.0).any()
+
+
+def test_a_person_with_a_soft_mask_stays_out_of_another_ones_box():
+    query, keys, values, text = (torch.randn(1, count, 16) for count in (4, 8, 8, 4))
+    soft = from_mask(torch.tensor([[0.6, 0.0], [0.6, 0.0]]))
+    layout = layout_on_grid([soft, Box(0.5, 0, 1, 1)], [4, 4], 2, 2, boost=2)
+
+    def painted(values):
+        identity = saa.project_tokens(keys, values, 2, torch.float32)
+        return saa.semantic_activated_attention(text, query, identity, saa.SaaSettings(threshold=0.0), layout)
+
+    changed = values.clone()
+    changed[:, :4] += 5
+    difference = (painted(values) - painted(changed)).abs().amax(dim=-1)[0]
+    assert difference[[0, 2]].min() > 0.1
+    assert difference[[1, 3]].max() < 1e-6

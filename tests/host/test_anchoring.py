@@ -228,3 +228,22 @@ def test_an_adapter_to_go_on_from_is_read(tiny_models, tmp_path, adapter_file):
     saved = stage.network.adapter.checkpoint().modules
     assert all(torch.equal(saved["saa"][key], tensor) for key, tensor in given["SAA_module"].items())
     assert all(torch.equal(saved["face_encoder"][key], tensor) for key, tensor in given["proj_module"].items())
+
+
+def test_the_share_without_text_comes_beside_the_share_without_both(tiny_models, tmp_path):
+    stage, _ = anchor_stage(tiny_models, tmp_path, batch_size=64, drop_both=0.4, drop_text=0.4, drop_face=0.0)
+    batch = some_batch(stage)
+    empty = tiny_models[1].texts([""])[0][0]
+    no_text = torch.tensor([torch.allclose(one, empty, atol=1e-5) for one in batch.context])
+    no_face = ~batch.embeddings.any(dim=1)
+    assert bool(no_text[no_face].all())
+    assert 10 < int((no_text & ~no_face).sum()) < 45
+    assert torch.equal(batch.identities.any(dim=1), ~no_face)
+
+
+def test_training_closes_the_gate_where_the_setting_says(tiny_models, tmp_path):
+    found = []
+    for threshold in (0.0, 0.9):
+        stage, _ = anchor_stage(tiny_models, tmp_path, threshold=threshold)
+        found.append(float(stage.network(some_batch(stage))["loss"].detach()))
+    assert found[0] != found[1]

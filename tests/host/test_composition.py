@@ -113,10 +113,14 @@ def test_a_face_in_an_area_changes_that_area_and_its_surroundings_only_through_t
 
 def test_three_part_guiders_give_each_part_its_own_tokens(dynamicid):
     model, positive, negative = apply(dynamicid, faces(1)[0])
+    middle = [[-positive[0][0], {}]]
     guider = Guider_DualCFG(model)
-    guider.set_conds(positive, prompts()[1], negative)
+    guider.set_conds(positive, middle, negative)
     guider.set_cfg(2.0, 3.0)
-    assert one_call(guider, LATENT).isfinite().all()
+    avoided, asked = eps(model, positive, negative, LATENT).split(1)
+    between = eps(model, middle, negative, LATENT)[1:]
+    expected = avoided + 3.0 * (between - avoided) + 2.0 * (asked - between)
+    torch.testing.assert_close(one_call(guider, LATENT), expected, atol=3e-4, rtol=0)
 
 
 def test_batch_of_two_gives_what_single_pictures_give(dynamicid):

@@ -254,3 +254,9 @@ def test_an_imr_of_unknown_depth_is_refused_when_it_is_loaded(models):
     shallow = {key: tensor for key, tensor in IMR.items() if not key.startswith("entangleNet")}
     with pytest.raises(ValueError, match=r"is an IMR, but not a complete one: the IMR lacks entangleNet\.0"):
         load(imr=save(models, "imr_shallow.bin", shallow))
+
+
+def test_half_an_edit_has_keypoints_and_pose_half_way(edit):
+    half = edit(keypoints=driving(), strength=0.5)
+    torch.testing.assert_close(half.keypoints, (POINTS[0] + POINTS[1]) / 2)
+    assert half.pose.tolist() == [0, 15, 0]

@@ -1,5 +1,6 @@
 """From photographs to faces, by real InsightFace, through the nodes."""
 
+import os
 from copy import copy
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests import photos
-from tests.host.rig import apply, core, fill, photo_adapter, run, sample, tiny_clip_vision
+from tests.host.rig import apply, core, fill, node, photo_adapter, run, sample, tiny_clip_vision
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +182,23 @@ def test_a_face_for_another_model_is_refused(dynamicid):
 def test_something_else_than_faces_is_refused(dynamicid):
     with pytest.raises(ValueError, match="faces must be a face or placed faces; found str"):
         apply(dynamicid, "anna")
+
+
+def test_a_face_is_compared_by_arcfaces_own_colours_whatever_the_encoder_saw(encode, face_analysis):
+    photo = photos.astronaut()
+    found = face_analysis.choose(photo, "largest", 0).chosen
+    own, swapped = (torch.from_numpy(face_analysis.embed(photo, found, order)) for order in ("bgr", "rgb"))
+    assert torch.equal(encode(photo)[0].embedding, own)
+    assert not torch.equal(own, swapped)
+
+
+def test_a_face_file_that_was_written_over_is_loaded_again(encode, models):
+    load = node("DynamicIDLoadFace")
+    files = [
+        run("DynamicIDSaveFace", face=encode(p)[0], name="the same")[0] for p in (photos.astronaut(), photos.actor())
+    ]
+    path, other = (models / "dynamicid" / "faces" / file for file in files)
+    before = load.fingerprint_inputs(name=files[0])
+    assert load.fingerprint_inputs(name=files[0]) == before
+    os.replace(other, path)
+    assert load.fingerprint_inputs(name=files[0]) != before

@@ -238,3 +238,31 @@ def test_the_gate_is_taken_in_float32_in_half_precision_too(tiny_models, tmp_pat
     monkeypatch.setattr(saa, "relevance_gate", look)
     train(*anchor_stage(tiny_models, tmp_path, steps=1, precision="bf16"))
     assert set(seen) == {torch.float32}
+
+
+def test_the_averaged_weights_are_what_is_saved(tiny_models, tmp_path):
+    for name, decay in (("last", 0.0), ("average", 0.999)):
+        train(*anchor_stage(tiny_models, tmp_path / name, steps=2, ema_decay=decay))
+    assert losses(tmp_path / "last") == losses(tmp_path / "average")
+    last, average = (load_file(tmp_path / name / "adapter.safetensors") for name in ("last", "average"))
+    assert any(not torch.equal(last[key], average[key]) for key in last)
+
+
+def test_the_learning_rate_rises_over_the_first_steps_and_falls_over_the_last(tiny_models, tmp_path):
+    train(*anchor_stage(tiny_models, tmp_path, steps=4, warmup_steps=2, cooldown_steps=2, learning_rate=6e-4))
+    assert losses(tmp_path, "learning_rate") == pytest.approx([3e-4, 6e-4, 4e-4, 2e-4])
+
+
+def test_the_loss_told_is_the_mean_of_the_parts_of_a_step(tiny_models, tmp_path, monkeypatch):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=1, accumulation=4, learning_rate=1e-9)
+    forward, seen = stage.network.forward, []
+
+    def watched(batch):
+        found = forward(batch)
+        seen.append(float(found["loss"].detach()))
+        return found
+
+    monkeypatch.setattr(stage.network, "forward", watched)
+    train(stage, settings)
+    assert len(seen) == 4
+    assert losses(tmp_path) == pytest.approx([sum(seen) / 4])

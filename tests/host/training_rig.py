@@ -22,6 +22,7 @@ def make_samples(people=3, photos=4):
         colour, embedding = chance.uniform(0.2, 0.8, 3), chance.normal(size=512).astype(np.float32)
         for number in range(photos):
             light = 0.6 + 0.2 * number
+            expression = ("happy", "sad", "angry", "surprised")[(2 * person + number) % 4]  # no two people's alike
             picture = (colour * light * 255).clip(0, 255) * np.ones((SIDE, SIDE, 1))
             vector = embedding + 0.1 * chance.normal(size=512)
             vector = (vector / np.linalg.norm(vector)).astype(np.float32)
@@ -31,10 +32,8 @@ def make_samples(people=3, photos=4):
                     identity=str(person),
                     picture=picture.astype(np.uint8),
                     caption=f"a photo of a person, number {number}",
-                    face_prompt=("in a happy expression, in front view", "in a sad expression, in side view")[
-                        number % 2
-                    ],
-                    expression=("happy", "sad")[number % 2],
+                    face_prompt=f"in a {expression} expression, in {('front', 'side')[number % 2]} view",
+                    expression=expression,
                     pose=np.array([0, 30 * (number % 2), 0], np.float32),
                     keypoints=chance.uniform(0.2, 0.8, (106, 2)).astype(np.float32),
                     embedding=vector,

@@ -104,3 +104,15 @@ def test_the_same_face_many_times_has_no_strangers(analysis):
     assert gates.strangers([embedding] * 5, 0.35) == {}
     assert gates.strangers([embedding], 0.35) == {}
     assert gates.strangers([], 0.35) == {}
+
+
+@pytest.mark.parametrize("photos_of_one", [3, 4])
+def test_strangers_are_measured_against_the_median_of_the_others(photos_of_one):
+    embeddings = np.random.default_rng(0).normal(size=(photos_of_one, 512)).astype(np.float32)
+    embeddings[:, 0] += 20
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    medians = [np.median(np.delete(embeddings, i, 0), axis=0) for i in range(photos_of_one)]
+    expected = [float(own @ of / np.linalg.norm(of)) for own, of in zip(embeddings, medians, strict=True)]
+    ((stranger, cosine), *_) = gates.strangers(embeddings, max(expected) - 1e-4).items()
+    assert stranger == int(np.argmin(expected))
+    assert cosine == pytest.approx(min(expected), abs=1e-5)

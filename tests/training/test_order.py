@@ -104,3 +104,8 @@ def test_a_data_set_without_pairs_is_refused_for_reconfiguration(tmp_path):
 def test_a_missing_data_set_is_told(tmp_path):
     with pytest.raises(InputError, match=r"has no index\.json"):
         ShardSource(tmp_path, 0)
+
+
+def test_every_process_goes_on_where_it_would_have_been(folder):
+    source = ShardSource(folder, 0)
+    assert keys(islice(source.samples(1, 3, skip=2), 4)) == keys(islice(source.samples(1, 3), 6))[2:]
