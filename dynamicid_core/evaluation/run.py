@@ -131,7 +131,8 @@ class _Run:
         key = case.base_key
         if key not in self.base_pictures:
             path = _picture_path(BASE.name, key)
-            if (self.results.folder / path).is_file():
+            # Without a row, a run with other settings may have left it.
+            if self.results.has(BASE.name, key) and (self.results.folder / path).is_file():
                 photo = _load(self.results.folder / path)
             else:
                 photo = self.studio.paint([], False, case.prompt, case.seed)

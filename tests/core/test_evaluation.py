@@ -102,6 +102,18 @@ def test_an_interrupted_run_paints_only_the_rest(references, tmp_path):
     assert again.painted == []
 
 
+def test_a_base_picture_without_a_row_is_painted_anew(references, tmp_path):
+    """A run with other settings was killed between the two."""
+    for key in {case.base_key for case in cases_of(references, 1)}:
+        stale = tmp_path / "out" / "pictures" / BASE.name / f"{key}.png"
+        stale.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (SIDE, SIDE), "red").save(stale)
+    results = go(FakeStudio(), references, tmp_path / "out", people=(1,))
+    bases = [row for row in results.rows if row.setting == BASE.name]
+    assert bases
+    assert not any(np.asarray(Image.open(tmp_path / "out" / row.picture)).any() for row in bases)
+
+
 def test_rows_come_back_from_the_file_as_they_were(references, tmp_path):
     written = go(FakeStudio(), references, tmp_path / "out").rows
     read = Results(tmp_path / "out", {"steps": 2}).rows
