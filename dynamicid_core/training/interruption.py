@@ -2,22 +2,34 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+IMPATIENCE = 1.0
+"""Seconds. A second Ctrl-C that comes sooner is no second one: launchers pass on to their processes what those have had
+from the terminal already.
+"""
 
 
 class StopRequest:
     """Whether this process was asked to stop."""
 
     def __init__(self) -> None:
-        self.made = False
+        self._first: float | None = None
+
+    @property
+    def made(self) -> bool:
+        """Since the beginning."""
+        return self._first is not None
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        # A launcher that ends its processes sends them both signals: only a second Ctrl-C is impatience.
-        if self.made and number == signal.SIGINT:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        elif number == signal.SIGINT and now - self._first >= IMPATIENCE:
             raise KeyboardInterrupt
-        self.made = True
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def pairs(bench, people, tmp_path_factory):
 def test_a_person_is_more_like_their_photo_than_like_others(portraits):
     for found in portraits:
         assert found["found"] > 0.8
-        assert found["auc"] > 0.75  # 0.5 by chance
+        assert found["auc"] > 0.9  # 0.5 by chance
         assert found["own"] > found["others"] + 0.1
 
 
@@ -73,7 +73,7 @@ def test_clothes_and_background_are_those_of_the_prompt(portraits):
 @pytest.mark.slow
 def test_expression_and_pose_come_from_the_edit(portraits):
     edited, as_in_the_photo = (found["expression"] + found["pose"] for found in portraits)
-    assert edited > as_in_the_photo + 0.15
+    assert edited > 2 * as_in_the_photo + 0.15
 
 
 @pytest.mark.slow
@@ -99,9 +99,9 @@ def test_words_alone_change_the_expression(bench, people):
 @pytest.mark.slow
 def test_two_people_in_boxes_are_who_they_should_be_and_blend_without_gate_and_masks(pairs):
     in_boxes, blended = pairs
-    assert in_boxes["nearest"] > 0.6
+    assert in_boxes["nearest"] > 0.8  # 1 in 8 by chance
     assert in_boxes["nearest"] > blended["nearest"] + 0.1
-    assert in_boxes["auc"] > blended["auc"]
+    assert in_boxes["auc"] > max(0.85, blended["auc"])
 
 
 def test_a_picture_with_more_faces_than_people_is_told(bench, people):

@@ -54,6 +54,7 @@ def test_being_asked_to_stop_ends_the_step_and_saves_a_state(tiny_models, tmp_pa
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(core("training.interruption"), "IMPATIENCE", 0.0)
     stage, settings = anchor_stage(tiny_models, tmp_path, steps=10, save_every=2)
 
     def twice():

@@ -1,0 +1,64 @@
+"""A training of a few numbers, for the loop alone: python toy.py OUTPUT STEPS [SLOW], or the same under torchrun."""
+
+import sys
+import time
+from itertools import count, islice
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dynamicid_core.training.config import LoopConfig
+from dynamicid_core.training.loop import train
+
+SIZE, BATCH = 4, 8
+
+
+class Toy(nn.Module):
+    """Learns to add numbers up."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(SIZE, 1)
+
+    def forward(self, batch):
+        """Losses by name."""
+        return {"loss": (self.linear(batch) - batch.sum(dim=1, keepdim=True)).square().mean()}
+
+
+class ToyStage:
+    """See ``loop.Stage``. folder: where a file tells of each batch that was made. slow: seconds a step takes."""
+
+    def __init__(self, folder, slow=0.0):
+        self.network, self.folder, self.slow = Toy(), folder, slow
+
+    def raw_batches(self, process, processes, skip=0):
+        """Seeds of batches."""
+        return islice(count(), process + skip * processes, None, processes)
+
+    def make_batch(self, raw, chance, device):
+        """Numbers of a seed."""
+        (self.folder / f"batch-{raw}").touch()
+        time.sleep(self.slow)
+        return torch.randn(BATCH, SIZE, generator=torch.Generator().manual_seed(raw)).to(device)
+
+    def save_weights(self, folder):
+        """toy.safetensors"""
+        save_file(self.network.state_dict(), folder / "toy.safetensors")
+
+    def draw_sheet(self, path, steps):
+        """There is nothing to see."""
+
+
+def settings(output, steps):
+    return LoopConfig(output=str(output), steps=steps, sample_every=0, save_every=0, learning_rate=0.1, warmup_steps=0)
+
+
+if __name__ == "__main__":
+    try:
+        output, steps, slow = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+        train(ToyStage(output, slow), settings(output, steps), cpu=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
