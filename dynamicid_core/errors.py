@@ -4,6 +4,10 @@
 class InputError(ValueError):
     """A mistake in what was given. The message says what is wrong, where it was looked, and what to do."""
 
+    def __init__(self, message: str) -> None:
+        # What it repeats may hold half of an emoji, which no terminal takes: ComfyUI would end in printing it.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
+
 
 def not_importable(what: str, package: str, error: ImportError) -> InputError:
     """That a package is missing, or is there and does not load. what: the sentence's beginning ("Face analysis")."""

@@ -245,7 +245,7 @@ def open_pack(
     providers = choose_providers(provider)
     session = {} if threads is None else {"sess_options": _session_options(threads)}
     models: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.onnx")):
+    for file in sorted(folder.glob("*.onnx"), key=lambda file: (file.stem not in PACK_OF, file.name)):
         try:
             model = get_model(str(file), providers=providers, **session)
         except Exception as error:  # onnxruntime raises its own types, which are no public API
@@ -256,8 +256,8 @@ def open_pack(
                 f"{file.name} could not be opened; most often a download was cut off. Delete {file} and download the "
                 f"pack again. ({error})"
             ) from error
-        if model is not None:
-            models.setdefault(model.taskname, model)
+        if model is not None and models.setdefault(model.taskname, model) is not model:
+            _log.warning("%s is left out: the pack has a model for %s already", file, model.taskname)
     missing = [task for task in (DETECTION, RECOGNITION) if task not in models]
     if missing:
         raise InputError(

@@ -99,7 +99,7 @@ def _valid_name(kind: FileKind, name: str) -> str:
 def _is_file_name(part: str) -> bool:
     """Whether a part of a path can be a name on Linux, macOS and Windows."""
     printable = part.encode("utf-8", "replace").decode("utf-8") == part
-    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", part, re.IGNORECASE)
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?", part, re.IGNORECASE)
     wrong = re.search(r'[<>:"|?*\x00-\x1f]|[. ]$', part)
     return bool(part) and printable and not reserved and not wrong and len(part.encode()) <= _LONGEST_NAME
 

@@ -161,6 +161,9 @@ def from_bounding_box(boxes: Any) -> PixelBox:
     if not isinstance(box, dict) or not {"x", "y", "width", "height"} <= box.keys():
         found = f"a list of {len(box)}" if isinstance(box, (list, tuple)) else type(box).__name__
         raise InputError(f"A face takes one bounding box with x, y, width and height in pixels; found {found}.")
+    for name in ("x", "y", "width", "height"):
+        if not isinstance(box[name], (int, float)) or not math.isfinite(box[name]):
+            raise InputError(f"The bounding box's {name} is {box[name]!r}; it must be a number of pixels.")
     if box["width"] <= 0 or box["height"] <= 0:
         raise InputError(f"The bounding box is empty: {box['width']:g} x {box['height']:g} pixels.")
     return PixelBox(box["x"], box["y"], box["width"], box["height"])

@@ -34,9 +34,10 @@ class ActivationMap(io.ComfyNode):
             category=CATEGORY,
             description="Shows where each person acts in the picture, for the UNet's layers on the way down, in the "
             "middle and on the way up.",
+            is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model of Apply DynamicID that the sampler used."),
-                io.Latent.Input("latent", tooltip="From the sampler, so that sampling comes first."),
+                io.Latent.Input("latent", tooltip="From the sampler whose picture it is."),
                 io.Image.Input("image", tooltip="The picture of that latent, to draw on."),
             ],
             outputs=[
@@ -51,8 +52,7 @@ class ActivationMap(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, latent: dict[str, Any], image: Tensor) -> io.NodeOutput:
         photos = images.photographs(image)
-        height, width = latent["samples"].shape[-2:]
-        maps = inspection.activation_maps(model, len(photos), (height, width))
+        maps = inspection.activation_maps(model, len(photos), latent["samples"])
         sheets = [
             _sheet(photo, {group: one[i].numpy() for group, one in maps.items()}) for i, photo in enumerate(photos)
         ]
@@ -71,6 +71,7 @@ class CompareFaces(io.ComfyNode):
             category=CATEGORY,
             description="Finds out who is who in a picture by ArcFace similarity, and warns when people swapped "
             "places, appear twice or are not to be recognised.",
+            is_output_node=True,
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch of them."),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
@@ -102,14 +103,15 @@ class CompareFaces(io.ComfyNode):
         **faces: Face,
     ) -> io.NodeOutput:
         check_face_analysis(face_analysis)
-        placements = tuple(placement for placement in placements or () if placement.weight != 0)
-        people = [placement.face for placement in placements] or connected_faces(faces)
+        if placements is not None:
+            placements = tuple(placement for placement in placements if placement.weight != 0)
+        people = connected_faces(faces) if placements is None else [placement.face for placement in placements]
         if not people:
             raise InputError("There is nobody to compare with. Connect faces or placements.")
         for number, face in enumerate(people, start=1):
             check_recognition(face.recognition, face_analysis.recognition, f"Face {number} was encoded")
         photos = images.photographs(image)
-        results = [_compare(photo, face_analysis, people, placements or None) for photo in photos]
+        results = [_compare(photo, face_analysis, people, placements) for photo in photos]
         drawn = images.to_image([drawing.draw_comparison(p, r) for p, r in zip(photos, results, strict=True)])
         similarity = float(np.mean([result.mean_similarity for result in results]))
         table = "\n\n".join(result.table() for result in results)

@@ -176,6 +176,13 @@ class LoadFaceAnalysis(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, pack: str, **_: Any) -> list[Any]:
+        """A pack whose files were added or replaced is opened again."""
+        folder = _packs().get(pack)
+        files = sorted(folder.glob("*.onnx")) if folder else []
+        return [(str(file), file.stat().st_mtime_ns) for file in files]
+
+    @classmethod
     def execute(cls, pack: str, provider: str, detection_size: int, detection_threshold: float = 0.5) -> io.NodeOutput:
         folder = _packs().get(pack)
         if folder is None and pack in face_analysis.DOWNLOADABLE:

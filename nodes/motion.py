@@ -124,6 +124,7 @@ class DescribeFace(io.ComfyNode):
             display_name="Describe Face",
             category=CATEGORY,
             description="Says which expression and head pose a face shows, in the words the released model knows.",
+            is_output_node=True,
             inputs=[FaceType.Input("face", tooltip="From Encode Face, Load Face or Edit Expression & Pose.")],
             outputs=[
                 io.String.Output(

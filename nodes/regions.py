@@ -152,7 +152,12 @@ def _as_in(
     if reference_image is None or analysis is None:
         raise InputError(f'The layout "{layouts.REFERENCE}" needs a reference image and Load Face Analysis connected.')
     check_face_analysis(analysis)
-    picture = images.photographs(reference_image)[0]
+    picture, *more = images.photographs(reference_image)
+    if more:
+        raise InputError(
+            f"Auto Layout takes one reference image; found a batch of {1 + len(more)}. Choose one with Get Image from "
+            "Batch."
+        )
     height, width = picture.shape[:2]
     return picture, layouts.from_faces([face.box for face in analysis.detect(picture)], height, width, people)
 

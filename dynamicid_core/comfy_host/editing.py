@@ -105,7 +105,8 @@ def _networks(dynamicid: DynamicID) -> tuple[ModelPatcher, ModelPatcher]:
     ]
     if dynamicid.imr is None or dynamicid.keypoint_encoder is None:
         raise InputError(
-            f"Changing expression and pose needs the IMR and its keypoint encoder; {' and '.join(missing)} is none in "
+            f"Changing expression and pose needs the IMR and its keypoint encoder; {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} none in "
             "Load DynamicID. Choose the file there (IMR.bin and key_point_encoder.bin of the released model, in "
             "models/dynamicid)."
         )

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from .. import adapter, regions, saa
 from ..errors import InputError
 from ..face import Placement
 from .people import People
-from .rows import POSITIVE, Forward
+from .rows import POSITIVE, Forward, Row
 
 _log = logging.getLogger(__name__)
 # Hosts before 0.3.60 do not take transformer_options here; later ones need them for attention overrides.
@@ -26,6 +27,7 @@ _TAKES_OPTIONS = any(
 
 LOOKING = "dynamicid_looking"
 """Among the transformer_options of a call that only looks, which is no moment of its own."""
+_RUNS_KEPT = 4
 _TOLD = ("cond_or_uncond", "uuids", "sigmas", "sample_sigmas")
 
 
@@ -45,6 +47,16 @@ class Moment:
     c_concat: Tensor | None
     c_crossattn: Tensor | None
     conds: dict[str, Any]
+
+
+@dataclass(eq=False)
+class SamplingRun:
+    """latent: what came out, None until then. moments: the last step of the run in which the identity acted, a moment
+    for each call of that step; none if it never did.
+    """
+
+    latent: Tensor | None = None
+    moments: tuple[Moment, ...] = ()
 
 
 Observer = Callable[[adapter.AttentionLayer, Tensor, saa.IdentityTokens, saa.Layout | None, tuple[int, int]], None]
@@ -67,7 +79,7 @@ class IdentityPatch:
         settings: saa.SaaSettings,
     ) -> None:
         self.key, self.settings = key, settings
-        self.last: tuple[Moment, ...] = ()
+        self.runs: deque[SamplingRun] = deque(maxlen=_RUNS_KEPT)
         self._projections = projections
         self._layers = [layer for layer in layers if layer.is_cross]
         self._people = People.of(placements, settings.weight)
@@ -92,24 +104,44 @@ class IdentityPatch:
             self._kept.clear()
 
     def around_sampling(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """OUTER_SAMPLE wrapper: refuses conditioning that did not pass the node, and forgets the run at its end."""
-        conds = getattr(executor.class_obj, "conds", {})
-        if not any(self.key in cond.get("model_conds", {}) for part in conds.values() for cond in part):
-            raise InputError(
-                "The sampler has the model of Apply DynamicID, but not its conditioning: the faces travel with it. "
-                "Connect the positive and negative outputs of Apply DynamicID to the sampler as well."
-            )
-        negative = conds.get("negative")
-        if negative and not any(self.key in cond.get("model_conds", {}) for cond in negative):
-            _log.warning(
-                "The sampler's negative prompt did not pass Apply DynamicID: the picture differs, and is slower"
-            )
+        """OUTER_SAMPLE wrapper: refuses conditioning that did not pass the node, and drops what was kept at its end."""
+        self._check_conditioning(getattr(executor.class_obj, "conds", {}))
+        run = SamplingRun()
+        self.runs.append(run)
         try:
             self._latent, self._pictures = (noise.shape[-2], noise.shape[-1]), len(noise)
-            return executor(noise, *args, **kwargs)
+            latent = executor(noise, *args, **kwargs)
+            run.latent = latent.cpu() if isinstance(latent, Tensor) else None
+            return latent
+        except BaseException:
+            if run in self.runs:
+                self.runs.remove(run)
+            raise
         finally:
             self._latent = self._pictures = None
             self._kept.clear()
+
+    def _check_conditioning(self, conds: Mapping[str, Any]) -> None:
+        roles = {part: {row.role for cond in conds[part] or () for row in self._rows(cond)} for part in conds}
+        asked = roles["positive"] if "positive" in roles else set().union(*roles.values())
+        if POSITIVE not in asked:
+            if POSITIVE in roles.get("negative", ()):
+                raise InputError(
+                    "The sampler's negative input has the positive output of Apply DynamicID, so that it paints "
+                    "anybody but these people. Connect positive to positive and negative to negative."
+                )
+            raise InputError(
+                "The sampler has the model of Apply DynamicID, but not its positive conditioning: the faces travel "
+                "with it. Connect the positive and negative outputs of Apply DynamicID to the sampler as well."
+            )
+        if conds.get("negative") and not roles["negative"]:
+            _log.warning(
+                "The sampler's negative prompt did not pass Apply DynamicID: the picture differs, and is slower"
+            )
+
+    def _rows(self, cond: Mapping[str, Any]) -> tuple[Row, ...]:
+        marking = cond.get("model_conds", {}).get(self.key)
+        return () if marking is None else marking.cond
 
     def around_model(
         self,
@@ -141,8 +173,11 @@ class IdentityPatch:
     def _note(self, moment: Moment) -> None:
         """Prompts that do not fit into one call, such as those for areas of several sizes, are several at one step."""
         step = moment.options.get("sigmas")  # one tensor for all calls of a step
-        together = step is not None and self.last and self.last[-1].options.get("sigmas") is step
-        self.last = (*self.last, moment) if together else (moment,)
+        if not self.runs:  # a pack that asks the model without sampling
+            self.runs.append(SamplingRun())
+        run = self.runs[-1]
+        together = step is not None and run.moments and run.moments[-1].options.get("sigmas") is step
+        run.moments = (*run.moments, moment) if together else (moment,)
 
     def _acts(self, sampling: Any, sigma: Tensor) -> bool:
         start, end = self.settings.start_percent, self.settings.end_percent

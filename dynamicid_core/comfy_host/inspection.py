@@ -14,20 +14,21 @@ from .. import saa
 from ..adapter import AttentionLayer
 from ..errors import InputError
 from ..regions import LATENT_CELL
-from .identity_patch import LOOKING, IdentityPatch, Moment
+from .identity_patch import LOOKING, IdentityPatch, Moment, SamplingRun
 from .rows import POSITIVE
 
 GROUPS = {"input": "down", "middle": "middle", "output": "up"}
 """UNet sections, in the words of the field."""
 
 
-def activation_maps(model: ModelPatcher, pictures: int, latent: tuple[int, int] | None = None) -> dict[str, Tensor]:
+def activation_maps(model: ModelPatcher, pictures: int, latent: Tensor | None = None) -> dict[str, Tensor]:
     """How much each place takes of each person: group -> [pictures, people, H, W], 0 to 1, a value a latent cell.
 
     The groups are "all" and the values of GROUPS. Asks the model once more what it was asked in the last step in which
     the identity acted, and looks at the gates of those calls, so a sampling run itself is not slowed. People of several
-    applications follow each other. latent: height and width of what was sampled, if known. Raises InputError when the
-    model has no DynamicID, or was last sampled with other pictures.
+    applications follow each other. latent: what came out, by which one of the last few sampling runs is known; else it
+    is the last one. Raises InputError when the model has no DynamicID, the identity did not act in that run, or it was
+    one of other pictures.
     """
     patches = _patches(model)
     if not patches:
@@ -35,7 +36,10 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: tuple[int, int] 
             "Nothing of DynamicID acts in this model. Connect the model output of Apply DynamicID; its weight must be "
             "more than 0."
         )
-    acted = {patch: _moments(patch, patches) for patch in patches if patch.last}
+    runs = [_run_of(patch, latent) for patch in patches]
+    acted = {
+        patch: _as_seen_first(run.moments, patch, runs) for patch, run in zip(patches, runs, strict=True) if run.moments
+    }
     if not acted:
         raise InputError(
             "This model has not been sampled yet, or its faces never acted. Connect the same model to the sampler and "
@@ -43,7 +47,7 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: tuple[int, int] 
         )
     looks: dict[IdentityPatch, list[_Look]] = {patch: [] for patch in acted}
     for moment in dict.fromkeys(moment for moments in acted.values() for moment in moments):
-        _check_pictures(moment, pictures, latent)
+        _check_pictures(moment, pictures, None if latent is None else (latent.shape[-2], latent.shape[-1]))
         with ExitStack() as observers:
             for patch in (patch for patch, moments in acted.items() if moment in moments):
                 looks[patch].append(_Look(moment, patch))
@@ -52,12 +56,22 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: tuple[int, int] 
     return _side_by_side([_together(of_one, pictures) for of_one in looks.values()])
 
 
-def _moments(patch: IdentityPatch, patches: Sequence[IdentityPatch]) -> list[Moment]:
-    """When a patch last acted, as the first application saw it that was asked with it: it sees the conditioning of all
+def _run_of(patch: IdentityPatch, latent: Tensor | None) -> SamplingRun:
+    """The run that this latent came out of. A latent that was changed since is taken for one of the last run."""
+    for run in reversed(patch.runs):
+        if latent is not None and run.latent is not None and run.latent.shape == latent.shape:
+            came_out, given = (one.detach().float().cpu() for one in (run.latent, latent))
+            if torch.allclose(came_out, given, rtol=1e-3, atol=1e-3):
+                return run
+    return patch.runs[-1] if patch.runs else SamplingRun()
+
+
+def _as_seen_first(moments: Sequence[Moment], patch: IdentityPatch, runs: Sequence[SamplingRun]) -> list[Moment]:
+    """A patch's moments as the first application saw them that was asked with it: it sees the conditioning of all
     behind it.
     """
-    seen = [moment for other in patches for moment in other.last]
-    return [next(one for one in seen if one.x is moment.x and patch.key in one.conds) for moment in patch.last]
+    seen = [moment for run in runs for moment in run.moments]
+    return [next(one for one in seen if one.x is moment.x and patch.key in one.conds) for moment in moments]
 
 
 class _Look:

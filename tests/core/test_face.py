@@ -260,3 +260,9 @@ def test_a_mix_by_attention_has_the_tokens_of_nobody_side_by_side():
 def test_the_same_tokens_with_other_words_are_another_face(tmp_path):
     for words in ("in a happy expression, in front view", "in a sad expression, in front view"):
         assert load_face(save_face(make_face(face_prompt=words), tmp_path, "anna")).face_prompt == words
+
+
+def test_a_name_with_half_an_emoji_is_refused_in_words_that_can_be_printed(tmp_path):
+    with pytest.raises(InputError, match=r"a\\ud83d.* cannot be a file name") as refused:
+        save_face(make_face(), tmp_path, "a\ud83d")
+    str(refused.value).encode("utf-8")

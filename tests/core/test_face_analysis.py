@@ -195,7 +195,7 @@ def test_a_pack_without_keypoints_still_finds_people(tmp_path):
 def test_a_cut_off_model_file_is_named(tmp_path):
     for file in Path(PACK).glob("*.onnx"):
         (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"2d106det\.onnx could not be opened.* Delete .*2d106det\.onnx and download"):
+    with pytest.raises(InputError, match=r"(\w+\.onnx) could not be opened.* Delete .*\1 and download"):
         open_pack(tmp_path, "CPU")
 
 
@@ -280,3 +280,14 @@ def test_a_download_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="could not be downloaded"):
         face_analysis.download_pack("buffalo_s", tmp_path)
     assert face_analysis.download_pack("buffalo_s", tmp_path) == tmp_path / "models" / "buffalo_s"
+
+
+@needs_pack
+def test_of_two_models_for_one_task_the_known_one_is_taken(tmp_path, caplog):
+    for file in Path(PACK).glob("*.onnx"):
+        shutil.copy(file, tmp_path)
+    shutil.copy(next(Path(PACK).glob("w600k*")), tmp_path / "a_copy.onnx")
+    with caplog.at_level("WARNING"):
+        analysis = open_pack(tmp_path, "CPU")
+    assert analysis.recognition in face_analysis.PACK_OF
+    assert "a_copy.onnx is left out: the pack has a model for recognition already" in caplog.text

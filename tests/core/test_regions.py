@@ -210,3 +210,10 @@ def test_the_centre_of_a_mask_is_that_of_its_box(size):
     corner = torch.zeros(2 * size, 4 * size)
     corner[:size, :size] = 1
     assert from_mask(corner).centre == pytest.approx((0.125, 0.25))
+
+
+@pytest.mark.parametrize("value", ["5", None, float("nan")])
+def test_a_bounding_box_of_something_else_than_numbers_is_refused(value):
+    for name in ("x", "width"):
+        with pytest.raises(InputError, match=rf"bounding box's {name} is .*must be a number of pixels"):
+            from_bounding_box({"x": 0, "y": 0, "width": 5, "height": 5, name: value})

@@ -1,5 +1,6 @@
 """Activation Map: where each person acts, in whatever way the picture was sampled."""
 
+import comfy.model_management
 import comfy.sample
 import pytest
 import torch
@@ -59,12 +60,14 @@ def test_maps_of_an_unsampled_or_plain_model_are_refused(dynamicid):
         run("DynamicIDActivationMap", model=plain, **inputs)
 
 
-def test_maps_of_a_model_that_was_sampled_again_since_are_refused(dynamicid):
+def test_a_latent_of_another_size_than_the_last_sampling_is_refused_if_it_is_of_none_before(dynamicid):
     patched = apply(dynamicid, faces(1)[0])
     first = sample(*patched, latent=torch.zeros(1, 4, 16, 16))
     sample(*patched, latent=torch.zeros(1, 4, 24, 24))
+    given = {"model": patched[0], "image": torch.rand(1, 128, 128, 3)}
     with pytest.raises(ValueError, match="last sampled at 192 x 192 pixels, after the latent of 128 x 128"):
-        run("DynamicIDActivationMap", model=patched[0], latent={"samples": first}, image=torch.rand(1, 128, 128, 3))
+        run("DynamicIDActivationMap", latent={"samples": first + 0.5}, **given)
+    run("DynamicIDActivationMap", latent={"samples": first}, **given)
 
 
 def test_maps_of_one_picture_of_a_batch_are_refused(dynamicid):
@@ -201,3 +204,43 @@ def test_where_areas_overlap_their_maps_are_averaged(dynamicid):
     both, *each = (one[0, 0] for one in maps)
     torch.testing.assert_close(both[:16, :16], (each[0] + each[1])[:16, :16] / 2, atol=1e-3, rtol=0)
     torch.testing.assert_close(both[:16, 16:], each[0][:16, 16:], atol=1e-3, rtol=0)
+
+
+def look(patched, latent):
+    return run(
+        "DynamicIDActivationMap", model=patched[0], latent={"samples": latent}, image=torch.zeros(1, 128, 128, 3)
+    )
+
+
+def test_the_map_is_that_of_the_sampling_whose_latent_is_connected(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+    first = sample(*patched, seed=1)
+    (of_first,) = look(patched, first)
+    second = sample(*patched, latent=first, seed=2)
+    (of_second,) = look(patched, second)
+    assert (of_first - of_second).abs().max() > 0.02
+    assert torch.equal(look(patched, first)[0], of_first)
+    assert torch.equal(look(patched, first + 0.5)[0], of_second), "changed since: the last one"
+
+
+def test_a_sampling_in_which_the_faces_never_acted_has_no_map_of_an_earlier_one(dynamicid):
+    patched = apply(dynamicid, faces(1)[0], end_percent=0.5)
+    first = sample(*patched, steps=4)
+    look(patched, first)
+    late = sample(*patched, latent=first, steps=4, denoise=0.2)
+    with pytest.raises(ValueError, match="has not been sampled yet, or its faces never acted"):
+        look(patched, late)
+    look(patched, first)
+
+
+def test_an_interrupted_sampling_is_not_shown(dynamicid, monkeypatch):
+    patched = apply(dynamicid, faces(1)[0])
+    latent = sample(*patched)
+    (before,) = look(patched, latent)
+
+    def interrupt(*_):
+        raise comfy.model_management.InterruptProcessingException
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(*patched, seed=3, callback=interrupt)
+    assert torch.equal(look(patched, latent + 0.5)[0], before)

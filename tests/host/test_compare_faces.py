@@ -110,3 +110,10 @@ def photos_around(photo, box, side):
     bordered = np.pad(photo, ((side, side), (side, side), (0, 0)))
     left, top = round(middle_x + side / 2), round(middle_y + side / 2)
     return bordered[top : top + side, left : left + side]
+
+
+def test_placements_of_nobody_are_not_replaced_by_the_faces(face_analysis, family):
+    nobody = (core("face").Placement(family["face_1"], weight=0.0),)
+    given = {"image": photos.image(photos.group_of_six()), "face_analysis": face_analysis, "placements": nobody}
+    with pytest.raises(ValueError, match="nobody to compare with"):
+        run("DynamicIDCompareFaces", face_1=family["face_1"], **given)

@@ -83,6 +83,14 @@ def test_positive_and_negative_in_separate_calls_give_what_one_batch_gives(dynam
     torch.testing.assert_close(eps(*patched, LATENT), together, atol=5e-5, rtol=0)
 
 
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Prompts without a face, which the node refuses alone, can be asked for comparison."""
+    patch = core("comfy_host.identity_patch").IdentityPatch
+    monkeypatch.setattr(patch, "_check_conditioning", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_combined_conditioning_shows_the_face_where_it_is_carried(dynamicid):
     model, positive, negative = apply(dynamicid, faces(1)[0])
     plain = [[prompts()[0][0][0].flip(1), {}]]
@@ -93,6 +101,7 @@ def test_combined_conditioning_shows_the_face_where_it_is_carried(dynamicid):
     torch.testing.assert_close(combined, (with_face + without) / 2, atol=5e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_face_in_an_area_changes_that_area_and_its_surroundings_only_through_the_blend(dynamicid):
     model, positive, negative = apply(dynamicid, faces(1)[0])
     left = run("ConditioningSetArea", conditioning=positive, width=128, height=256, x=0, y=0, strength=1.0)[0]
@@ -111,6 +120,7 @@ def test_a_face_in_an_area_changes_that_area_and_its_surroundings_only_through_t
     assert torch.equal(out[..., 17:], plain[..., 17:])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_three_part_guiders_give_each_part_its_own_tokens(dynamicid):
     model, positive, negative = apply(dynamicid, faces(1)[0])
     middle = [[-positive[0][0], {}]]
@@ -196,3 +206,22 @@ def test_tiles_of_a_batch_repeat_its_rows(dynamicid):
 
 def test_the_projections_are_under_comfyuis_memory_management(dynamicid):
     assert dynamicid.projections in apply(dynamicid, faces(1)[0])[0].get_nested_additional_models()
+
+
+def test_a_positive_prompt_that_did_not_pass_the_node_is_refused(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    plain = prompts()[0]
+    averaged = run(
+        "ConditioningAverage", conditioning_to=plain, conditioning_from=positive, conditioning_to_strength=0.5
+    )[0]
+    for asked in (plain, averaged):
+        with pytest.raises(ValueError, match="but not its positive conditioning"):
+            sample(model, asked, negative)
+    combined = run("ConditioningCombine", conditioning_1=plain, conditioning_2=positive)[0]
+    assert sample(model, combined, negative).isfinite().all()
+
+
+def test_swapped_prompts_are_told(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    with pytest.raises(ValueError, match="negative input has the positive output of Apply DynamicID"):
+        sample(model, negative, positive)

@@ -149,3 +149,22 @@ def test_a_new_loader_chooses_a_file_that_is_called_an_adapter(editor):
     (adapter, *_) = host_nodes.NODE_CLASS_MAPPINGS["DynamicIDLoader"].define_schema().inputs
     assert adapter.options[0] == "IMR_tiny.bin"
     assert "saa" in adapter.default.lower()
+
+
+@pytest.mark.parametrize("name", ["DynamicIDActivationMap", "DynamicIDCompareFaces", "DynamicIDDescribeFace"])
+def test_nodes_that_one_looks_at_run_without_a_node_behind_them(name):
+    assert host_nodes.NODE_CLASS_MAPPINGS[name].OUTPUT_NODE
+
+
+def test_a_pack_whose_files_changed_is_opened_again(face_analysis):
+    loader = node("DynamicIDFaceAnalysisLoader")
+    pack = face_analysis.recognition_file.parent
+    before = loader.fingerprint_inputs(pack="vectron", provider="CPU")
+    assert loader.fingerprint_inputs(pack="vectron", provider="CPU") == before
+    moved = next(pack.glob("2d106det*"))
+    try:
+        moved.rename(pack / "elsewhere")
+        assert loader.fingerprint_inputs(pack="vectron", provider="CPU") != before
+    finally:
+        (pack / "elsewhere").rename(moved)
+    assert loader.fingerprint_inputs(pack="unknown", provider="CPU") == []

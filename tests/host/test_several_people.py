@@ -259,3 +259,10 @@ def test_each_face_keeps_its_weight_where_sockets_between_are_empty(dynamicid):
     with_gap = run("DynamicIDAverageFaces", method="tokens", **given)[0]
     mixed = run("DynamicIDAverageFaces", face_1=first, face_2=second, weight_1=0.2, weight_2=0.8, method="tokens")[0]
     assert torch.equal(with_gap.tokens, mixed.tokens)
+
+
+def test_a_batch_of_reference_images_is_refused(dynamicid, face_analysis):
+    reference = photos.image(photos.astronaut(), photos.astronaut())
+    given = {"layout": "as in the reference image", "reference_image": reference, "face_analysis": face_analysis}
+    with pytest.raises(ValueError, match="takes one reference image; found a batch of 2"):
+        run("DynamicIDAutoLayout", face_1=faces(1)[0], **given)
