@@ -197,7 +197,7 @@ def test_a_mixed_or_saved_face_can_still_be_edited(edit):
 
 
 def test_a_missing_imr_or_keypoint_encoder_is_named(edit, editor):
-    with pytest.raises(ValueError, match="; imr and keypoint_encoder is none in Load DynamicID"):
+    with pytest.raises(ValueError, match="; imr and keypoint_encoder are none in Load DynamicID"):
         edit(dynamicid=load())
     with pytest.raises(ValueError, match="; keypoint_encoder is none in Load DynamicID"):
         edit(dynamicid=load(imr="IMR_tiny.bin"))
