@@ -1,8 +1,9 @@
 """python scripts/test.py [--quick] [pytest arguments]: every check there is, on a machine with nothing but Python.
 
-Lint, format, types, then pytest: once for all that needs no ComfyUI, for tests/host once per ComfyUI version, or only
-for the one that COMFYUI_PATH names, and for tests/browser in the newest, with a browser of this machine. --quick leaves
-out tests/host and tests/browser. Test files given as arguments restrict all three.
+Lint, format, types, then pytest: once for all that needs no ComfyUI, for tests/host once per ComfyUI version (those
+marked slow in the newest alone), or only for the one that COMFYUI_PATH names, and for tests/browser in the newest, with
+a browser of this machine. --quick leaves out tests/host and tests/browser. Test files given as arguments restrict all
+three.
 """
 
 from __future__ import annotations
@@ -147,17 +148,26 @@ def tested_hosts() -> dict[str, Path]:
     return {version: hosts.ensure_host(version) for version in hosts.HOSTS}
 
 
+def newest_of(found: dict[str, Path]) -> str:
+    """The newest version of our own, or the user's."""
+    return hosts.NEWEST_HOST if hosts.NEWEST_HOST in found else next(iter(found))
+
+
 def host_tests(options: list[str], files: list[str]) -> list[Stage]:
     """All hosts at the same time: most of a run is one thread's work. Output is shown host by host."""
     found = tested_hosts()
+    newest = newest_of(found)
     print(f"--- tests in ComfyUI {' and '.join(found)}", flush=True)
     threads = str(max(1, (os.cpu_count() or 1) // len(found)))
     LOGS.mkdir(parents=True, exist_ok=True)
 
     def run(version: str) -> Stage:
         env = test_environment(COMFYUI_PATH=str(found[version]), OMP_NUM_THREADS=threads)
-        arguments = [*options, *(files or [str(HOST_TESTS)])]
-        return run_pytest(f"tests in ComfyUI {version}", arguments, env, log=host_log(version), optional=bool(options))
+        slow = [] if version == newest else ["-m", "not slow"]
+        arguments = [*slow, *options, *(files or [str(HOST_TESTS)])]
+        return run_pytest(
+            f"tests in ComfyUI {version}", arguments, env, log=host_log(version), optional=bool(slow or options)
+        )
 
     stages = []
     with ThreadPoolExecutor(len(found)) as pool:
@@ -172,7 +182,7 @@ def host_tests(options: list[str], files: list[str]) -> list[Stage]:
 def browser_tests(options: list[str], files: list[str]) -> Stage:
     """The interface of the newest host. After the host tests, not beside them: it would wait for a busy processor."""
     found = tested_hosts()
-    version = hosts.NEWEST_HOST if hosts.NEWEST_HOST in found else next(iter(found))
+    version = newest_of(found)
     print(f"--- tests of the interface in ComfyUI {version}", flush=True)
     arguments = [*options, *(files or [str(BROWSER_TESTS)])]
     env = test_environment(COMFYUI_PATH=str(found[version]))
