@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -162,7 +163,7 @@ def from_bounding_box(boxes: Any) -> PixelBox:
         found = f"a list of {len(box)}" if isinstance(box, (list, tuple)) else type(box).__name__
         raise InputError(f"A face takes one bounding box with x, y, width and height in pixels; found {found}.")
     for name in ("x", "y", "width", "height"):
-        if not isinstance(box[name], (int, float)) or not math.isfinite(box[name]):
+        if not isinstance(box[name], Real) or not math.isfinite(box[name]):  # NumPy's numbers are real ones, too
             raise InputError(f"The bounding box's {name} is {box[name]!r}; it must be a number of pixels.")
     if box["width"] <= 0 or box["height"] <= 0:
         raise InputError(f"The bounding box is empty: {box['width']:g} x {box['height']:g} pixels.")

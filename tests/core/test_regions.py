@@ -1,5 +1,6 @@
 """Boxes on grids."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -217,3 +218,8 @@ def test_a_bounding_box_of_something_else_than_numbers_is_refused(value):
     for name in ("x", "width"):
         with pytest.raises(InputError, match=rf"bounding box's {name} is .*must be a number of pixels"):
             from_bounding_box({"x": 0, "y": 0, "width": 5, "height": 5, name: value})
+
+
+def test_a_bounding_box_may_hold_numbers_of_numpy():
+    box = {"x": np.int64(1), "y": np.float32(2), "width": np.int32(3), "height": 4}
+    assert from_bounding_box(box) == PixelBox(1, 2, 3, 4)
