@@ -4,6 +4,8 @@ import csv
 import io
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError
@@ -26,7 +28,8 @@ class Metrics:
         row = {"step": step, **figures}
         self._rows.append(row)
         if row.keys() <= set(self._names):
-            self._write("a", self._lines([row]))
+            with self._told(), self._file.open("a", encoding="utf-8", newline="") as file:
+                file.write(self._lines([row]))
         else:
             self._write_anew()
 
@@ -59,25 +62,25 @@ class Metrics:
     def _write_anew(self) -> None:
         """All rows, with a column for every figure; the file before it stays until this one is whole."""
         self._names = list(dict.fromkeys(name for row in self._rows for name in row)) or ["step"]
-        header = ",".join(self._names) + "\n"
         unfinished = self._file.with_suffix(".part")
-        self._write("w", header + self._lines(self._rows), unfinished)
-        os.replace(unfinished, self._file)
+        with self._told():
+            with unfinished.open("w", encoding="utf-8", newline="") as file:
+                file.write(",".join(self._names) + "\n" + self._lines(self._rows))
+            os.replace(unfinished, self._file)
 
     def _lines(self, rows: list[dict[str, float]]) -> str:
         lines = io.StringIO(newline="")
         csv.DictWriter(lines, self._names, lineterminator="\n").writerows(rows)
         return lines.getvalue()
 
-    def _write(self, mode: str, text: str, file: Path | None = None) -> None:
-        file = file or self._file
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            with file.open(mode, encoding="utf-8", newline="") as opened:
-                opened.write(text)
+            yield
         except OSError as error:
             raise InputError(
-                f"The figures of the run could not be written to {file}: {error}. Make room; running the same command "
-                "again goes on from the last state."
+                f"The figures of the run could not be written to {self._file}: {error}. Make room, or close the file "
+                "elsewhere; running the same command again goes on from the last state."
             ) from error
 
 
