@@ -253,8 +253,8 @@ def open_pack(
                 _log.warning("%s is left out: InsightFace does not know such models (%s)", file, error)
                 continue
             raise InputError(
-                f"{file.name} could not be opened; most often a download was cut off. Delete {file} and download the "
-                f"pack again. ({error})"
+                f"{file.name} could not be opened; most often a download was cut off. Delete the .onnx files in "
+                f"{folder} and run again, which downloads packs of InsightFace anew; copy other packs again. ({error})"
             ) from error
         if model is not None and models.setdefault(model.taskname, model) is not model:
             _log.warning("%s is left out: the pack has a model for %s already", file, model.taskname)

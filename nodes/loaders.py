@@ -95,12 +95,14 @@ class LoadMiniature(io.ComfyNode):
             node_id="DynamicIDMiniatureLoader",
             display_name="Load Miniature",
             category=CATEGORY,
-            description="Loads a whole small model that comes with the pack: for trying every node without downloads, "
-            f"on any computer. It paints drawn people in pictures of {size} pixels and knows few words.",
+            description="Loads a whole small model that comes with the pack: for trying every node on any computer, "
+            "without model files of your own. Only the InsightFace pack buffalo_s is downloaded. It paints "
+            f"drawn people in pictures of {size} pixels and knows few words.",
             inputs=[],
             outputs=[
                 io.Model.Output(
-                    display_name="model", tooltip=f"For Apply DynamicID. It paints well at {size} pixels only."
+                    display_name="model",
+                    tooltip=f"For Apply DynamicID. It paints well at {size} pixels only, and so much for each person.",
                 ),
                 io.Clip.Output(
                     display_name="clip", tooltip="For CLIP Text Encode. It knows the words of its captions."

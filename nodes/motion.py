@@ -50,8 +50,8 @@ class FaceKeypoints(io.ComfyNode):
         photos = images.photographs(image)
         if len(photos) > 1:
             raise InputError(
-                f"Face Keypoints takes one driving picture; found a batch of {len(photos)}. Choose one with Get Image "
-                "from Batch."
+                f"Face Keypoints takes one driving picture; found a batch of {len(photos)}. Choose one with "
+                "ImageFromBatch (Get Image from Batch in later versions)."
             )
         found = face_analysis.choose(photos[0], order, index)
         keypoints = measure(photos[0], found.chosen, portrait_square(photos[0], found.chosen))

@@ -155,8 +155,8 @@ def _as_in(
     picture, *more = images.photographs(reference_image)
     if more:
         raise InputError(
-            f"Auto Layout takes one reference image; found a batch of {1 + len(more)}. Choose one with Get Image from "
-            "Batch."
+            f"Auto Layout takes one reference image; found a batch of {1 + len(more)}. Choose one with "
+            "ImageFromBatch (Get Image from Batch in later versions)."
         )
     height, width = picture.shape[:2]
     return picture, layouts.from_faces([face.box for face in analysis.detect(picture)], height, width, people)

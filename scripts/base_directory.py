@@ -39,6 +39,7 @@ MODEL_FOLDERS = {
     "ipadapter": (),
     "insightface": (),
 }
+WRITTEN_TO = ("dynamicid", "insightface")
 
 
 def prepare(name: str) -> Path:
@@ -64,10 +65,13 @@ def write_extra_paths(base: Path, host: Path | None) -> None:
     if host is None:
         extra_paths_file(base).unlink(missing_ok=True)
         return
-    # A JSON string is a YAML string too, whatever the path contains.
-    lines = ["user:", f"  base_path: {json.dumps(str(host / 'models'))}"]
-    for kind, folders in MODEL_FOLDERS.items():
-        lines.append(f"  {kind}: {json.dumps(chr(10).join(folders or (kind,)))}")
+    # What is downloaded goes into the first folder of its kind: the user's must not be the first.
+    sections = (("own", base, {kind: MODEL_FOLDERS[kind] for kind in WRITTEN_TO}), ("user", host, MODEL_FOLDERS))
+    lines = []
+    for name, root, kinds in sections:
+        # A JSON string is a YAML string too, whatever the path contains.
+        lines += [f"{name}:", f"  base_path: {json.dumps(str(root / 'models'))}"]
+        lines += [f"  {kind}: {json.dumps(chr(10).join(folders or (kind,)))}" for kind, folders in kinds.items()]
     extra_paths_file(base).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -71,7 +71,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--comfyui", type=Path, metavar="DIR", help="ComfyUI's folder (default: COMFYUI_PATH)")
     add("--people", type=_numbers, default=[1, 2, 3], metavar="N,N", help="people in a picture (default: 1,2,3)")
-    add("--seeds", type=int, default=1, metavar="N", help="pictures of each case (default: 1)")
+    add("--seeds", type=int, default=1, metavar="N", help="noises that the cases are spread over (default: 1)")
     add("--steps", type=int, default=50, metavar="N", help="of the sampler (default: 50)")
     add("--size", type=_size, default=(512, 512), metavar="WxH", help="of the pictures (default: 512x512)")
     add("--limit", type=int, default=280, metavar="N", help="cases for each number of people (default: 280)")

@@ -195,7 +195,7 @@ def test_a_pack_without_keypoints_still_finds_people(tmp_path):
 def test_a_cut_off_model_file_is_named(tmp_path):
     for file in Path(PACK).glob("*.onnx"):
         (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"(\w+\.onnx) could not be opened.* Delete .*\1 and download"):
+    with pytest.raises(InputError, match=r"\w+\.onnx could not be opened.* Delete the .onnx files in .*anew"):
         open_pack(tmp_path, "CPU")
 
 

@@ -194,13 +194,25 @@ def test_models_of_the_users_comfyui_are_searched_too(empty_repository, monkeypa
     comfyui = make_comfyui(empty_repository / 'a "strange" name')
     monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
     base = base_directory.prepare("use")
-    (section,) = yaml.safe_load(base_directory.extra_paths_file(base).read_text()).values()
+    section = yaml.safe_load(base_directory.extra_paths_file(base).read_text())["user"]
     assert section["base_path"] == str(comfyui / "models")
     assert section["text_encoders"].splitlines() == ["text_encoders", "clip"]
     assert {"dynamicid", "ipadapter", "insightface", "checkpoints"} <= set(section)
     monkeypatch.delenv("COMFYUI_PATH")
     base_directory.prepare("use")
     assert not base_directory.extra_paths_file(base).exists()
+
+
+def test_nothing_is_written_into_the_models_of_the_users_comfyui(empty_repository, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(empty_repository / "ComfyUI")))
+    base = base_directory.prepare("use")
+    sections = yaml.safe_load(base_directory.extra_paths_file(base).read_text())
+    assert list(sections) == ["own", "user"]  # a host takes the first folder of a kind
+    assert sections["own"] == {
+        "base_path": str(base / "models"),
+        "dynamicid": "dynamicid",
+        "insightface": "insightface",
+    }
 
 
 # --- which models a user has

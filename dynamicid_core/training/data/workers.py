@@ -2,11 +2,12 @@
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 from ...errors import InputError
@@ -55,3 +56,12 @@ def _start_worker() -> None:
     # Ctrl-C reaches workers too. They end the task at hand, and the pool then ends them: one that died first would look
     # like one that was killed from outside.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A process that was killed cannot end its pool, whose workers would wait, and keep their memory, for good.
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
