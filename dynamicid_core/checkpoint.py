@@ -28,6 +28,7 @@ from .imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 ADAPTER, IMR, KEYPOINT_ENCODER = "adapter", "imr", "keypoint_encoder"
 PART_NAMES = {ADAPTER: "an adapter (face encoder and SAA)", IMR: "an IMR", KEYPOINT_ENCODER: "a keypoint encoder"}
 FORMAT_VERSION = "1"
+_FORMAT = "dynamicid-{}"
 
 _log = logging.getLogger(__name__)
 # A tensor that only this part has, by its name inside the part.
@@ -115,7 +116,8 @@ def read_checkpoint(
     modules = {module: _take(tensors, module) for module in _MODULES[part]}
     _check_complete(part, modules, path)
     how = variant or _variant(tensors, metadata, undecided)
-    published = "" if "format" in metadata or part != ADAPTER else how.recognition
+    ours = metadata.get("format") == _FORMAT.format(part)  # "pt" is what every other safetensors file has there
+    published = "" if ours or part != ADAPTER else how.recognition
     checkpoint = Checkpoint(part, modules, how, metadata.get("recognition", published))
     if part == ADAPTER:
         _log.info("%s read as %s for %s", path.name, checkpoint.variant.name, checkpoint.family)
@@ -139,7 +141,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    metadata = {"format": f"dynamicid-{checkpoint.part}", "version": FORMAT_VERSION}
+    metadata = {"format": _FORMAT.format(checkpoint.part), "version": FORMAT_VERSION}
     if checkpoint.part == KEYPOINT_ENCODER:
         sizes = KeypointEncoderSizes.of(checkpoint.modules[KEYPOINT_ENCODER])
         return {**metadata, "sizes": json.dumps(vars(sizes))}

@@ -113,7 +113,7 @@ def _publish(
     """
     path, number = wanted, 1
     while True:
-        if path.exists():
+        if os.path.lexists(path):  # a link that leads nowhere is there, too
             if _holds(kind, path, tensors, metadata):
                 return path
             number += 1

@@ -1,11 +1,12 @@
 """Pictures on their way in: ComfyUI's tensors become photographs, photographs become what CLIP looks at."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import InputError
@@ -49,6 +50,21 @@ def photographs(image: Tensor) -> list[Photo]:
             "It was probably broken by the node before this one; use a picture from Load Image."
         )
     return [_photograph(picture) for picture in image.detach().float().cpu()]
+
+
+def open_photo(path: Path) -> Photo:
+    """A photo upright, as its camera meant it; grey becomes RGB, transparency becomes white. Raises InputError."""
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+                picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            return np.array(picture.convert("RGB"))
+    except Exception as error:  # for broken files, Pillow raises what its many decoders raise
+        raise InputError(f"{path} could not be read as a picture ({error})") from error
 
 
 def central_square(photo: Photo) -> Square:

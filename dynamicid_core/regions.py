@@ -19,6 +19,7 @@ LATENT_CELL = 8
 INSIDE = 0.5
 """A mask's value from which on a cell counts as inside the region."""
 _DIGITS = 9  # x + width is rounded to this many, so that 0.6 + 0.3 is 0.9 as the user wrote it
+_DIGITS_OF_CELLS = 6
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ class MaskRegion:
 
     @property
     def inside_from(self) -> float:
-        """The coverage from which on a cell is inside: ``INSIDE``, or the largest value of a mask that stays below."""
-        return min(INSIDE, float(self.mask.max()))
+        """The coverage from which on a cell is inside: ``INSIDE``, or half of the most that a fainter mask has."""
+        largest = float(self.mask.max())
+        return INSIDE if largest >= INSIDE else largest / 2
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -137,6 +139,7 @@ class MaskRegion:
 
 
 Region = Box | PixelBox | MaskRegion
+_SIDES = ("x", "y", "width", "height")
 
 
 def from_mask(mask: Tensor) -> MaskRegion:
@@ -159,15 +162,15 @@ def from_mask(mask: Tensor) -> MaskRegion:
 def from_bounding_box(boxes: Any) -> PixelBox:
     """A BOUNDING_BOX, {x, y, width, height} in pixels or a list with one of them -> region."""
     box = boxes[0] if isinstance(boxes, (list, tuple)) and len(boxes) == 1 else boxes
-    if not isinstance(box, dict) or not {"x", "y", "width", "height"} <= box.keys():
+    if not isinstance(box, dict) or not box.keys() >= set(_SIDES):
         found = f"a list of {len(box)}" if isinstance(box, (list, tuple)) else type(box).__name__
         raise InputError(f"A face takes one bounding box with x, y, width and height in pixels; found {found}.")
-    for name in ("x", "y", "width", "height"):
+    for name in _SIDES:
         if not isinstance(box[name], Real) or not math.isfinite(box[name]):  # NumPy's numbers are real ones, too
             raise InputError(f"The bounding box's {name} is {box[name]!r}; it must be a number of pixels.")
     if box["width"] <= 0 or box["height"] <= 0:
         raise InputError(f"The bounding box is empty: {box['width']:g} x {box['height']:g} pixels.")
-    return PixelBox(box["x"], box["y"], box["width"], box["height"])
+    return PixelBox(*(float(box[name]) for name in _SIDES))
 
 
 def layout_on_grid(
@@ -245,14 +248,20 @@ def _shares(
 
 
 def _cell_range(start: float, end: float, cells: int) -> slice:
-    first, last = int(start * cells), int(end * cells)
+    first, last = int(_cells(start, cells)), int(_cells(end, cells))
     if first < last:
         return slice(first, last)
-    centre = min(int((start + end) / 2 * cells), cells - 1)
+    centre = min(int(_cells((start + end) / 2, cells)), cells - 1)
     return slice(centre, centre + 1)
+
+
+def _cells(fraction: float, cells: int) -> float:
+    """How many cells that is. Rounded, so that 120 of 832 pixels are 15 of 104 cells and not a hair less."""
+    return round(fraction * cells, _DIGITS_OF_CELLS)
 
 
 def _crop(mask: Tensor, view: Box) -> Tensor:
     height, width = mask.shape
-    top, left = min(int(view.y0 * height), height - 1), min(int(view.x0 * width), width - 1)
-    return mask[top : max(math.ceil(view.y1 * height), top + 1), left : max(math.ceil(view.x1 * width), left + 1)]
+    top, left = min(int(_cells(view.y0, height)), height - 1), min(int(_cells(view.x0, width)), width - 1)
+    bottom, right = math.ceil(_cells(view.y1, height)), math.ceil(_cells(view.x1, width))
+    return mask[top : max(bottom, top + 1), left : max(right, left + 1)]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules import attention
 from torch import Tensor, nn
 
 from .. import adapter, regions, saa
@@ -20,7 +20,7 @@ from .rows import POSITIVE, Forward, Row
 _log = logging.getLogger(__name__)
 # Hosts before 0.3.60 do not take transformer_options here; later ones need them for attention overrides.
 _TAKES_OPTIONS = any(
-    name in inspect.signature(inspect.unwrap(optimized_attention)).parameters
+    name in inspect.signature(inspect.unwrap(attention.optimized_attention)).parameters
     for name in ("transformer_options", "kwargs")
 )
 
@@ -239,7 +239,7 @@ class IdentityPatch:
                 placed, self.counts, *grid, forward.boost, views, q.device, dtype, self._pads(q)
             )
 
-        return self._keep((grid, forward.boost, views, q.device, dtype), build)
+        return self._keep((grid, forward.latent, forward.boost, views, q.device, dtype), build)
 
     def _pads(self, q: Tensor) -> bool:
         """A mask makes other kernels run, on which it pays on every device; without one it pays on the CPU."""
@@ -254,6 +254,6 @@ class IdentityPatch:
 def text_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
     """The host's own attention, [B, N, C], for what its replacement patches are given."""
     options = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
-    return optimized_attention(
+    return attention.optimized_attention(  # not bound once: other packs put their own in its place at any time
         q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], **options
     )

@@ -87,9 +87,9 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
 
 
 def _is_8_bit(weight: Tensor) -> bool:
-    """Also when the host wraps it in a tensor of the dtype that it computes in."""
+    """Also when the host wraps it in a tensor of the dtype that it computes in. Bytes are another pack's format."""
     small = getattr(weight, "_qdata", weight).dtype
-    return small.itemsize == 1
+    return small.itemsize == 1 and (small.is_floating_point or hasattr(weight, "_qdata"))
 
 
 def _frees(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool], None]:
@@ -124,7 +124,7 @@ class UnmergedUpdate:
 
 def _unet_shapes(model: ModelPatcher) -> dict[str, torch.Size]:
     network = getattr(model.model, "diffusion_model", None)
-    return {key: tensor.shape for key, tensor in network.state_dict().items()} if network is not None else {}
+    return {name: weight.shape for name, weight in network.named_parameters()} if network is not None else {}
 
 
 def _check_face(face: Face, dynamicid: DynamicID) -> None:

@@ -1,18 +1,17 @@
 """What an evaluation asks for: which people, in which scenes, with which expressions and poses."""
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
 from ..expression import EXPRESSIONS
 from ..face_prompt import face_prompt
-from ..images import Photo
+from ..images import Photo, open_photo
 from ..keypoints import Keypoints
 from ..layouts import MOST_PEOPLE
 from ..motion import LIMIT, edit_motion
@@ -36,7 +35,8 @@ _WHO = ("a person", *(f"{n} people" for n in ("two", "three", "four", "five", "s
 # Pitch and yaw that are asked for, in degrees: well beyond the 10 at which a class begins.
 _ANGLES = {FRONT: (0.0, 0.0), SIDE: (0.0, 30.0), UP: (20.0, 0.0), DOWN: (-20.0, 0.0)}
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_LONGEST_NAME = 50  # names of people become names of files, which have an end
+_LONGEST_NAME, _LONGEST_KEY = 50, 200  # bytes; names of people become names of files, which have an end
+_BETWEEN_NAMES = ("+", ";")  # in the names of pictures, and in tables
 # Step from one person of a group to the next through MOTIONS: another expression and another pose.
 _NEXT_MOTION = 9
 
@@ -50,11 +50,7 @@ class Reference:
 
     def read(self) -> Photo:
         """The photo, upright. Raises InputError when it is no picture."""
-        try:
-            with Image.open(self.path) as picture:
-                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"{self.path} could not be read as a picture: {error}") from error
+        return open_photo(self.path)
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,10 @@ class Case:
     def key(self) -> str:
         """Its name, which differs from that of every other case."""
         asked = "+".join(f"{motion.expression}-{motion.pose}" for motion in self.motions)
-        return f"{'+'.join(self.people)}_{asked}_scene{self.scene}_seed{self.seed}"
+        who = f"{'+'.join(self.people)}_{asked}"
+        if len(who.encode()) > _LONGEST_KEY:
+            who = f"people{len(self.people)}_{hashlib.sha256(who.encode()).hexdigest()[:16]}"
+        return f"{who}_scene{self.scene}_seed{self.seed}"
 
 
 def find_references(folder: Path) -> list[Reference]:
@@ -133,8 +132,12 @@ def find_references(folder: Path) -> list[Reference]:
             "folder of photos, of each person there."
         )
     for name in found:
-        if len(name) > _LONGEST_NAME:
-            raise InputError(f"The name {name} has {len(name)} letters; {_LONGEST_NAME} are allowed. Rename the photo.")
+        if len(name.encode()) > _LONGEST_NAME:
+            raise InputError(
+                f"The name {name} takes {len(name.encode())} bytes; {_LONGEST_NAME} are allowed. Rename the photo."
+            )
+        if any(sign in name for sign in _BETWEEN_NAMES):
+            raise InputError(f"The name {name} has one of {' '.join(_BETWEEN_NAMES)} in it. Rename the photo.")
     return list(found.values())
 
 

@@ -124,6 +124,14 @@ def test_published_files_were_trained_with_buffalo_l_and_own_ones_tell(tmp_path)
         assert read_checkpoint(path, ADAPTER).recognition == name
 
 
+def test_a_published_file_that_somebody_converted_was_still_trained_with_buffalo_l(tmp_path):
+    path = tmp_path / "converted.safetensors"
+    halves = torch.load(adapter_file(tmp_path / "a", 768, 32), weights_only=True)
+    flat = {f"{half}.{key}": tensor for half, tensors in halves.items() for key, tensor in tensors.items()}
+    save_file(flat, path, metadata={"format": "pt"})
+    assert face_analysis.PACK_OF[read_checkpoint(path, ADAPTER).recognition] == "buffalo_l"
+
+
 def test_the_user_can_say_what_an_adapter_is(tmp_path):
     path = adapter_file(tmp_path / "a", 768, 32)
     assert read_checkpoint(path, ADAPTER, variant=checkpoint.FACEID_PLUS_V2).variant.shortcut

@@ -102,6 +102,24 @@ def test_references_that_cannot_be_used_are_told(tmp_path):
         find_references(tmp_path)
 
 
+def test_photos_are_read_as_those_of_a_data_set(tmp_path):
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (find_references(tmp_path)[0].read() == 255).all()
+
+
+@pytest.mark.parametrize("name", ["a+b", "Smith; Anna", "b" * 51, "名" * 17])
+def test_names_that_no_picture_can_be_called_by_are_told(tmp_path, name):
+    save_photo(tmp_path / f"{name}.png")
+    with pytest.raises(InputError, match="Rename the photo"):
+        find_references(tmp_path)
+
+
+def test_eight_people_with_long_names_still_make_names_of_files():
+    cases = plan([f"{i}" + "名" * 16 for i in range(8)], people=8, seeds=2)
+    assert max(len(f"{case.key}.png".encode()) for case in cases) < 255
+    assert len({case.key for case in cases}) == len(cases)
+
+
 def test_too_few_people_for_a_group_are_told():
     with pytest.raises(InputError, match="3 people need 3 references; found 2"):
         plan(["a", "b"], people=3, seeds=1)

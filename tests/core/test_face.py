@@ -1,5 +1,6 @@
 """Faces in files."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -184,6 +185,12 @@ def test_faces_saved_at_once_under_one_name_are_all_kept(tmp_path):
     assert len(set(paths)) == 24
     assert all(torch.equal(load_face(path).tokens, face.tokens) for path, face in zip(paths, faces, strict=True))
     assert list(tmp_path.glob("*.part")) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a right to make links")
+def test_a_link_that_leads_nowhere_is_not_written_through(tmp_path):
+    (tmp_path / "anna.safetensors").symlink_to(tmp_path / "elsewhere" / "anna.safetensors")
+    assert save_face(make_face(), tmp_path, "anna").name == "anna_2.safetensors"
 
 
 def test_a_disk_without_hard_links_keeps_faces_too(tmp_path, monkeypatch):

@@ -196,6 +196,45 @@ def test_a_mask_that_stays_below_a_half_still_places_its_person():
     assert (layout.mask[0, 0] == 0).tolist() == [[True, False], [False, True]]
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.45])
+@pytest.mark.parametrize("cells", [64, 32, 24])
+def test_a_faint_mask_covers_all_of_its_place_on_every_grid(cells, value):
+    mask = torch.zeros(512, 512)
+    mask[:, :256] = value
+    layout = layout_on_grid([from_mask(mask), from_mask(mask.flip(1))], [1, 1], cells, cells, boost=2)
+    assert layout.gate_offset.eq(2).all()
+    left = allowed(layout, cells, cells)[:, : cells // 2].reshape(-1, 2)
+    assert left.tolist() == [[True, False]] * len(left)
+
+
+def test_a_faint_mask_with_a_soft_edge_ends_at_half_of_what_it_has_at_most():
+    region = from_mask(torch.tensor([[0.1, 0.19, 0.21, 0.4, 0.3, 0.0]]))
+    layout = layout_on_grid([region], [1], 1, 6, boost=2)
+    assert layout.gate_offset.flatten().tolist() == [0, 0, 2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("pixels", range(64, 2049, 8))
+def test_a_box_in_pixels_that_ends_between_cells_covers_just_these_cells(pixels):
+    for first in range(0, pixels // 8, 7):
+        covered = PixelBox(8 * first, 0, 8, 64).on(64, pixels).coverage(8, pixels // 8)[0]
+        assert covered.nonzero().flatten().tolist() == [first]
+
+
+def test_areas_that_end_between_cells_show_just_the_cells_of_a_box():
+    for last in range(1, 97):
+        for first in range(last):
+            view = Box(0, 0, last / 96, 1)
+            covered = Box(first / 96, 0, (first + 1) / 96, 1).coverage(1, last, view)[0]
+            assert covered.nonzero().flatten().tolist() == [first]
+
+
+def test_a_part_of_a_mask_that_ends_between_pixels_shows_no_pixel_more():
+    for last in range(1, 104):
+        mask = torch.zeros(1, 104)
+        mask[0, last:] = 1
+        assert not from_mask(mask).coverage(1, 1, Box(0, 0, last / 104, 1)).any()
+
+
 def test_a_part_of_the_picture_that_ends_inside_a_pixel_shows_that_pixel():
     lower_right = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
     assert from_mask(lower_right).coverage(4, 4, Box(0, 0, 0.75, 0.75)).any()
@@ -223,3 +262,8 @@ def test_a_bounding_box_of_something_else_than_numbers_is_refused(value):
 def test_a_bounding_box_may_hold_numbers_of_numpy():
     box = {"x": np.int64(1), "y": np.float32(2), "width": np.int32(3), "height": 4}
     assert from_bounding_box(box) == PixelBox(1, 2, 3, 4)
+
+
+def test_a_bounding_box_of_small_whole_numbers_does_not_overflow():
+    box = {"x": np.uint8(200), "y": np.uint8(0), "width": np.uint8(100), "height": np.uint8(100)}
+    assert from_bounding_box(box).on(400, 400) == Box(0.5, 0, 0.75, 0.25)

@@ -10,10 +10,11 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
 from dynamicid_core.face_prompt import face_prompt
+from dynamicid_core.images import open_photo
 from dynamicid_core.training.data import gates
 from dynamicid_core.training.data.build import build_person
 from dynamicid_core.training.data.gates import Gates, strangers
-from dynamicid_core.training.data.photos import find_people, open_photo
+from dynamicid_core.training.data.photos import find_people
 from dynamicid_core.training.data.shards import read_samples
 from tests import photos
 from tests.training.builder import contents, faces, needs_pack, run, save_person, turned

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from dynamicid_core.errors import InputError
+from dynamicid_core.images import open_photo
 from dynamicid_core.training.data import __main__ as command
-from dynamicid_core.training.data.photos import find_people, open_photo
+from dynamicid_core.training.data.photos import find_people
 from dynamicid_core.training.data.sample import from_record, to_record
 from dynamicid_core.training.data.shards import ShardWriter, dataset, read_samples
 from tests import photos

@@ -16,11 +16,11 @@ from tqdm import tqdm
 from ...errors import InputError
 from ...face_analysis import DetectedFace, FaceAnalysis, in_order, open_pack
 from ...face_prompt import face_prompt
-from ...images import Photo
+from ...images import Photo, open_photo
 from ...portrait import measure, portrait_square
 from . import gates
 from .gates import Gates, Rejection
-from .photos import Person, find_people, open_photo
+from .photos import Person, find_people
 from .sample import Record, Sample, sample_key, to_record
 from .shards import SHARD_SIZE, ShardWriter
 from .workers import in_parallel

@@ -5,11 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
-
 from ...errors import InputError
-from ...images import Photo
 
 DEFAULT_CAPTION = "a photo of a person"
 _CAPTION = ".txt"
@@ -61,21 +57,6 @@ def find_people(folder: Path) -> tuple[list[Person], list[str]]:
             "person."
         )
     return people, strays
-
-
-def open_photo(path: Path) -> Photo:
-    """A photo upright, as its camera meant it; grey becomes RGB, transparency becomes white. Raises InputError."""
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-                picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            return np.array(picture.convert("RGB"))
-    except Exception as error:  # for broken files, Pillow raises what its many decoders raise
-        raise InputError(f"{path} could not be read as a picture ({error})") from error
 
 
 def _photos(folder: Path) -> list[str]:
