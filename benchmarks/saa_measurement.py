@@ -64,7 +64,7 @@ def processor() -> str:
 
 def make_variants(dtype: torch.dtype) -> list[Variant]:
     """Of random weights of that dtype, with all numbers of people of the order."""
-    return variants(sd15(dtype), random_adapter(), ORDER["people"])
+    return variants(sd15(dtype), random_adapter(), ORDER["people"], ORDER["soft_masks"])
 
 
 def main() -> None:

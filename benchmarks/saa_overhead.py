@@ -41,6 +41,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--attention", choices=tuple(ATTENTION), nargs="+", default=list(ATTENTION))
+    parser.add_argument(
+        "--regions", choices=("boxes", "soft-masks"), default="boxes", help="what people are placed by (default: boxes)"
+    )
     options = parser.parse_args(arguments)
     if len(options.steps) not in (1, len(options.sizes)):
         parser.error("--steps takes one number, or as many as --sizes")
@@ -72,7 +75,8 @@ def run(options: argparse.Namespace) -> None:
     host = hosts.user_host() or hosts.ensure_host()
     kinds = list(dict.fromkeys(options.attention))
     measurements = [measure(host, kind, options, count=kind == kinds[0]) for kind in kinds]
-    stem = RESULTS / f"{options.device}-{time.strftime('%Y-%m-%d')}"
+    of_masks = "" if options.regions == "boxes" else f"-{options.regions}"
+    stem = RESULTS / f"{options.device}-{time.strftime('%Y-%m-%d')}{of_masks}"
     text = saa_report.write(stem, measurements)
     print(f"\n{text}\nWritten to {stem.relative_to(ROOT)}.md, .csv and .png; "
           f"took {time.monotonic() - begun:.0f} s.")  # fmt: skip
@@ -94,6 +98,7 @@ def measure(host: Path, attention: str, options: argparse.Namespace, count: bool
             "host_arguments": ATTENTION[attention] + (["--cpu"] if options.device == "cpu" else []),
             "device": options.device,
             "people": sorted({0, *options.people}),  # everything is compared with 0
+            "soft_masks": options.regions == "soft-masks",
             "steps": dict(zip(options.sizes, steps, strict=True)),
             "count_in": COUNT_IN[options.device] if count else [],
             "result": str(result),

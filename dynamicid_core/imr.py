@@ -209,6 +209,17 @@ class KeypointEncoder(nn.Module):
         return raster.flatten(1)
 
 
+class _BatchNorm(nn.BatchNorm2d):
+    """A host short of memory leaves it where it was loaded, since it has no such layer among those that it moves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.weight.device == x.device:
+            return super().forward(x)
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, weight, bias = (getattr(self, name).to(x.device) for name in names)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
+
+
 class _ConvBlock(nn.Module):
     def __init__(
         self, before: int, after: int, kernel: int, stride: int, padding: int, operations: Any, placed: dict[str, Any]
@@ -216,7 +227,7 @@ class _ConvBlock(nn.Module):
         super().__init__()
         self.conv_block = nn.Sequential(
             operations.Conv2d(before, after, kernel, stride, padding, **placed),
-            nn.BatchNorm2d(after, device=placed["device"]),
+            _BatchNorm(after, device=placed["device"]),
         )
         self.residual = before == after and stride == 1 and padding > 0
 

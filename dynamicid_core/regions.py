@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
-from .saa import Layout, padded
+from .saa import Layout, Shares, padded
 
 LATENT_CELL = 8
 """Pixels of a latent's cell, in SD1.5 and SDXL alike."""
@@ -206,12 +206,13 @@ def layout_on_grid(
     anywhere = inside.any(dim=1, keepdim=True)
     unplaced = torch.tensor([region is None for region in regions])[:, None]
     allowed = (inside | unplaced | ~anywhere).repeat_interleave(torch.tensor(tokens), dim=1)  # [views, T, N]
+    columns = padded(sum(tokens)) if pad else sum(tokens)
     scale, offset = boosted_gate(anywhere.float().mT, boost) if boost else (None, None)
     return Layout(
-        _mask(allowed, padded(sum(tokens)) if pad else sum(tokens), dtype, device),
+        None if allowed.all() else _mask(allowed, torch.zeros(()), columns).to(device, dtype),
         None if scale is None else scale.to(device),
         None if offset is None else offset.to(device),
-        _shares(covered, tokens, device),
+        _shares(covered, allowed, tokens, columns, device, dtype),
     )
 
 
@@ -222,29 +223,30 @@ def boosted_gate(inside: Tensor, boost: float) -> tuple[Tensor, Tensor]:
     return inside + (1 - inside) / (1 + boost), inside * boost
 
 
-def _mask(allowed: Tensor, columns: int, dtype: torch.dtype, device: torch.device | str) -> Tensor | None:
-    """[views, T, N] -> [views, 1, N, columns], 0 and -inf; None when every token is allowed."""
-    if allowed.all():
-        return None
-    views, tokens, queries = allowed.shape
-    mask = torch.full((views, 1, queries, columns), -math.inf, dtype=dtype)
-    mask[:, 0, :, :tokens].masked_fill_(allowed.mT, 0)
-    return mask.to(device)
+def _mask(allowed: Tensor, logits: Tensor, columns: int) -> Tensor:
+    """[views, T, N], both -> [views, 1, N, columns]: the logits where that is allowed, else -inf."""
+    mask = torch.where(allowed, logits, -math.inf).mT
+    return F.pad(mask, (0, columns - mask.shape[-1]), value=-math.inf).unsqueeze(1)
 
 
 def _shares(
-    covered: Tensor, tokens: Sequence[int], device: torch.device | str
-) -> tuple[tuple[slice, Tensor], ...] | None:
-    """For soft masks: each person's tokens and how much of their contribution a query takes; None if all take all."""
+    covered: Tensor,
+    allowed: Tensor,
+    tokens: Sequence[int],
+    columns: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Shares | None:
+    """Of covered [views, people, N] and allowed [views, T, N]; None without soft masks."""
     soft = (covered > 0) & (covered < 1)
     if not soft.any():
         return None
-    shares = torch.where(soft, covered, 1.0).to(device)  # where a mask is 0, people are as outside a box
-    ends = torch.tensor(tokens).cumsum(0).tolist()
-    return tuple(
-        (slice(end - count, end), shares[:, i, :, None])
-        for i, (end, count) in enumerate(zip(ends, tokens, strict=True))
-    )
+    shares = torch.where(soft, covered, 1.0)  # where a mask is 0, people are as outside a box
+    counts = torch.tensor(tokens)
+    mask = _mask(allowed, shares.log().repeat_interleave(counts, dim=1), columns)
+    owners = torch.eye(len(tokens)).repeat_interleave(counts, dim=0)
+    owners = F.pad(owners, (0, 0, 0, columns - len(owners)))
+    return Shares(*(part.to(device, dtype) for part in (shares.mT, mask, owners)))
 
 
 def _cell_range(start: float, end: float, cells: int) -> slice:

@@ -5,7 +5,7 @@ Shapes: B batch rows, N queries, C channels with the heads joined, H heads, d = 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -61,19 +61,32 @@ class IdentityTokens:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """How soft masks weaken people, for n people.
+
+    of_people: [V, N, n], the part of each person's contribution that each query takes, more than 0. mask: [V, 1, N, T],
+    ``Layout.mask`` with the logarithms of these parts in place of the zeros. owners: [T, n], 1 where a token is a
+    person's. All in the attention's dtype.
+    """
+
+    of_people: Tensor
+    mask: Tensor
+    owners: Tensor
+
+
+@dataclass(frozen=True)
 class Layout:
     """The people's regions on one layer's grid; V is 1, or B when the rows of a batch show different parts.
 
     mask: [V, 1, N, T] in the attention's dtype, 0 where a query may attend to a token and -inf where not; None when all
     may. gate_scale, gate_offset: [V, N, 1] float32, the layout boost as ``gate * scale + offset``; None when the boost
-    is over. shares: for soft masks, each person's tokens and the part [V, N, 1] of their contribution that each query
-    takes; None when all is taken.
+    is over. shares: for soft masks; None when every query takes all of each person's contribution.
     """
 
     mask: Tensor | None = None
     gate_scale: Tensor | None = None
     gate_offset: Tensor | None = None
-    shares: tuple[tuple[slice, Tensor], ...] | None = None
+    shares: Shares | None = None
 
 
 def padded(tokens: int) -> int:
@@ -121,11 +134,7 @@ def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
 
 def identity_attention(query: Tensor, identity: IdentityTokens, mask: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt(d) + mask) V (see ``Layout``), [B, N, C] in the identity's dtype."""
-    heads = identity.keys.shape[1]
-    mask = identity.padding if mask is None else mask
-    queries = _split_heads(query, heads).to(identity.keys.dtype)
-    out = F.scaled_dot_product_attention(queries, identity.keys, identity.values, attn_mask=mask)
-    return out.transpose(1, 2).reshape(query.shape)
+    return _attend(query, identity, identity.values, mask).reshape(query.shape)
 
 
 def person_gates(
@@ -144,7 +153,10 @@ def person_gates(
         scores = scores + mask.float()
     probabilities = scores.softmax(dim=-1).mean(dim=1)[..., : sum(counts)]
     parts = probabilities.split(list(counts), dim=-1)  # [B, N, tokens of a person] each
-    return gate * torch.stack([part.sum(dim=-1) for part in parts], dim=1)
+    taken = torch.stack([part.sum(dim=-1) for part in parts], dim=1)
+    if layout is not None and layout.shares is not None:
+        taken = taken * layout.shares.of_people.mT.float()
+    return gate * taken
 
 
 def semantic_activated_attention(
@@ -178,13 +190,24 @@ def semantic_activated_attention(
 def _attend_in_layout(query: Tensor, identity: IdentityTokens, layout: Layout | None) -> Tensor:
     if layout is None or layout.shares is None:
         return identity_attention(query, identity, None if layout is None else layout.mask)
-    total = torch.zeros_like(query, dtype=identity.values.dtype)
-    for tokens, share in layout.shares:
-        values = torch.zeros_like(identity.values)
-        values[:, :, tokens] = identity.values[:, :, tokens]
-        alone = replace(identity, values=values)
-        total = torch.addcmul(total, share.to(total.dtype), identity_attention(query, alone, layout.mask))
-    return total
+    shares = layout.shares
+    people = shares.owners.shape[-1]
+    if people == 1:
+        return identity_attention(query, identity, layout.mask) * shares.of_people
+    # Two attentions for any number of people. Shares in the logits weaken each person's tokens, but softmax then makes
+    # up for what was taken away; how much that was, is the attention to each person times their share.
+    weakened = _attend(query, identity, identity.values, shares.mask)
+    owners = F.pad(shares.owners, (0, max(0, identity.values.shape[-1] - people)))  # kernels want one head size
+    of_people = _attend(query, identity, owners.expand(*identity.keys.shape[:2], -1, -1), layout.mask)
+    left = (of_people[..., :people] * shares.of_people.unsqueeze(2)).sum(dim=-1, keepdim=True)
+    return (weakened * left).reshape(query.shape)
+
+
+def _attend(query: Tensor, identity: IdentityTokens, values: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, N, H, size of the values' heads]."""
+    mask = identity.padding if mask is None else mask
+    queries = _split_heads(query, identity.keys.shape[1]).to(identity.keys.dtype)
+    return F.scaled_dot_product_attention(queries, identity.keys, values, attn_mask=mask).transpose(1, 2)
 
 
 def attention_dtype(query: Tensor) -> torch.dtype:

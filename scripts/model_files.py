@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,7 @@ def find_weights(host: Path) -> Weights | None:
     """The first file of each kind in a ComfyUI's model folders; None if a kind is missing."""
     checkpoint = find_model(host, "checkpoints", is_sd15_checkpoint)
     clip_vision = find_model(host, "clip_vision", is_vit_h)
-    # What a pickled file holds cannot be seen without loading it: it is taken if there is nothing better.
-    adapter = find_model(host, "dynamicid", is_adapter) or find_pickle(host, "dynamicid")
+    adapter = next(filter(None, (find_adapter(host, kind) for kind in ("dynamicid", "ipadapter"))), None)
     if checkpoint and clip_vision and adapter:
         return Weights(checkpoint, clip_vision, adapter)
     return None
@@ -73,9 +73,20 @@ def find_model(host: Path, kind: str, fits: Callable[[Shapes], bool]) -> str | N
     return next((name for name, file in files(host, kind, ".safetensors") if fits(tensor_shapes(file))), None)
 
 
-def find_pickle(host: Path, kind: str) -> str | None:
-    """Name of the first .bin file of a kind."""
-    return next((name for name, _ in files(host, kind, ".bin")), None)
+def find_adapter(host: Path, kind: str) -> str | None:
+    """Name of the first adapter in a kind's folders, safetensors before pickles."""
+    pickles = (name for name, file in files(host, kind, ".bin") if mentions(file, ADAPTER_KEY_END))
+    return find_model(host, kind, is_adapter) or next(pickles, None)
+
+
+def mentions(file: Path, key: str) -> bool:
+    """Whether a pickled weight file has a tensor whose name ends so. Nothing in the file is run."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            return any(key.encode() in archive.read(name) for name in names)
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def files(host: Path, kind: str, ending: str) -> Iterator[tuple[str, Path]]:

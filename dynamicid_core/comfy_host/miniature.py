@@ -163,6 +163,7 @@ def build_unet() -> ModelPatcher:
 def build_vae(weights: Mapping[str, Tensor]) -> Any:
     """VAE with weights."""
     vae = comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": dict(_VAE), "embed_dim": LATENT_CHANNELS}})
+    vae.latent_channels = LATENT_CHANNELS  # the host tells it by the file for kinds that it knows only
     _group_channels(vae.first_stage_model)
     return vae
 

@@ -122,10 +122,8 @@ def test_soft_mask_values_weaken_the_person_and_half_counts_as_inside():
     mask = torch.tensor([[1.0, 0.5, 0.25, 0.0]])
     layout = layout_on_grid([from_mask(mask), None], [1, 1], 1, 4, boost=2)
     assert layout.gate_offset.flatten().tolist() == [2, 2, 0, 0]
-    (first, share), (second, other) = layout.shares
-    assert share.flatten().tolist() == [1.0, 0.5, 0.25, 1.0]
-    assert other.flatten().tolist() == [1.0] * 4
-    assert (first, second) == (slice(0, 1), slice(1, 2))
+    assert layout.shares.of_people[0].T.tolist() == [[1.0, 0.5, 0.25, 1.0], [1.0] * 4]
+    assert layout.shares.owners.tolist() == [[1, 0], [0, 1]]
 
 
 def test_a_soft_mask_scales_the_contribution_of_its_person():

@@ -1,6 +1,7 @@
 """SAA of one layer against the released code, and where the released code fails."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,34 @@ def test_self_attention_layer_with_its_low_rank_update_matches():
     out = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
     out = F.linear(out, weight(golden, "to_out"), golden["attn.to_out.0.bias"])
     torch.testing.assert_close(out, golden["out"], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("pad", [False, True], ids=["as many tokens", "tokens filled up"])
+@pytest.mark.parametrize("people", [1, 2, 5])
+def test_soft_masks_weaken_what_each_person_adds_and_nothing_else(people, pad):
+    torch.manual_seed(people)
+    counts, heads, cells = [4, 8, 4, 4, 4][:people], 2, 4
+    query, text = torch.randn(2, cells * cells, 8), torch.zeros(2, cells * cells, 8)
+    keys, values = torch.randn(2, sum(counts), 8), torch.randn(2, sum(counts), 8)
+    masks = torch.rand(people, cells, cells).clamp(0.01)
+    masks[0, 0] = 0
+    regions = [from_mask(mask) for mask in masks]
+    if people == 5:
+        regions[3] = None
+    layout = layout_on_grid(regions, counts, cells, cells, boost=2, pad=pad)
+    settings = saa.SaaSettings(threshold=0.0)
+    identity = saa.project_tokens(keys, values, heads, torch.float32, pad=pad)
+    added = saa.semantic_activated_attention(text, query, identity, settings, layout)
+
+    expected, ends = torch.zeros_like(added), torch.tensor(counts).cumsum(0).tolist()
+    for region, mask, end, count in zip(regions, masks.flatten(1), ends, counts, strict=True):
+        alone = torch.zeros_like(values)
+        alone[:, end - count : end] = values[:, end - count : end]
+        identity = saa.project_tokens(keys, alone, heads, torch.float32, pad=pad)
+        whole = saa.semantic_activated_attention(text, query, identity, settings, replace(layout, shares=None))
+        expected += whole if region is None else whole * torch.where(mask > 0, mask, 1.0)[:, None]
+    torch.testing.assert_close(added, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(added, whole)
 
 
 def test_a_flat_relevance_map_gives_no_identity_instead_of_nan():

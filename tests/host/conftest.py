@@ -30,7 +30,7 @@ def boot() -> Path:
     base = Path(tempfile.mkdtemp(prefix="dynamicid-tests-"))
     (base / "custom_nodes").mkdir()
     (base / "models" / "dynamicid").mkdir(parents=True)
-    os.symlink(REPOSITORY, base / "custom_nodes" / "dynamicid", target_is_directory=True)
+    importlib.import_module("base_directory").link_folder(REPOSITORY, base / "custom_nodes" / "dynamicid")
     sys.argv = ["main.py", "--cpu", "--base-directory", str(base), "--disable-api-nodes"]
     importlib.import_module("comfy.options").enable_args_parsing()  # before anything imports comfy.cli_args
     host_nodes = importlib.import_module("nodes")

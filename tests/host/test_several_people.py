@@ -46,6 +46,20 @@ def test_masks_and_pixel_boxes_give_what_their_boxes_give(dynamicid):
     assert torch.equal(eps(*apply(dynamicid, by_pixels, layout_end=0.6), LATENT), expected)
 
 
+def test_a_mask_of_half_strength_acts_as_half_a_weight(dynamicid):
+    people, halves = faces(2), (LEFT, RIGHT)
+    by_mask = by_weight = ()
+    for face, place_of, strength in zip(people, halves, (1.0, 0.5), strict=True):
+        drawn = mask(*place_of)
+        (by_mask,) = run("DynamicIDPlaceFace", face=face, mask=drawn * strength, placements=by_mask)
+        (by_weight,) = run("DynamicIDPlaceFace", face=face, mask=drawn, weight=strength, placements=by_weight)
+    expected = eps(*apply(dynamicid, by_weight), LATENT)
+    torch.testing.assert_close(eps(*apply(dynamicid, by_mask), LATENT), expected, atol=1e-5, rtol=0)
+    (whole,) = run("DynamicIDPlaceFace", face=people[0], mask=mask(*LEFT))
+    (whole,) = run("DynamicIDPlaceFace", face=people[1], mask=mask(*RIGHT), placements=whole)
+    assert (eps(*apply(dynamicid, whole), LATENT) - expected).abs().max() > 1e-3
+
+
 def test_a_bounding_box_comes_by_a_link_only(dynamicid):
     """Later interfaces would make number fields of it, whose defaults would take the place of the drawn box."""
     from tests.host.rig import node

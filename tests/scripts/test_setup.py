@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import repository
 import yaml
 from repository import SetupError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
@@ -238,7 +241,9 @@ def test_models_are_found_by_their_tensors_in_all_model_folders(tmp_path):
     write_safetensors(tmp_path / "eyes" / "model.safetensors", **VIT_H)
     (host / "models" / "dynamicid").mkdir()
     (host / "models" / "dynamicid" / "a_truncated.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    (host / "models" / "dynamicid" / "SAA.bin").touch()
+    for name in ("IMR.bin", "SAA.bin"):  # as the authors publish them
+        shutil.copy(GOLDEN / f"{name[:3]}_tiny.bin", host / "models" / "dynamicid" / name)
+    (host / "models" / "dynamicid" / "A.bin").write_bytes(b"no pickle")
     found = model_files.find_weights(host)
     assert found == model_files.Weights(os.path.join("folder", "c.safetensors"), "model.safetensors", "SAA.bin")
     write_safetensors(host / "models" / "dynamicid" / "z.safetensors", **ADAPTER)
