@@ -7,7 +7,6 @@ is decided from its tensors, never from its name. Written: one safetensors file 
 
 import json
 import logging
-import os
 import pickle
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from .adapter import describe_family, projection_sizes
 from .errors import InputError
 from .face_encoder import FaceEncoder, FaceEncoderSizes
+from .files import written_whole
 from .imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 
 ADAPTER, IMR, KEYPOINT_ENCODER = "adapter", "imr", "keypoint_encoder"
@@ -135,9 +135,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         for module, state in checkpoint.modules.items()
         for key, tensor in state.items()
     }
-    unfinished = path.with_name(path.name + ".part")
-    save_file(tensors, unfinished, metadata=_metadata(checkpoint))
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        save_file(tensors, unfinished, metadata=_metadata(checkpoint))
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""The pack's own small safetensors files, of faces and of keypoints: written whole, never over a different one."""
+"""Files that appear whole or not at all, and the pack's own small ones, of faces and of keypoints."""
 
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,17 @@ class FileKind:
     version: str
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write what takes the place of ``path`` once it is whole; of what fails nothing is left."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def save(

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..face_analysis import find_pack, open_pack
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
-from .results import Results
+from .results import Results, told
 from .run import evaluate, settings_for
 from .tables import make_tables, render
 
@@ -90,9 +90,10 @@ def run(options: argparse.Namespace) -> str:
         evaluate(_studio(options), references, cases, settings, results)
     tables = make_tables(results.rows)
     text = render(tables)
-    (options.out / "tables.md").write_text(text, encoding="utf-8")
-    draw_sheets(results, references)
-    draw_bars(tables, options.out / "bars.png")
+    with told(options.out):
+        (options.out / "tables.md").write_text(text, encoding="utf-8")
+        draw_sheets(results, references)
+        draw_bars(tables, options.out / "bars.png")
     return text
 
 

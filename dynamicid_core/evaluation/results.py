@@ -2,13 +2,14 @@
 
 import csv
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import written_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,18 @@ _NUMBERS = {"people": int, "seed": int}
 _MEASURES = ("clip_t", "face_sim", "expression", "pose", "faces", "disruption")
 
 
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Says what to do when something cannot be written there."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be written: {error.strerror or error}. Make room on that disk, close the file "
+            "elsewhere, or choose another folder for --out; the same command then goes on."
+        ) from error
+
+
 class Results:
     """Rows in ``results.csv`` of a folder, each written as soon as it is there."""
 
@@ -48,7 +61,8 @@ class Results:
         """about: settings by which the pictures differ. Raises InputError when the folder holds rows of others; what
         was not set before, such as a further person's photo, is added.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        with told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "results.csv"
         self.rows = self._read()
         self._claim(folder / "settings.json", about)
@@ -61,7 +75,7 @@ class Results:
 
     def add(self, row: Row) -> None:
         """One more row, on the disk when this returns."""
-        with self._file.open("a", encoding="utf-8", newline="") as file:
+        with told(self._file), self._file.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow(_texts(row))
         self.rows.append(row)
         self._there.add((row.setting, row.case))
@@ -84,15 +98,16 @@ class Results:
                 f"{self.folder} holds another evaluation: {', '.join(changed)} differ ({file.name}). Choose another "
                 "folder for --out."
             )
-        unfinished = file.with_suffix(".part")
-        unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
-        os.replace(unfinished, file)
+        with told(file), written_whole(file) as unfinished:
+            unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
 
     def _write_all(self) -> None:
-        unfinished = self._file.with_suffix(".part")
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
+        with (
+            told(self._file),
+            written_whole(self._file) as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="") as file,
+        ):
             csv.writer(file).writerows([_COLUMNS, *map(_texts, self.rows)])
-        os.replace(unfinished, self._file)
 
 
 def _texts(row: Row) -> list[str]:

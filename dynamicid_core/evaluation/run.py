@@ -1,7 +1,6 @@
 """Paints and measures every case with every setting, and goes on where an earlier run stopped."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,11 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..face import Face
+from ..files import written_whole
 from ..images import Photo
 from . import metrics
 from .cases import Case, Motion, Reference
-from .results import Results, Row
+from .results import Results, Row, told
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,10 @@ def _picture_path(setting: str, key: str) -> str:
 
 def _save(photo: Photo, path: Path) -> None:
     """Writes a picture whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    Image.fromarray(photo).save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as unfinished:
+            Image.fromarray(photo).save(unfinished, format="PNG")
 
 
 def _load(path: Path) -> Photo:

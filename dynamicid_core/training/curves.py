@@ -2,36 +2,54 @@
 
 import csv
 import io
+import logging
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import written_whole
+
+_log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Rows of figures by step, in ``metrics.csv`` and ``curves.png`` of a folder."""
+    """Rows of figures by step, in ``metrics.csv`` and ``curves.png`` of a folder.
+
+    A row that cannot be written, since the disk is full or the file is open elsewhere, ends no training: the log tells
+    it, and it is written with the next one.
+    """
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
         """resumed_at: later rows of an interrupted run are dropped, since their steps come again.
 
-        Raises InputError when the disk is full, as ``add`` does.
+        Raises InputError when they cannot be written from the beginning.
         """
         self._file, self._picture = folder / "metrics.csv", folder / "curves.png"
+        self._names: list[str] = []
+        self._all_written = False
         self._rows = [row for row in self._read() if row.get("step", math.inf) <= resumed_at]
-        self._write_anew()
+        try:
+            self._write_anew()
+        except OSError as error:
+            raise InputError(
+                f"The figures of the run could not be written to {self._file}: {error}. Make room, or close the file "
+                "elsewhere; running the same command again goes on from the last state."
+            ) from error
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """One more row."""
         row = {"step": step, **figures}
         self._rows.append(row)
-        if row.keys() <= set(self._names):
-            with self._told(), self._file.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._lines([row]))
-        else:
-            self._write_anew()
+        with self._told(self._file):
+            if self._all_written and row.keys() <= set(self._names):
+                self._all_written = False
+                with self._file.open("a", encoding="utf-8", newline="") as file:
+                    file.write(self._lines([row]))
+                self._all_written = True
+            else:
+                self._write_anew()
 
     def draw(self) -> None:
         """The curves, with a running mean over a twentieth of the run."""
@@ -49,7 +67,8 @@ class Metrics:
             axes.plot(steps, running_mean(values, max(1, len(values) // 20)), color="#0072b2")
             axes.set_ylabel(name)
         axes.set_xlabel("step")
-        figure.savefig(self._picture, dpi=100)
+        with self._told(self._picture):
+            figure.savefig(self._picture, dpi=100)
 
     def _read(self) -> list[dict[str, float]]:
         if not self._file.is_file():
@@ -62,11 +81,10 @@ class Metrics:
     def _write_anew(self) -> None:
         """All rows, with a column for every figure; the file before it stays until this one is whole."""
         self._names = list(dict.fromkeys(name for row in self._rows for name in row)) or ["step"]
-        unfinished = self._file.with_suffix(".part")
-        with self._told():
-            with unfinished.open("w", encoding="utf-8", newline="") as file:
-                file.write(",".join(self._names) + "\n" + self._lines(self._rows))
-            os.replace(unfinished, self._file)
+        self._all_written = False
+        with written_whole(self._file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+            file.write(",".join(self._names) + "\n" + self._lines(self._rows))
+        self._all_written = True
 
     def _lines(self, rows: list[dict[str, float]]) -> str:
         lines = io.StringIO(newline="")
@@ -74,14 +92,11 @@ class Metrics:
         return lines.getvalue()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, file: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise InputError(
-                f"The figures of the run could not be written to {self._file}: {error}. Make room, or close the file "
-                "elsewhere; running the same command again goes on from the last state."
-            ) from error
+            _log.warning("%s could not be written and will be tried again: %s", file, error)
 
 
 def running_mean(values: list[float], width: int) -> list[float]:

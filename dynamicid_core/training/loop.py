@@ -127,13 +127,13 @@ class _Run:
                 accelerator.log(figures, step=self.done)
                 bar.set_postfix(loss=f"{figures['loss']:.4f}")
             last = self.done == config.steps
-            if _due(self.done, config.sample_every) or (last and config.sample_every):
-                self._sheet()
             stopped = self._is_anywhere(request.made)
             if _due(self.done, config.save_every) or last or stopped:
                 self.save()
                 if metrics is not None:
                     metrics.draw()
+            if _due(self.done, config.sample_every) or (last and config.sample_every):
+                self._sheet()
             if stopped:
                 raise KeyboardInterrupt
 
@@ -184,9 +184,12 @@ class _Run:
     def _sheet(self) -> None:
         if self.accelerator.is_main_process:
             folder = Path(self.config.output) / "sheets"
-            folder.mkdir(exist_ok=True)
-            with self.average.in_place():
-                self.stage.draw_sheet(folder / f"step-{self.done:08d}.jpg", self.config.sample_steps)
+            try:
+                folder.mkdir(exist_ok=True)
+                with self.average.in_place():
+                    self.stage.draw_sheet(folder / f"step-{self.done:08d}.jpg", self.config.sample_steps)
+            except OSError as error:  # a picture to look at is worth no training
+                _log.warning("The sheet of step %d could not be written: %s", self.done, error)
 
     def _identity(self) -> dict[str, Any]:
         return {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}

@@ -81,6 +81,17 @@ def test_every_case_is_painted_with_every_setting_and_base_pictures_once(referen
     assert {row.faces for row in full} == {1.0}
 
 
+@pytest.mark.parametrize("place", ["pictures", "results.csv"])
+def test_a_place_that_cannot_be_written_is_told(references, tmp_path, place):
+    if place == "pictures":
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / place).write_text("in the way")
+    else:
+        (tmp_path / "out" / f"{place}.part").mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"{place}.* could not be written: .*the same command then goes on"):
+        go(FakeStudio(), references, tmp_path / "out")
+
+
 def test_settings_without_an_imr_need_no_editing():
     assert not any(setting.edit for setting in settings_for(imr=False))
     assert settings_for(imr=True) == (FULL, NO_GATE, NO_IMR)

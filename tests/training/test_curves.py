@@ -34,11 +34,7 @@ def test_half_a_row_is_left_out_when_a_run_goes_on(tmp_path):
     assert [row["loss"] for row in rows(tmp_path)] == ["0.5", "0.25"]
 
 
-@pytest.mark.parametrize("moment", ["at first", "later"])
-def test_a_full_disk_is_told_and_the_rows_stay(tmp_path, monkeypatch, moment):
-    Metrics(tmp_path, 0).add(1, {"loss": 0.5})
-    metrics = None if moment == "at first" else Metrics(tmp_path, 1)
-
+def fill_disk(tmp_path, monkeypatch):
     really_open = type(tmp_path).open
 
     def full(path, mode="r", *others, **named):
@@ -47,7 +43,33 @@ def test_a_full_disk_is_told_and_the_rows_stay(tmp_path, monkeypatch, moment):
         return really_open(path, mode, *others, **named)
 
     monkeypatch.setattr(type(tmp_path), "open", full)
+
+
+def test_a_disk_that_is_full_from_the_beginning_is_told_and_the_rows_stay(tmp_path, monkeypatch):
+    Metrics(tmp_path, 0).add(1, {"loss": 0.5})
+    fill_disk(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"metrics\.\w+: .*No space left on device\. Make room"):
-        Metrics(tmp_path, 1) if metrics is None else metrics.add(2, {"loss": 0.25})
+        Metrics(tmp_path, 1)
     monkeypatch.undo()
     assert [row["loss"] for row in rows(tmp_path)] == ["0.5"]
+
+
+@pytest.mark.parametrize("figures", [{"loss": 0.25}, {"loss": 0.25, "likeness": 0.5}])
+def test_rows_that_find_the_disk_full_are_written_with_the_next(tmp_path, monkeypatch, caplog, figures):
+    metrics = Metrics(tmp_path, 0)
+    metrics.add(1, {"loss": 0.5})
+    fill_disk(tmp_path, monkeypatch)
+    metrics.add(2, figures)
+    monkeypatch.undo()
+    assert "No space left on device" in caplog.text
+    assert [row["loss"] for row in rows(tmp_path)] == ["0.5"]
+    metrics.add(3, {"loss": 0.125})
+    assert [row["loss"] for row in rows(tmp_path)] == ["0.5", "0.25", "0.125"]
+
+
+def test_curves_that_cannot_be_written_end_no_training(tmp_path, caplog):
+    (tmp_path / "curves.png").mkdir()
+    metrics = Metrics(tmp_path, 0)
+    metrics.add(1, {"loss": 0.5})
+    metrics.draw()
+    assert "curves.png could not be written" in caplog.text

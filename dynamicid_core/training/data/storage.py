@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files import written_whole
 
 PROGRESS = "progress.jsonl"
 _FORMAT, _VERSION = "dynamicid-shards", 1
@@ -22,12 +23,10 @@ def not_written(path: Path, error: OSError) -> InputError:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that has its name only when it is complete. Raises InputError when it cannot be written."""
-    unfinished = path.with_name(path.name + ".part")
     try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(content)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise not_written(path, error) from error
 
 
