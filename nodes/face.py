@@ -163,11 +163,16 @@ class LoadFace(io.ComfyNode):
             description="Reads a face that Save Face wrote, from models/dynamicid/faces.",
             inputs=[
                 io.Combo.Input(
-                    "name", options=folders.list_files(folders.FACES), tooltip="The file. Press R to refresh the list."
+                    "name", options=folders.choices(folders.FACES), tooltip="The file. Press R to refresh the list."
                 )
             ],
             outputs=[FaceType.Output(display_name="face", tooltip="For Apply DynamicID or Place Face.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """A file that is not there, in words that help more than the host's list of those that are."""
+        return folders.missing(folders.FACES, name and files.with_suffix(name))
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> Any:

@@ -19,7 +19,7 @@ class LoadDynamicID(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         own = folders.list_files(folders.MODELS)
-        adapters = own + [file for file in folders.list_files(folders.IP_ADAPTERS) if file not in own]
+        adapters = folders.choices(folders.MODELS, folders.IP_ADAPTERS)
         return io.Schema(
             node_id="DynamicIDLoader",
             display_name="Load DynamicID",
@@ -63,6 +63,14 @@ class LoadDynamicID(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, adapter: str | None = None, imr: str | None = None, keypoint_encoder: str | None = None
+    ) -> bool | str:
+        """A file that is not there, in words that help more than the host's list of those that are."""
+        given = [file for file in (adapter, imr, keypoint_encoder) if file != NONE]
+        return next((told for told in map(_missing, given) if told is not True), True)
 
     @classmethod
     def fingerprint_inputs(cls, **files: Any) -> list[Any]:
@@ -202,9 +210,16 @@ def _packs() -> dict[str, Path]:
 
 
 def _adapter_path(file: str) -> Path:
-    if file in folders.list_files(folders.IP_ADAPTERS) and file not in folders.list_files(folders.MODELS):
-        return folders.find_file(folders.IP_ADAPTERS, file)
-    return folders.find_file(folders.MODELS, file)
+    return folders.find_file(_folder_of(file), file)
+
+
+def _missing(file: str | None) -> bool | str:
+    return file is None or folders.missing(_folder_of(file), file)
+
+
+def _folder_of(file: str) -> str:
+    is_own = file in folders.list_files(folders.MODELS) or file not in folders.list_files(folders.IP_ADAPTERS)
+    return folders.MODELS if is_own else folders.IP_ADAPTERS
 
 
 def _is_called_adapter(file: str) -> bool:

@@ -253,12 +253,17 @@ class LoadKeypoints(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=folders.list_files(folders.KEYPOINTS),
+                    options=folders.choices(folders.KEYPOINTS),
                     tooltip="The file. Press R to refresh the list.",
                 )
             ],
             outputs=_keypoints_outputs(),
         )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """A file that is not there, in words that help more than the host's list of those that are."""
+        return folders.missing(folders.KEYPOINTS, name and files.with_suffix(name))
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> Any:

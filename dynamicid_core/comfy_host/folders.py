@@ -9,6 +9,13 @@ from ..errors import InputError
 MODELS, IP_ADAPTERS, FACE_ANALYSIS = "dynamicid", "ipadapter", "insightface"
 FACES, KEYPOINTS = "dynamicid_faces", "dynamicid_keypoints"
 _NO_WEIGHTS = ("faces", "keypoints")  # folders inside the folder of weights
+NO_FILES = "(no files yet)"
+"""What a list shows that would be empty: the interface would leave the input out, and the host say nothing but that."""
+_FIRST_FILES = {
+    MODELS: "Put a DynamicID file there; the authors' are at https://huggingface.co/meteorite2023/DynamicID.",
+    FACES: "Encode Face and Save Face make one.",
+    KEYPOINTS: "Face Keypoints or Pose Keypoints, and Save Keypoints, make one.",
+}
 
 
 def register_model_folders() -> None:
@@ -37,15 +44,30 @@ def list_files(name: str) -> list[str]:
     return [file for file in files if name != MODELS or Path(file).parts[0] not in _NO_WEIGHTS]
 
 
+def choices(*names: str) -> list[str]:
+    """The files of one model folder, then what others have beside them, for a list to choose from."""
+    return list(dict.fromkeys(file for name in names for file in list_files(name))) or [NO_FILES]
+
+
 def find_file(name: str, file: str) -> Path:
     """The full path of a listed file. Raises InputError that names the folders searched."""
     path = folder_paths.get_full_path(name, file)
-    if path is None:
-        searched = ", ".join(folder_paths.get_folder_paths(name))
+    if path is not None:
+        return Path(path)
+    searched = ", ".join(folder_paths.get_folder_paths(name))
+    if file.startswith(NO_FILES):
         raise InputError(
-            f'There is no file "{file}". Looked in {searched}. Put it there and press R to refresh the lists.'
+            f"There are no files yet. Looked in {searched}. {_FIRST_FILES[name]} Then press R to refresh the lists."
         )
-    return Path(path)
+    raise InputError(f'There is no file "{file}". Looked in {searched}. Put it there and press R to refresh the lists.')
+
+
+def missing(name: str, file: str | None) -> bool | str:
+    """What validate_inputs of a node answers: True, or the message of ``find_file``. file: None if a link brings it."""
+    try:
+        return file is None or bool(find_file(name, file))
+    except InputError as error:
+        return str(error)
 
 
 def model_folders(name: str) -> list[str]:

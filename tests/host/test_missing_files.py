@@ -1,0 +1,57 @@
+"""Lists of files: what a person without files is told, before anything runs."""
+
+import asyncio
+
+import execution
+import folder_paths
+import pytest
+
+from tests.host.rig import node
+
+LISTS = [
+    ("DynamicIDLoadFace", "name", ("dynamicid_faces",), "Encode Face and Save Face make one"),
+    ("DynamicIDLoadKeypoints", "name", ("dynamicid_keypoints",), "Save Keypoints, make one"),
+    ("DynamicIDLoader", "adapter", ("dynamicid", "ipadapter"), "https://huggingface.co/meteorite2023/DynamicID"),
+]
+
+
+def told(class_type, **inputs):
+    """What the host answers to a prompt that cannot run."""
+    prompt = {
+        "1": {"class_type": class_type, "inputs": inputs},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    valid, _, _, errors = asyncio.run(execution.validate_prompt("test", prompt, None))
+    return [] if valid else [error["details"] for one in errors.values() for error in one["errors"]]
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """Nobody has any files."""
+    for name in {name for *_, names, _ in LISTS for name in names}:
+        known = folder_paths.folder_names_and_paths[name]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, ([str(tmp_path)], known[1]))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+
+
+@pytest.mark.parametrize(("class_type", "name", "_", "advice"), LISTS)
+def test_without_files_the_list_says_so_and_the_message_what_to_do(class_type, name, _, advice, empty, tmp_path):
+    shown, *_ = node(class_type).INPUT_TYPES()["required"][name]
+    options = shown if isinstance(shown, list) else node(class_type).INPUT_TYPES()["required"][name][1]["options"]
+    assert options == ["(no files yet)"]
+    (message,) = told(class_type, **{name: options[0]})
+    assert f"There are no files yet. Looked in {tmp_path}" in message
+    assert advice in message
+
+
+@pytest.mark.parametrize(("class_type", "name", "_", "__"), LISTS)
+def test_a_file_that_is_not_there_is_named_before_anything_runs(class_type, name, _, __):
+    (message,) = told(class_type, **{name: "nobody.safetensors"})
+    assert 'There is no file "nobody.safetensors". Looked in ' in message
+
+
+@pytest.mark.parametrize("part", ["imr", "keypoint_encoder"])
+def test_a_missing_part_of_an_adapter_is_named_too(part, dynamicid):
+    (message,) = told("DynamicIDLoader", adapter="SAA_tiny.bin", **{part: "nothing.bin"})
+    assert 'There is no file "nothing.bin"' in message
+    assert told("DynamicIDLoader", adapter="SAA_tiny.bin", **{part: "none"}) == []
