@@ -65,12 +65,12 @@ class LoadDynamicID(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, adapter: str | None = None, imr: str | None = None, keypoint_encoder: str | None = None
-    ) -> bool | str:
-        """A file that is not there, in words that help more than the host's list of those that are."""
-        given = [file for file in (adapter, imr, keypoint_encoder) if file != NONE]
-        return next((told for told in map(_missing, given) if told is not True), True)
+    def validate_inputs(cls, adapter: str | None = None) -> bool | str:
+        """A file that is not there, in words that help more than the host's list of those that are.
+
+        Of the adapter only: the host would blame all inputs that are asked about here for any of them.
+        """
+        return adapter is None or folders.missing(_folder_of(adapter), adapter)
 
     @classmethod
     def fingerprint_inputs(cls, **files: Any) -> list[Any]:
@@ -211,10 +211,6 @@ def _packs() -> dict[str, Path]:
 
 def _adapter_path(file: str) -> Path:
     return folders.find_file(_folder_of(file), file)
-
-
-def _missing(file: str | None) -> bool | str:
-    return file is None or folders.missing(_folder_of(file), file)
 
 
 def _folder_of(file: str) -> str:
