@@ -171,7 +171,7 @@ class LoadFace(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        """A file that is not there, in words that help more than the host's list of those that are."""
+        """A file that is not there is told before anything runs."""
         return folders.missing(folders.FACES, name and files.with_suffix(name))
 
     @classmethod

@@ -66,7 +66,7 @@ class LoadDynamicID(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, adapter: str | None = None) -> bool | str:
-        """A file that is not there, in words that help more than the host's list of those that are.
+        """A file that is not there is told before anything runs.
 
         Of the adapter only: the host would blame all inputs that are asked about here for any of them.
         """
