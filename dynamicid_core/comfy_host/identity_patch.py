@@ -15,7 +15,7 @@ from .. import adapter, regions, saa
 from ..errors import InputError
 from ..face import Placement
 from .people import People
-from .rows import POSITIVE, Forward, Row
+from .rows import POSITIVE, Application, Forward, Row, in_window
 
 _log = logging.getLogger(__name__)
 # Hosts before 0.3.60 do not take transformer_options here; later ones need them for attention overrides.
@@ -25,6 +25,8 @@ _TAKES_OPTIONS = any(
 )
 
 
+KEY = "dynamicid_"
+"""How the keys of all applications begin, by which conditioning knows whose it is."""
 LOOKING = "dynamicid_looking"
 """Among the transformer_options of a call that only looks, which is no moment of its own."""
 _RUNS_KEPT = 4
@@ -73,12 +75,14 @@ class IdentityPatch:
     def __init__(
         self,
         key: str,
+        application: Application,
         projections: nn.Module,
         layers: Iterable[adapter.AttentionLayer],
         placements: Sequence[Placement],
         settings: saa.SaaSettings,
     ) -> None:
         self.key, self.settings = key, settings
+        self._application = application
         self.runs: deque[SamplingRun] = deque(maxlen=_RUNS_KEPT)
         self._projections = projections
         self._layers = [layer for layer in layers if layer.is_cross]
@@ -110,7 +114,8 @@ class IdentityPatch:
         self.runs.append(run)
         try:
             self._latent, self._pictures = (noise.shape[-2], noise.shape[-1]), len(noise)
-            latent = executor(noise, *args, **kwargs)
+            with self._application.sampling():
+                latent = executor(noise, *args, **kwargs)
             run.latent = latent.cpu() if isinstance(latent, Tensor) else None
             return latent
         except BaseException:
@@ -123,8 +128,14 @@ class IdentityPatch:
 
     def _check_conditioning(self, conds: Mapping[str, Any]) -> None:
         roles = {part: {row.role for cond in conds[part] or () for row in self._rows(cond)} for part in conds}
-        asked = roles["positive"] if "positive" in roles else set().union(*roles.values())
+        # Guiders with two prompts take the faces with either.
+        asked = set().union(*(roles[part] for part in roles if "negative" not in part))
         if POSITIVE not in asked:
+            if self._are_of_others(conds):
+                raise InputError(
+                    "The prompts come from another Apply DynamicID than the model. With several in a row, connect "
+                    "model, positive and negative of the first to the second, and those of the last to the sampler."
+                )
             if POSITIVE in roles.get("negative", ()):
                 raise InputError(
                     "The sampler's negative input has the positive output of Apply DynamicID, so that it paints "
@@ -138,6 +149,15 @@ class IdentityPatch:
             _log.warning(
                 "The sampler's negative prompt did not pass Apply DynamicID: the picture differs, and is slower"
             )
+        if POSITIVE in roles.get("negative", ()):
+            _log.warning(
+                "The sampler's negative prompt brings the faces, too, which weakens them. Put nodes such as "
+                "Conditioning Zero Out before the negative input of Apply DynamicID, not behind its positive output."
+            )
+
+    def _are_of_others(self, conds: Mapping[str, Any]) -> bool:
+        carried = {key for part in conds.values() for cond in part or () for key in cond.get("model_conds", {})}
+        return self.key not in carried and any(key.startswith(KEY) for key in carried)
 
     def _rows(self, cond: Mapping[str, Any]) -> tuple[Row, ...]:
         marking = cond.get("model_conds", {}).get(self.key)
@@ -155,10 +175,11 @@ class IdentityPatch:
         **conds: Any,
     ) -> Tensor:
         """APPLY_MODEL wrapper: one forward of the UNet with the identity attention in place."""
-        rows = conds.get(self.key)
         options = dict(transformer_options or {})
-        if rows is not None and self._acts(executor.class_obj.model_sampling, sigma):
+        if self.key in conds and self._acts(executor.class_obj.model_sampling, sigma):
             latent = self._latent or (x.shape[-2], x.shape[-1])
+            rows = in_window(conds[self.key], options.get("context_window"), latent)
+            conds = {**conds, self.key: rows}
             if LOOKING not in options and any(row.role == POSITIVE for row in rows):
                 told = {name: options[name] for name in _TOLD if name in options}
                 self._note(Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds))

@@ -14,9 +14,9 @@ from torch import Tensor
 from .. import adapter, saa
 from ..errors import InputError
 from ..face import Face, Placement
-from .identity_patch import IdentityPatch
+from .identity_patch import KEY, IdentityPatch
 from .loading import DynamicID
-from .rows import NEGATIVE, POSITIVE, Row, RowRoles
+from .rows import NEGATIVE, POSITIVE, Application, Row, RowRoles
 
 Conditioning = list[list[Any]]
 
@@ -44,19 +44,23 @@ def apply_dynamicid(
         _check_face(placement.face, dynamicid)
     patched = model.clone()
     add_low_rank_updates(patched, adapter.low_rank_updates(dynamicid.checkpoint.modules["saa"], layers), lora_strength)
-    key = f"dynamicid_{uuid.uuid4().hex}"  # one application's own, so that several stack
-    patch = IdentityPatch(key, dynamicid.projections.model, layers, placements, settings)
+    key = f"{KEY}{uuid.uuid4().hex}"  # one application's own, so that several stack
+    application = Application()
+    patch = IdentityPatch(key, application, dynamicid.projections.model, layers, placements, settings)
     patched.set_additional_models(key, [dynamicid.projections])
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, patch.around_sampling)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, patch.around_model)
-    return patched, mark_conditioning(positive, key, POSITIVE), mark_conditioning(negative, key, NEGATIVE)
+    roles = (RowRoles((Row(role),), application) for role in (POSITIVE, NEGATIVE))
+    return patched, *(
+        mark_conditioning(part, key, role) for part, role in zip((positive, negative), roles, strict=True)
+    )
 
 
-def mark_conditioning(conditioning: Conditioning, key: str, role: int) -> Conditioning:
-    """A copy of the conditioning whose rows carry ``role`` to the patch with this key, whatever guider runs them."""
+def mark_conditioning(conditioning: Conditioning, key: str, roles: RowRoles) -> Conditioning:
+    """A copy of the conditioning that carries ``roles`` to the patch with this key, whatever guider runs it."""
     marked = []
     for text, options in conditioning:
-        conds = {**options.get("model_conds", {}), key: RowRoles((Row(role),))}
+        conds = {**options.get("model_conds", {}), key: roles}
         marked.append([text, {**options, "model_conds": conds}])
     return marked
 

@@ -1,12 +1,16 @@
 """The rows of a batch that ComfyUI runs through the UNet: whose tokens they carry, which part of it they show."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import comfy.conds
 
 from ..regions import Box
+
+_log = logging.getLogger(__name__)
 
 POSITIVE, NEGATIVE = 0, 1
 """Which of a person's tokens a row of the batch carries: those of the face, or those of no face."""
@@ -19,13 +23,46 @@ class Row(NamedTuple):
     area: tuple[int, int, int, int] | None = None
 
 
+class Application:
+    """One use of Apply DynamicID, which its model and its conditioning both know."""
+
+    def __init__(self) -> None:
+        self._samples = self._told = False
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """While its model is sampled."""
+        self._samples = True
+        try:
+            yield
+        finally:
+            self._samples = False
+
+    def is_asked_for(self) -> None:
+        """Its conditioning is. Without its model nobody would say that the faces are not painted."""
+        if not self._samples and not self._told:
+            self._told = True
+            _log.warning(
+                "A prompt brings faces from Apply DynamicID, but the sampler's model did not pass that node: they are "
+                "not painted. Connect the node's model output, too. Model merges keep that of model1 only."
+            )
+
+
 class RowRoles(comfy.conds.CONDRegular):
     """The rows of a conditioning. Plain numbers instead of a tensor: reading them needs no wait for the device."""
 
+    def __init__(self, rows: tuple[Row, ...], application: Application) -> None:
+        super().__init__(rows)
+        self._application = application
+
     def process_cond(self, batch_size: int, area: Sequence[int] | None = None, **_: Any) -> "RowRoles":
         """The rows of a whole batch of one conditioning."""
+        self._application.is_asked_for()
         shown = None if area is None else tuple(area)
-        return RowRoles(tuple(row._replace(area=shown) for row in self.cond) * batch_size)
+        return RowRoles(tuple(row._replace(area=shown) for row in self.cond) * batch_size, self._application)
+
+    def _copy_with(self, cond: tuple[Row, ...]) -> "RowRoles":
+        return RowRoles(cond, self._application)  # the host's own knows of no application
 
     def can_concat(self, other: Any) -> bool:
         """Whether rows of another conditioning may run in the same forward."""
@@ -38,6 +75,22 @@ class RowRoles(comfy.conds.CONDRegular):
     def size(self) -> list[int]:
         """For the host's memory estimate."""
         return [len(self.cond)]
+
+
+def in_window(rows: tuple[Row, ...], window: Any, latent: tuple[int, int]) -> tuple[Row, ...]:
+    """The rows of a call for which the host cut a context window out of the latent, along its height or width.
+
+    window: of transformer_options, None without one. A window that goes round the edge shows no one part.
+    """
+    along = getattr(window, "dim", None)
+    if along not in (2, 3):
+        return rows
+    first, *_, last = shown = list(window.index_list)
+    if shown != list(range(first, last + 1)):
+        return rows
+    height, width = latent
+    area = (len(shown), width, first, 0) if along == 2 else (height, len(shown), 0, first)
+    return tuple(row._replace(area=area) if row.area is None else row for row in rows)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,22 @@ def test_activation_maps_of_people_in_regions_lie_in_their_regions(dynamicid):
     assert second[:, :12].max() == 0
 
 
+@pytest.mark.parametrize(("dim", "regions"), [(3, (LEFT, RIGHT)), (2, ((0, 0, 1, 0.5), (0, 0.5, 1, 0.5)))])
+def test_people_stay_in_their_regions_when_the_host_cuts_the_picture_into_context_windows(dynamicid, dim, regions):
+    model, positive, negative = apply(dynamicid, place(*regions))
+    windows = {"context_length": 18, "context_overlap": 4, "context_stride": 1, "closed_loop": False, "dim": dim}
+    how = {"context_schedule": "standard_static", "fuse_method": "pyramid"}
+    (windowed,) = run("ContextWindowsManual", model=model, **windows, **how)
+    sample(windowed, positive, negative, latent=torch.zeros(1, 4, 32, 32))
+    with torch.inference_mode():
+        maps = core("comfy_host.inspection").activation_maps(windowed, 1)["all"][0]
+    first, second = maps if dim == 3 else maps.mT
+    assert first[:, :14].mean() > 0
+    assert second[:, 18:].mean() > 0
+    assert first[:, 24:].max() == 0  # the coarsest layers have cells of 8, counted from the edge of a window
+    assert second[:, :8].max() == 0
+
+
 def test_activation_maps_of_a_batch_and_of_two_applications_are_complete(dynamicid):
     assert activation_map(apply(dynamicid, faces(1)[0]), batch=2).shape == (2, 256, 4 * 256, 3)
     first, second = faces(2)

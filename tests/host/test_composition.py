@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
 from tests.host.rig import TENSORS, OneCall, apply, core, eps, faces, prompts, run, sample, tiny_unet
@@ -219,6 +220,52 @@ def test_a_positive_prompt_that_did_not_pass_the_node_is_refused(dynamicid):
             sample(model, asked, negative)
     combined = run("ConditioningCombine", conditioning_1=plain, conditioning_2=positive)[0]
     assert sample(model, combined, negative).isfinite().all()
+
+
+def test_a_guider_with_two_prompts_takes_the_faces_with_either(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    plain = prompts()[0]
+    for conds in ((plain, positive), (positive, plain)):
+        guider = Guider_DualCFG(model)
+        guider.set_conds(*conds, negative)
+        guider.set_cfg(4.0, 4.0)
+        with torch.inference_mode():
+            noise, sampler = torch.zeros(1, 4, 8, 8), sampler_object("euler")
+            out = guider.sample(noise, noise, sampler, torch.tensor([1.0, 0.0]))
+        assert out.isfinite().all()
+
+
+def test_prompts_of_another_application_are_told(dynamicid):
+    model, *_ = apply(dynamicid, faces(1)[0])
+    chained, positive, negative = apply(dynamicid, faces(2)[1], model=model)
+    with pytest.raises(ValueError, match="come from another Apply DynamicID than the model"):
+        sample(chained, positive, negative)
+
+
+def test_faces_on_the_negative_side_are_warned_of(dynamicid, caplog):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    zeroed = run("ConditioningZeroOut", conditioning=positive)[0]
+    combined = run("ConditioningCombine", conditioning_1=negative, conditioning_2=positive)[0]
+    for wrong in (zeroed, positive, combined):
+        caplog.clear()
+        sample(model, positive, wrong)
+        assert "negative prompt brings the faces, too" in caplog.text
+    caplog.clear()
+    model, positive, negative = apply(
+        dynamicid, faces(1)[0], negative=run("ConditioningZeroOut", conditioning=prompts()[1])[0]
+    )
+    sample(model, positive, negative)
+    assert "negative prompt" not in caplog.text
+
+
+def test_faces_without_their_model_are_warned_of_once(dynamicid, caplog):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    sample(model, positive, negative)
+    assert "did not pass that node" not in caplog.text
+    merged = run("ModelMergeSimple", model1=tiny_unet(), model2=model, ratio=0.5)[0]
+    for unpatched in (tiny_unet(), merged):
+        sample(unpatched, positive, negative)
+    assert caplog.text.count("they are not painted") == 1
 
 
 def test_swapped_prompts_are_told(dynamicid):
