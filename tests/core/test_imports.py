@@ -49,6 +49,24 @@ def test_imports_go_one_way(file):
         assert of_host <= {"comfy_api"}
 
 
+HEAVY = {"insightface", "onnxruntime", "onnx", "cv2", "skimage", "scipy", "transformers", "accelerate", "matplotlib"}
+NODE_SIDE = [file for file in FILES if {"training", "evaluation"}.isdisjoint(file.relative_to(ROOT).parts)]
+
+
+@pytest.mark.parametrize("file", NODE_SIDE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_machine_without_heavy_packages_still_has_every_node(file):
+    """They are imported where they are used."""
+    top = ast.parse(file.read_text(encoding="utf-8")).body
+    whole = [node for node in top if isinstance(node, (ast.Import, ast.ImportFrom, ast.Try, ast.If, ast.With))]
+    names = set()
+    for node in (inner for outer in whole for inner in ast.walk(outer)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    assert not names & HEAVY
+
+
 def test_the_check_sees_imports_of_both_kinds():
     others, own = imported(CORE / "comfy_host" / "miniature.py")
     assert {"comfy", "torch"} <= others

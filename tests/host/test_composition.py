@@ -1,11 +1,12 @@
 """With other patches, other guiders and other conditioning."""
 
+import comfy.sample
 import pytest
 import torch
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-from tests.host.rig import TENSORS, OneCall, apply, core, eps, faces, prompts, run, sample, tiny_unet
+from tests.host.rig import CFG, TENSORS, OneCall, apply, core, eps, faces, prompts, run, sample, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 BLOCKS = [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", i) for i in range(3, 12)]
@@ -164,10 +165,23 @@ def test_a_window_that_ends_before_the_timestep_gives_the_bits_of_the_updated_mo
     assert not torch.equal(outside, always)
 
 
-def test_a_later_model_sampling_patch_moves_the_window(dynamicid):
-    model, positive, negative = apply(dynamicid, faces(1)[0], start_percent=0.0, end_percent=0.5)
-    shifted = run("ModelSamplingDiscrete", model=model, sampling="lcm", zsnr=False)[0]
-    assert sample(shifted, positive, negative, steps=2).isfinite().all()
+def test_a_later_model_sampling_patch_moves_the_window(dynamicid, monkeypatch):
+    saa, layers = core("saa"), []
+    attend = saa.semantic_activated_attention
+    monkeypatch.setattr(
+        saa, "semantic_activated_attention", lambda *given, **named: layers.append(1) or attend(*given, **named)
+    )
+    model, positive, negative = apply(dynamicid, faces(1)[0], end_percent=0.5)
+    # Half of the schedule ends at sigma 1.6 as the model is, at 0.5 after this patch.
+    moved = run("ModelSamplingContinuousEDM", model=model, sampling="eps", sigma_max=120.0, sigma_min=0.002)[0]
+    acted = []
+    for patched in (model, moved):
+        noise, sigmas = torch.zeros(1, 4, 8, 8), torch.tensor([1.0, 0.0])
+        given = (patched, noise, CFG, sampler_object("euler"), sigmas, positive, negative, noise)
+        with torch.inference_mode():
+            comfy.sample.sample_custom(*given, disable_pbar=True)
+        acted.append(len(layers))
+    assert acted == [0, 16]
 
 
 def test_a_sampler_without_the_conditioning_is_told_to_connect_it(dynamicid):
@@ -228,7 +242,7 @@ def test_a_guider_with_two_prompts_takes_the_faces_with_either(dynamicid):
     for conds in ((plain, positive), (positive, plain)):
         guider = Guider_DualCFG(model)
         guider.set_conds(*conds, negative)
-        guider.set_cfg(4.0, 4.0)
+        guider.set_cfg(CFG, CFG)
         with torch.inference_mode():
             noise, sampler = torch.zeros(1, 4, 8, 8), sampler_object("euler")
             out = guider.sample(noise, noise, sampler, torch.tensor([1.0, 0.0]))
