@@ -194,20 +194,34 @@ def add_activation_map(prompt: Prompt) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out: the picture, each photo with the face found drawn on it, and the activation map."""
+    """What came out: the picture; each photo with the face found drawn on it, and the aligned face that ArcFace sees in
+    its corner; the activation map of each person.
+    """
 
     picture: Image.Image
     photos: list[Image.Image]
-    activation: Image.Image
+    maps: list[Image.Image]
 
 
 def fetch_results(server: HostServer, prompt: Prompt, history: dict[str, Any]) -> Result:
     """The pictures of a run."""
     picture = fetch_images(server, history, the_node(prompt, "SaveImage"))[0]
     sheet = fetch_images(server, history, "map preview")[0]
-    activation = sheet.crop((0, 0, picture.width, picture.height))  # the first column: all layers together
-    previews = [node for node in prompt if node.startswith("photo preview")]
-    return Result(picture, [fetch_images(server, history, node)[0] for node in previews], activation)
+    previews = [fetch_images(server, history, node) for node in prompt if node.startswith("photo preview")]
+    width, height = picture.size
+    # A row for each person, and first in it all layers together.
+    maps = [sheet.crop((0, row * height, width, (row + 1) * height)) for row in range(len(previews))]
+    return Result(picture, [with_inset(found, aligned) for found, _, aligned in previews], maps)
+
+
+def with_inset(photo: Image.Image, small: Image.Image) -> Image.Image:
+    """The photo, with a small picture in its lower right corner."""
+    from PIL import ImageOps
+
+    side = min(photo.size) // 4
+    inset = ImageOps.expand(ImageOps.fit(small, (side, side)), border=max(1, side // 40), fill="white")
+    photo.paste(inset, (photo.width - inset.width, photo.height - inset.height))
+    return photo
 
 
 def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list[Image.Image]:
@@ -224,16 +238,18 @@ def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list
 
 
 def contact_sheet(takes: tuple[Take, ...], results: list[Result]) -> Image.Image:
-    """A row for each picture: its photos, where the faces act, the picture."""
+    """Photos, where their faces act, and the picture: in a row for all pictures of the same photos."""
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     side, margin, title = 320, 20, 40
-    rows = []
+    rows: list[list[tuple[str, Image.Image, int]]] = []
+    shown: list[bytes] = []
     for take, result in zip(takes, results, strict=True):
-        photos = [("Photo", photo) for photo in result.photos]
-        panels = [*photos, ("Where the face acts", result.activation), (take.title, result.picture)]
-        widths = [round(side * max(1.0, image.width / image.height)) for _, image in panels]
-        rows.append([(text, image, width) for (text, image), width in zip(panels, widths, strict=True)])
+        panels = [("Where the face acts", seen) for seen in result.maps] + [(take.title, result.picture)]
+        if shown != (shown := [photo.tobytes() for photo in result.photos]):
+            rows.append([])
+            panels = [("Photo, and face as ArcFace sees it", photo) for photo in result.photos] + panels
+        rows[-1] += [(text, image, round(side * max(1.0, image.width / image.height))) for text, image in panels]
     longest = max(sum(width + margin for *_, width in row) for row in rows)
     sheet = Image.new("RGB", (margin + longest, len(rows) * (title + side + margin)), "white")
     draw = ImageDraw.Draw(sheet)

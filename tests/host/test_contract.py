@@ -1,4 +1,4 @@
-"""Saved workflows use the ids of nodes, inputs and outputs: nothing of tests/contract.json may go, move or be renamed."""
+"""Saved workflows use ids of nodes, inputs and outputs: what tests/contract.json has never goes, moves or is renamed."""
 
 import json
 from pathlib import Path
