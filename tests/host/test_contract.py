@@ -1,4 +1,4 @@
-"""Saved workflows use ids of nodes, inputs and outputs: what tests/contract.json has never goes, moves or is renamed."""
+"""Saved workflows use ids of nodes, inputs and outputs: what tests/contract.json has stays what and where it is."""
 
 import json
 from pathlib import Path
