@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .attention import CrossAttention, feed_forward
 
 HEAD_SIZE = 64
 FEED_FORWARD_FACTOR = 4
@@ -78,8 +78,8 @@ class PerceiverResampler(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 [
-                    PerceiverAttention(size, operations=operations, **placed),
-                    feed_forward(size, operations=operations, **placed),
+                    CrossAttention(size, size // HEAD_SIZE, operations=operations, **placed),
+                    feed_forward(size, FEED_FORWARD_FACTOR * size, operations=operations, **placed),
                 ]
             )
             for _ in range(sizes.depth)
@@ -92,39 +92,6 @@ class PerceiverResampler(nn.Module):
         features = self.proj_in(features)
         for layer in self.layers:
             attention, mlp = cast(nn.ModuleList, layer)
-            tokens = tokens + attention(features, tokens)
+            tokens = tokens + attention(tokens, features)
             tokens = tokens + mlp(tokens)
         return self.norm_out(self.proj_out(tokens))
-
-
-class PerceiverAttention(nn.Module):
-    """Attention of the tokens to the features and to themselves."""
-
-    def __init__(self, size: int, *, operations: Any, **placed: Any) -> None:
-        super().__init__()
-        self.norm1 = operations.LayerNorm(size, **placed)
-        self.norm2 = operations.LayerNorm(size, **placed)
-        self.to_q = operations.Linear(size, size, bias=False, **placed)
-        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
-        self.to_out = operations.Linear(size, size, bias=False, **placed)
-
-    def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """features: [B, F, size]; tokens: [B, T, size] -> [B, T, size], without the residual."""
-        tokens = self.norm2(tokens)
-        keys, values = self.to_kv(torch.cat((self.norm1(features), tokens), dim=1)).chunk(2, dim=-1)
-        queries, keys, values = (_split_heads(part) for part in (self.to_q(tokens), keys, values))
-        return self.to_out(F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))
-
-
-def feed_forward(size: int, *, operations: Any, **placed: Any) -> nn.Sequential:
-    """LayerNorm, then a GELU perceptron four times as wide, without biases."""
-    return nn.Sequential(
-        operations.LayerNorm(size, **placed),
-        operations.Linear(size, FEED_FORWARD_FACTOR * size, bias=False, **placed),
-        nn.GELU(),
-        operations.Linear(FEED_FORWARD_FACTOR * size, size, bias=False, **placed),
-    )
-
-
-def _split_heads(joined: Tensor) -> Tensor:
-    return joined.unflatten(-1, (-1, HEAD_SIZE)).transpose(1, 2)  # [B, L, size] -> [B, heads, L, 64]

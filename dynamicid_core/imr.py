@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import CrossAttention, SelfAttention, feed_forward
+
 RASTER_SIZE = 96
 """Side of the keypoint picture that the keypoint encoder takes."""
 
@@ -114,42 +116,6 @@ class Imr(nn.Module):
         return fused.unflatten(-1, (self.sizes.queries, self.sizes.size))
 
 
-class MotionAttention(nn.Module):
-    """Attention of the tokens to the motion and to themselves."""
-
-    def __init__(self, size: int, heads: int, operations: Any, placed: dict[str, Any]) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = operations.LayerNorm(size, **placed)
-        self.norm2 = operations.LayerNorm(size, **placed)
-        self.to_q = operations.Linear(size, size, bias=False, **placed)
-        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
-        self.to_out = operations.Linear(size, size, bias=False, **placed)
-
-    def forward(self, tokens: Tensor, motion: Tensor) -> Tensor:
-        """tokens: [B, T, size]; motion: [B, queries, size] -> [B, T, size], without the residual."""
-        tokens = self.norm2(tokens)
-        both = torch.cat((self.norm1(motion), tokens), dim=1)
-        return self.to_out(_attend(self.to_q(tokens), self.to_kv(both), self.heads))
-
-
-class SelfAttention(nn.Module):
-    """Attention of the tokens to themselves."""
-
-    def __init__(self, size: int, heads: int, operations: Any, placed: dict[str, Any]) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = operations.LayerNorm(size, **placed)
-        self.to_q = operations.Linear(size, size, bias=False, **placed)
-        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
-        self.to_out = operations.Linear(size, size, bias=False, **placed)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: [B, T, size] -> the same shape, without the residual."""
-        tokens = self.norm1(tokens)
-        return self.to_out(_attend(self.to_q(tokens), self.to_kv(tokens), self.heads))
-
-
 @dataclass(frozen=True)
 class KeypointEncoderSizes:
     """What the weights fix; the released keypoint encoder has 768 features and width 16, that of its first layer."""
@@ -241,14 +207,9 @@ def _net(depth: int, sizes: ImrSizes, operations: Any, placed: dict[str, Any]) -
     return nn.ModuleList(
         nn.ModuleList(
             [
-                MotionAttention(size, heads, operations, placed),
-                SelfAttention(size, heads, operations, placed),
-                nn.Sequential(
-                    operations.LayerNorm(size, **placed),
-                    operations.Linear(size, sizes.feed_forward, bias=False, **placed),
-                    nn.GELU(),
-                    operations.Linear(sizes.feed_forward, size, bias=False, **placed),
-                ),
+                CrossAttention(size, heads, operations=operations, **placed),
+                SelfAttention(size, heads, operations=operations, **placed),
+                feed_forward(size, sizes.feed_forward, operations=operations, **placed),
             ]
         )
         for _ in range(depth)
@@ -262,12 +223,6 @@ def _run(net: nn.ModuleList, tokens: Tensor, motion: Tensor) -> Tensor:
         tokens = tokens + among_themselves(tokens)
         tokens = tokens + mlp(tokens)
     return tokens
-
-
-def _attend(queries: Tensor, keys_values: Tensor, heads: int) -> Tensor:
-    keys, values = keys_values.chunk(2, dim=-1)
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def _depth(weights: Mapping[str, Tensor], net: str) -> int:

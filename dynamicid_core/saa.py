@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .attention import split_heads
 from .errors import InputError
 
 FLAT = 1e-6
@@ -116,7 +117,7 @@ def project_tokens(
     if filler:
         keys, values = (F.pad(part, (0, 0, 0, filler)) for part in (keys, values))
         padding = F.pad(torch.zeros(1, 1, 1, count, dtype=dtype, device=keys.device), (0, filler), value=-math.inf)
-    return IdentityTokens(_split_heads(keys, heads).to(dtype), _split_heads(values, heads).to(dtype), key_sum, padding)
+    return IdentityTokens(split_heads(keys, heads).to(dtype), split_heads(values, heads).to(dtype), key_sum, padding)
 
 
 def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
@@ -138,15 +139,15 @@ def identity_attention(query: Tensor, identity: IdentityTokens, mask: Tensor | N
 
 
 def person_gates(
-    query: Tensor, identity: IdentityTokens, settings: SaaSettings, layout: Layout | None, counts: Sequence[int]
+    query: Tensor, identity: IdentityTokens, threshold: float, layout: Layout | None, counts: Sequence[int]
 ) -> Tensor:
     """How much each query takes of each person, [B, people, N] float32 in [0, 1]: for looking at, not for sampling.
 
     The gate, without the layout boost, times the person's part of the attention, averaged over heads. counts: the
-    tokens of each person.
+    tokens of each person. The gate is taken as if it was on, whatever ``SaaSettings.gate`` says.
     """
-    gate = relevance_gate(query, identity.key_sum, settings.threshold).mT
-    queries = _split_heads(query, identity.keys.shape[1]).float()
+    gate = relevance_gate(query, identity.key_sum, threshold).mT
+    queries = split_heads(query, identity.keys.shape[1]).float()
     scores = queries @ identity.keys.float().mT * queries.shape[-1] ** -0.5
     mask = identity.padding if layout is None or layout.mask is None else layout.mask
     if mask is not None:
@@ -206,17 +207,13 @@ def _attend_in_layout(query: Tensor, identity: IdentityTokens, layout: Layout | 
 def _attend(query: Tensor, identity: IdentityTokens, values: Tensor, mask: Tensor | None) -> Tensor:
     """[B, N, H, size of the values' heads]."""
     mask = identity.padding if mask is None else mask
-    queries = _split_heads(query, identity.keys.shape[1]).to(identity.keys.dtype)
+    queries = split_heads(query, identity.keys.shape[1]).to(identity.keys.dtype)
     return F.scaled_dot_product_attention(queries, identity.keys, values, attn_mask=mask).transpose(1, 2)
 
 
 def attention_dtype(query: Tensor) -> torch.dtype:
     """The dtype to attend in: the query's own, float32 on MPS, where half-precision attention overflows."""
     return torch.float32 if query.device.type == "mps" else query.dtype
-
-
-def _split_heads(joined: Tensor, heads: int) -> Tensor:
-    return joined.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, L, C] -> [B, H, L, d]
 
 
 def _just_below(threshold: float) -> float:

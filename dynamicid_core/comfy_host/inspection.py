@@ -92,7 +92,7 @@ class _Look:
         grid: tuple[int, int],
     ) -> None:
         """An observer, see ``IdentityPatch.observed``."""
-        gates = saa.person_gates(query, identity, self._patch.settings, layout, self._patch.counts)
+        gates = saa.person_gates(query, identity, self._patch.settings.threshold, layout, self._patch.counts)
         self._maps.append((GROUPS[layer.block[0]], gates[self._positive].unflatten(-1, grid).cpu()))
 
     def groups(self) -> dict[str, Tensor]:

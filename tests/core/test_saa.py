@@ -183,7 +183,7 @@ def test_text_attention_is_not_changed_in_place():
 def test_person_gates_of_all_people_add_up_to_the_gate():
     query = torch.randn(2, 9, 16)
     identity = saa.project_tokens(torch.randn(2, 8, 16), torch.randn(2, 8, 16), 2, torch.float32, pad=True)
-    gates = saa.person_gates(query, identity, saa.SaaSettings(), None, [4, 4])
+    gates = saa.person_gates(query, identity, 0.3, None, [4, 4])
     assert gates.shape == (2, 2, 9)
     torch.testing.assert_close(gates.sum(dim=1), saa.relevance_gate(query, identity.key_sum, 0.3)[..., 0])
 
@@ -236,7 +236,7 @@ def test_the_gate_of_half_precision_layers_is_that_of_single_precision():
 def test_person_gates_are_each_persons_part_of_the_attention():
     query, keys = torch.randn(1, 9, 16), torch.randn(1, 8, 16)
     identity = saa.project_tokens(keys, keys, 1, torch.float32)
-    gates = saa.person_gates(query, identity, saa.SaaSettings(threshold=0.0), None, [4, 4])
+    gates = saa.person_gates(query, identity, 0.0, None, [4, 4])
     part = (query @ keys.mT / 4).softmax(dim=-1)[..., :4].sum(dim=-1)
     torch.testing.assert_close(gates[:, 0], saa.relevance_gate(query, identity.key_sum, 0.0)[..., 0] * part)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ...errors import InputError
 
+_MOST = 61 if os.name == "nt" else 1000  # Windows waits for no more processes at once
 _WAITING = 4  # tasks per worker that are worked on or wait to be written
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -30,7 +31,7 @@ def in_parallel(
         return
     begun: deque[Future[_Result]] = deque()
     # Not forked: onnxruntime's threads do not survive that.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(min(workers, _MOST), get_context("spawn"), _start_worker)
     try:
         for task in tasks:
             begun.append(pool.submit(work, task))

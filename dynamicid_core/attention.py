@@ -1,0 +1,69 @@
+"""Layers that the face encoder and the IMR share.
+
+``operations`` is ``torch.nn`` or a module of the host that provides the same layers under its memory management.
+State-dict names are those of the released files.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens to a context and to themselves."""
+
+    def __init__(self, size: int, heads: int, *, operations: Any, **placed: Any) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = operations.LayerNorm(size, **placed)
+        self.norm2 = operations.LayerNorm(size, **placed)
+        self.to_q = operations.Linear(size, size, bias=False, **placed)
+        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
+        self.to_out = operations.Linear(size, size, bias=False, **placed)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """tokens: [B, T, size]; context: [B, L, size] -> [B, T, size], without the residual."""
+        tokens = self.norm2(tokens)
+        both = torch.cat((self.norm1(context), tokens), dim=1)
+        return self.to_out(attend(self.to_q(tokens), self.to_kv(both), self.heads))
+
+
+class SelfAttention(nn.Module):
+    """Attention of tokens to themselves."""
+
+    def __init__(self, size: int, heads: int, *, operations: Any, **placed: Any) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = operations.LayerNorm(size, **placed)
+        self.to_q = operations.Linear(size, size, bias=False, **placed)
+        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
+        self.to_out = operations.Linear(size, size, bias=False, **placed)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: [B, T, size] -> the same shape, without the residual."""
+        tokens = self.norm1(tokens)
+        return self.to_out(attend(self.to_q(tokens), self.to_kv(tokens), self.heads))
+
+
+def feed_forward(size: int, hidden: int, *, operations: Any, **placed: Any) -> nn.Sequential:
+    """LayerNorm, then a GELU perceptron with one hidden layer, without biases."""
+    return nn.Sequential(
+        operations.LayerNorm(size, **placed),
+        operations.Linear(size, hidden, bias=False, **placed),
+        nn.GELU(),
+        operations.Linear(hidden, size, bias=False, **placed),
+    )
+
+
+def attend(queries: Tensor, keys_values: Tensor, heads: int) -> Tensor:
+    """queries: [B, T, size]; keys_values: [B, L, 2 * size], the keys first -> [B, T, size]."""
+    keys, values = keys_values.chunk(2, dim=-1)
+    q, k, v = (split_heads(part, heads) for part in (queries, keys, values))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def split_heads(joined: Tensor, heads: int) -> Tensor:
+    """[B, L, heads * d] -> [B, heads, L, d]."""
+    return joined.unflatten(-1, (heads, -1)).transpose(1, 2)
