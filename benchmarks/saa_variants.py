@@ -59,7 +59,7 @@ def variants(
     positive, negative = ([[part, {}]] for part in text.split(1))
     merged = base.clone()
     tensors = dynamicid.checkpoint.modules["saa"]
-    layers = adapter.layer_map({key: tensor.shape for key, tensor in base.model.diffusion_model.state_dict().items()})
+    layers = adapter.layers_of(base.model.diffusion_model)
     patching.add_low_rank_updates(merged, adapter.low_rank_updates(tensors, layers), 1.0)
     found = [Variant(UNPATCHED, base, positive, negative), Variant(0, merged, positive, negative)]
     for count in filter(None, people):

@@ -44,6 +44,11 @@ class AttentionLayer:
         return self.index % 2 == 1
 
 
+def layers_of(network: nn.Module) -> list[AttentionLayer]:
+    """The attention layers of a UNet, see ``layer_map``."""
+    return layer_map({name: weight.shape for name, weight in network.named_parameters()})
+
+
 def layer_map(shapes: Mapping[str, Iterable[int]]) -> list[AttentionLayer]:
     """The attention layers of a UNet of the Stable Diffusion family, in file order, from its tensors' names and shapes.
 

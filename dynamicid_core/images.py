@@ -52,6 +52,20 @@ def photographs(image: Tensor) -> list[Photo]:
     return [_photograph(picture) for picture in image.detach().float().cpu()]
 
 
+def one_photograph(image: Tensor, taken: str) -> Photo:
+    """The photo of an IMAGE with a single one. taken: by whom, in words ("Auto Layout takes one reference image").
+
+    Raises InputError for more, and as ``photographs`` does.
+    """
+    photo, *more = photographs(image)
+    if more:
+        raise InputError(
+            f"{taken}; found a batch of {1 + len(more)}. Choose one with ImageFromBatch (Get Image from Batch in later "
+            "versions)."
+        )
+    return photo
+
+
 def open_photo(path: Path) -> Photo:
     """A photo upright, as its camera meant it; grey becomes RGB, transparency becomes white. Raises InputError."""
     try:

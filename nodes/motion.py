@@ -47,20 +47,15 @@ class FaceKeypoints(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, face_analysis: face_analysis.FaceAnalysis, order: str, index: int) -> io.NodeOutput:
         check_face_analysis(face_analysis)
-        photos = images.photographs(image)
-        if len(photos) > 1:
-            raise InputError(
-                f"Face Keypoints takes one driving picture; found a batch of {len(photos)}. Choose one with "
-                "ImageFromBatch (Get Image from Batch in later versions)."
-            )
-        found = face_analysis.choose(photos[0], order, index)
-        keypoints = measure(photos[0], found.chosen, portrait_square(photos[0], found.chosen))
+        photo = images.one_photograph(image, "Face Keypoints takes one driving picture")
+        found = face_analysis.choose(photo, order, index)
+        keypoints = measure(photo, found.chosen, portrait_square(photo, found.chosen))
         if keypoints is None:
             raise InputError(
                 "This InsightFace pack has no model for keypoints (landmark_2d_106). Choose one that has it in Load "
                 "Face Analysis, such as buffalo_l."
             )
-        marked = drawing.draw_faces(photos[0], found.faces, found.chosen)
+        marked = drawing.draw_faces(photo, found.faces, found.chosen)
         return _keypoints_output(keypoints, [marked, drawing.draw_keypoints(keypoints)])
 
 

@@ -152,12 +152,7 @@ def _as_in(
     if reference_image is None or analysis is None:
         raise InputError(f'The layout "{layouts.REFERENCE}" needs a reference image and Load Face Analysis connected.')
     check_face_analysis(analysis)
-    picture, *more = images.photographs(reference_image)
-    if more:
-        raise InputError(
-            f"Auto Layout takes one reference image; found a batch of {1 + len(more)}. Choose one with "
-            "ImageFromBatch (Get Image from Batch in later versions)."
-        )
+    picture = images.one_photograph(reference_image, "Auto Layout takes one reference image")
     height, width = picture.shape[:2]
     return picture, layouts.from_faces([face.box for face in analysis.detect(picture)], height, width, people)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from ..adapter import AttentionLayer, layer_map
+from ..adapter import AttentionLayer, layers_of
 from ..errors import InputError
 
 _TEXTS_KEPT = 4096
@@ -39,7 +39,7 @@ class DenoisingModel:
         # Convolutions run faster on channels that lie together, most of all on CPUs.
         network: nn.Module = base.diffusion_model.to(device, dtype, memory_format=torch.channels_last)
         self.network = network.requires_grad_(False).eval()
-        self.layers: list[AttentionLayer] = layer_map({k: v.shape for k, v in self.network.state_dict().items()})
+        self.layers: list[AttentionLayer] = layers_of(self.network)
         if not any(layer.is_cross for layer in self.layers):
             raise InputError("This base model has no cross-attention of a Stable Diffusion UNet. Train on SD1.5.")
         if getattr(self.network, "num_classes", None) is not None:

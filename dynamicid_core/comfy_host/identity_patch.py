@@ -189,7 +189,11 @@ class IdentityPatch:
             replaced["attn2"] = self._wrap(replaced.get("attn2", {}), forward)
             options["patches_replace"] = replaced
         others = {name: value for name, value in conds.items() if name != self.key}
-        return executor(x, sigma, c_concat, c_crossattn, control, options, **others)
+        try:
+            return executor(x, sigma, c_concat, c_crossattn, control, options, **others)
+        finally:
+            if self._latent is None:  # no sampling run, at whose end what was kept would go
+                self._kept.clear()
 
     def _note(self, moment: Moment) -> None:
         """Prompts that do not fit into one call, such as those for areas of several sizes, are several at one step."""

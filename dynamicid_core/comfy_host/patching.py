@@ -38,7 +38,8 @@ def apply_dynamicid(
     placements = [placement for placement in placements if placement.weight != 0]
     if settings.weight == 0 or not placements:
         return model, positive, negative
-    layers = adapter.layer_map(_unet_shapes(model))
+    network = getattr(model.model, "diffusion_model", None)
+    layers = [] if network is None else adapter.layers_of(network)
     adapter.check_fit(adapter.projection_sizes(dynamicid.checkpoint.modules["saa"]), layers)
     for placement in placements:
         _check_face(placement.face, dynamicid)
@@ -124,11 +125,6 @@ class UnmergedUpdate:
         """Called by the host when it loads the weight; returns the bytes moved."""
         self._up, self._down = self._up.to(device), self._down.to(device)
         return self._up.nbytes + self._down.nbytes
-
-
-def _unet_shapes(model: ModelPatcher) -> dict[str, torch.Size]:
-    network = getattr(model.model, "diffusion_model", None)
-    return {name: weight.shape for name, weight in network.named_parameters()} if network is not None else {}
 
 
 def _check_face(face: Face, dynamicid: DynamicID) -> None:

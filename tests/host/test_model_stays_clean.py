@@ -107,3 +107,15 @@ def test_the_projected_tokens_are_forgotten_when_a_run_is_interrupted(dynamicid)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(*patched, steps=3, callback=interrupt)
     assert projected_tokens() == []
+
+
+def test_the_projected_tokens_are_forgotten_when_a_pack_asks_the_model_without_sampling(dynamicid):
+    model, positive, _ = apply(dynamicid, faces(1)[0])
+    (key,) = positive[0][1]["model_conds"]
+    asked = {"c_crossattn": positive[0][0], "transformer_options": {"wrappers": model.wrappers}}
+    latent, sigma = torch.ones(1, 4, 8, 8), torch.ones(1)
+    with torch.inference_mode():
+        plain = model.model.apply_model(latent, sigma, c_crossattn=positive[0][0])
+        rows = positive[0][1]["model_conds"][key].cond
+        assert not torch.equal(model.model.apply_model(latent, sigma, **asked, **{key: rows}), plain)
+    assert projected_tokens() == []
