@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..dynamicid_core import comparison, drawing, images
 from ..dynamicid_core.comfy_host import inspection
+from ..dynamicid_core.comfy_host.progress import one_by_one
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.face_analysis import FaceAnalysis, check_recognition
@@ -111,7 +112,7 @@ class CompareFaces(io.ComfyNode):
         for number, face in enumerate(people, start=1):
             check_recognition(face.recognition, face_analysis.recognition, f"Face {number} was encoded")
         photos = images.photographs(image)
-        results = [_compare(photo, face_analysis, people, placements) for photo in photos]
+        results = [_compare(photo, face_analysis, people, placements) for photo in one_by_one(photos)]
         drawn = images.to_image([drawing.draw_comparison(p, r) for p, r in zip(photos, results, strict=True)])
         similarity = float(np.mean([result.mean_similarity for result in results]))
         table = "\n\n".join(result.table() for result in results)

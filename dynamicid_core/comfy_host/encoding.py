@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from ..images import Photo, Square, central_square, clip_pixels
 from ..keypoints import Keypoints
 from ..portrait import measure, portrait_square
 from .loading import DynamicID
+from .progress import one_by_one
 
 CROPS = ("auto", "portrait", "aligned", "whole picture")
 _CLIP_ALIGNED_SIZE = 224
@@ -43,21 +43,17 @@ def encode_photos(
     check_recognition(dynamicid.checkpoint.recognition, analysis.recognition, "The adapter was trained")
     variant = dynamicid.checkpoint.variant
     crop = variant.crop if crop == "auto" else crop
-    progress = comfy.utils.ProgressBar(len(photos) + 1)
     subjects: list[_Subject] = []
     previews: list[Photo] = []
-    for number, photo in enumerate(photos, start=1):
-        comfy.model_management.throw_exception_if_processing_interrupted()
+    for number, photo in enumerate(one_by_one(photos), start=1):
         found = analysis.choose(photo, order, index, number, len(photos))
         subject = _subject(photo, found.chosen, crop, analysis, variant.embedding_channel_order)
         subjects.append(subject)
         previews += _previews(photo, found, subject.cut)
-        progress.update(1)
     sizes = dynamicid.face_encoder.model.sizes
     features, no_features = clip_features(clip_vision, [subject.cut for subject in subjects], sizes.clip_size)
     seen = torch.stack([subject.seen_embedding for subject in subjects])
     tokens, uncond_tokens = encode_tokens(dynamicid, seen, features, no_features)
-    progress.update(1)
     base_model = base_model_name(sizes.token_size)
     faces = [
         subject.face(own, uncond_tokens, base_model) for own, subject in zip(tokens.split(1), subjects, strict=True)

@@ -1,5 +1,7 @@
 """Compare Faces, on photographs of real people."""
 
+import comfy.model_management
+import comfy.utils
 import numpy as np
 import pytest
 
@@ -63,6 +65,19 @@ def test_a_placed_person_of_weight_0_is_not_looked_for(face_analysis, family):
     _, similarity, table = run("DynamicIDCompareFaces", **given)
     assert similarity > 0.99
     assert table.count("*") == 1
+
+
+def test_a_batch_shows_its_progress_and_can_be_stopped(face_analysis, family, monkeypatch):
+    done = []
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update", lambda self, value: done.append((value, self.total)))
+    picture = photos.image(photos.astronaut())
+    given = {"image": picture.expand(3, -1, -1, -1), "face_analysis": face_analysis, **family}
+    run("DynamicIDCompareFaces", **given)
+    assert done == [(1, 3)] * 3
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run("DynamicIDCompareFaces", **given)
+    comfy.model_management.interrupt_current_processing(False)
 
 
 def test_nobody_to_compare_with_is_refused(face_analysis):

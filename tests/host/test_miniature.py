@@ -73,6 +73,15 @@ def test_a_shipped_workflow_runs_on_it_with_nothing_but_the_loaders_replaced(nam
     assert picture.isfinite().all()
 
 
+def test_its_vae_encodes_by_tiles_too(loaded, photo):
+    pixels = torch.rand(1, 144, 128, 3, generator=torch.Generator().manual_seed(1))
+    whole = run("VAEEncode", vae=loaded[2], pixels=pixels)[0]["samples"]
+    tiles = {"tile_size": 96, "overlap": 16, "temporal_size": 64, "temporal_overlap": 8}
+    by_tiles = run("VAEEncodeTiled", vae=loaded[2], pixels=pixels, **tiles)[0]["samples"]
+    assert by_tiles.shape == whole.shape
+    assert (by_tiles - whole).abs().mean() < 0.5 * whole.std()
+
+
 def copied(folder):
     shutil.copytree(miniature.FOLDER, folder, ignore=shutil.ignore_patterns("photos", "*.jpg", "*.png"))
     return folder

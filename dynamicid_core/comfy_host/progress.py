@@ -1,0 +1,18 @@
+"""Work on several photos, as ComfyUI shows and stops it."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import comfy.model_management
+import comfy.utils
+
+_Item = TypeVar("_Item")
+
+
+def one_by_one(items: Sequence[_Item]) -> Iterator[_Item]:
+    """The items, with ComfyUI's progress bar, and its Cancel between them."""
+    progress = comfy.utils.ProgressBar(len(items))
+    for item in items:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield item
+        progress.update(1)
