@@ -107,6 +107,24 @@ def test_8_bit_weights_are_known_in_the_wrapping_of_newer_hosts(dynamicid):
     assert wrapped not in patched.patches
 
 
+def test_bytes_of_another_packs_format_are_left_to_that_pack(dynamicid):
+    """GGUF's layers hold packed bytes, tell the shape of what is in them, and apply patches themselves."""
+
+    class Packed(torch.nn.Parameter):
+        @property
+        def shape(self):
+            return self.of
+
+    model = tiny_unet()
+    name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"
+    layer = comfy.utils.get_attr(model.model, name.removesuffix(".weight"))
+    packed = Packed(torch.zeros(7, dtype=torch.uint8), requires_grad=False)
+    packed.of, layer.weight = layer.weight.shape, packed
+    patched = apply(dynamicid, faces(1)[0], model=model)[0]
+    assert patched.weight_wrapper_patches == {}
+    assert name in patched.patches
+
+
 def test_a_half_precision_adapter_is_kept_in_half_precision_and_computes_in_single(dynamicid, models):
     module = core("checkpoint")
     halves = {name: {k: v.half() for k, v in state.items()} for name, state in dynamicid.checkpoint.modules.items()}

@@ -50,7 +50,7 @@ class Effort:
     finishing: int = 600
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
-    few_steps: int = 4
+    few_steps: int = 24
 
 
 @dataclass(frozen=True)

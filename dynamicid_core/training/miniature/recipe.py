@@ -279,7 +279,7 @@ def measure_all(kitchen: Kitchen) -> None:
         for finding in measure.measure(bench, people, number, cases, measure.SETTINGS, folder / "pictures")
     ]
     steps = measure.few_steps(bench, people, effort.few_steps)
-    text = report.tables(ceilings, findings, steps)
+    text = report.tables(ceilings, findings, steps, effort.few_steps)
     (folder / "tables.md").write_text(text, encoding="utf-8")
     report.save_figures(ceilings, findings, steps, folder / "figures.json")
     report.draw_steps(steps, folder / "steps.png")

@@ -31,8 +31,10 @@ _SEVERAL = {
 }
 
 
-def tables(ceilings: dict[str, dict[str, float]], findings: Sequence[Finding], steps: Sequence[dict[str, Any]]) -> str:
-    """Markdown: ceilings, one person, several people, few steps."""
+def tables(
+    ceilings: dict[str, dict[str, float]], findings: Sequence[Finding], steps: Sequence[dict[str, Any]], few: int
+) -> str:
+    """Markdown: ceilings, one person, several people, few steps. few: pictures a row of the last."""
     parts = ["### Ceilings: pictures of the data, people never seen", ""]
     parts += _table(ceilings, _COLUMNS | _KEPT)
     for number in sorted({one.people for one in findings}):
@@ -45,7 +47,7 @@ def tables(ceilings: dict[str, dict[str, float]], findings: Sequence[Finding], s
         who = "One person" if number == 1 else f"{number} people side by side"
         parts += ["", f"### {who}, {count} pictures a row", ""]
         parts += _table(rows, _COLUMNS if number == 1 else _SEVERAL)
-    parts += ["", "### Few steps, one person, as the photo shows them", ""]
+    parts += ["", f"### Few steps, one person as the photo shows them, {few} pictures a row", ""]
     rows = {f"{row['sampler']}, {row['steps']} steps": row for row in steps}
     parts += _table(rows, {k: title for k, title in _COLUMNS.items() if k not in ("expression", "pose")})
     return "\n".join(parts) + "\n"
