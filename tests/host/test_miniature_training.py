@@ -370,7 +370,7 @@ def test_faces_too_many_are_told_of_several_people_only():
         for setting in measure.SETTINGS
         for crowded in (True, False)
     ]
-    one, two = report.tables({}, findings, []).split("### 2 people")
+    one, two = report.tables({}, findings, [], 1).split("### 2 people")
     assert "faces too many" not in one
     title, _, row, *_ = two.splitlines()[2:]
     assert dict(zip(title.split("|"), row.split("|"), strict=True))[" faces too many "] == " 0.500 "
