@@ -63,6 +63,7 @@ def draw_layout(boxes: Sequence[Box], picture: Photo | None = None) -> Photo:
 
 def draw_keypoints(keypoints: Keypoints, earlier: Keypoints | None = None) -> Photo:
     """The points on their portrait, or on an empty square where it is not known, with lines from where they were."""
+    picture: Photo
     if keypoints.portrait is None:
         picture = np.full((PREVIEW_SIZE, PREVIEW_SIZE, 3), 40, np.uint8)
     else:

@@ -116,9 +116,12 @@ def run(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     host = hosts.user_host() or hosts.ensure_host()
     base = base_directory.prepare("demo")
-    weights = find_weights(host) if hosts.user_host() else None
+    found = find_weights(host) if hosts.user_host() else []
+    weights = found if isinstance(found, Weights) else None
     if weights is None:
         base_directory.add_insightface_pack(base)
+    if isinstance(found, list) and found:
+        print(f"{host} has no {' and no '.join(found)}, so this runs on the miniature.")
     photos = (options.photo or (PEOPLE[0] if weights is None else borrowed.sample_photo("astronaut")), PEOPLE[1])
     for number, photo in enumerate(photos, start=1):
         save_photo(photo, base / "input" / PHOTO_NAME.format(number))

@@ -58,14 +58,16 @@ def is_adapter(shapes: Shapes) -> bool:
     return any(key.endswith(ADAPTER_KEY_END) for key in shapes)
 
 
-def find_weights(host: Path) -> Weights | None:
-    """The first file of each kind in a ComfyUI's model folders; None if a kind is missing."""
-    checkpoint = find_model(host, "checkpoints", is_sd15_checkpoint)
-    clip_vision = find_model(host, "clip_vision", is_vit_h)
-    adapter = next(filter(None, (find_adapter(host, kind) for kind in ("dynamicid", "ipadapter"))), None)
-    if checkpoint and clip_vision and adapter:
-        return Weights(checkpoint, clip_vision, adapter)
-    return None
+def find_weights(host: Path) -> Weights | list[str]:
+    """The first file of each kind in a ComfyUI's model folders, or the kinds that are missing, in words."""
+    adapters = (find_adapter(host, kind) for kind in ("dynamicid", "ipadapter"))
+    found = {
+        "SD1.5 checkpoint (.safetensors)": find_model(host, "checkpoints", is_sd15_checkpoint),
+        "CLIP ViT-H": find_model(host, "clip_vision", is_vit_h),
+        "DynamicID file": next(filter(None, adapters), None),
+    }
+    missing = [kind for kind, name in found.items() if name is None]
+    return missing or Weights(*(name for name in found.values() if name is not None))
 
 
 def find_model(host: Path, kind: str, fits: Callable[[Shapes], bool]) -> str | None:

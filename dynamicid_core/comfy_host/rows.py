@@ -85,11 +85,11 @@ def in_window(rows: tuple[Row, ...], window: Any, latent: tuple[int, int]) -> tu
     along = getattr(window, "dim", None)
     if along not in (2, 3):
         return rows
-    first, *_, last = shown = list(window.index_list)
-    if shown != list(range(first, last + 1)):
+    shown = list(window.index_list)
+    if shown != list(range(shown[0], shown[0] + len(shown))):
         return rows
     height, width = latent
-    area = (len(shown), width, first, 0) if along == 2 else (height, len(shown), 0, first)
+    area = (len(shown), width, shown[0], 0) if along == 2 else (height, len(shown), 0, shown[0])
     return tuple(row._replace(area=area) if row.area is None else row for row in rows)
 
 

@@ -1,5 +1,7 @@
 """With other patches, other guiders and other conditioning."""
 
+from types import SimpleNamespace
+
 import comfy.sample
 import pytest
 import torch
@@ -217,6 +219,23 @@ def test_tiles_of_a_batch_repeat_its_rows(dynamicid):
     rows = core("comfy_host.rows")
     batch = (rows.Row(rows.POSITIVE), rows.Row(rows.NEGATIVE))
     assert rows.Forward(batch, 0.0, (8, 8)).of(6).rows == batch * 3
+
+
+@pytest.mark.parametrize(
+    ("dim", "shown", "area"),
+    [
+        (3, range(2, 6), (8, 4, 0, 2)),
+        (2, range(2, 6), (4, 12, 2, 0)),
+        (2, [7], (1, 12, 7, 0)),
+        (0, range(2, 6), None),  # of a batch: each picture is whole
+        (3, [10, 11, 0, 1], None),
+    ],
+)
+def test_a_context_window_is_the_part_of_the_picture_that_it_shows(dim, shown, area):
+    rows, window = core("comfy_host.rows"), SimpleNamespace(dim=dim, index_list=list(shown))
+    row, placed = rows.Row(rows.POSITIVE), rows.Row(rows.POSITIVE, (1, 1, 0, 0))
+    assert rows.in_window((row, placed), window, (8, 12)) == (row._replace(area=area), placed)
+    assert rows.in_window((row,), None, (8, 12)) == (row,)
 
 
 def test_the_projections_are_under_comfyuis_memory_management(dynamicid):
