@@ -17,7 +17,7 @@ LATENT_CELL = 8
 """Pixels of a latent's cell, in SD1.5 and SDXL alike."""
 
 INSIDE = 0.5
-"""A mask's value from which on a cell counts as inside the region."""
+"""The part of a mask's largest value from which on a cell counts as inside the region."""
 _DIGITS = 9  # x + width is rounded to this many, so that 0.6 + 0.3 is 0.9 as the user wrote it
 _DIGITS_OF_CELLS = 6
 
@@ -61,9 +61,12 @@ class Box:
         released code. A box smaller than a cell covers the cell of its centre.
         """
         covered = torch.zeros(height, width)
-        seen = self if view is None else self._within(view)
+        shown = view or Box(0, 0, 1, 1)
+        seen = self._within(shown)
         if seen is not None:
-            covered[_cell_range(seen.y0, seen.y1, height), _cell_range(seen.x0, seen.x1, width)] = 1.0
+            rows = _cell_range(seen.y0, seen.y1, height, (self.y1 - self.y0) / (shown.y1 - shown.y0))
+            columns = _cell_range(seen.x0, seen.x1, width, (self.x1 - self.x0) / (shown.x1 - shown.x0))
+            covered[rows, columns] = 1.0
         return covered
 
     @property
@@ -108,9 +111,8 @@ class MaskRegion:
 
     @property
     def inside_from(self) -> float:
-        """The coverage from which on a cell is inside: ``INSIDE``, or half of the most that a fainter mask has."""
-        largest = float(self.mask.max())
-        return INSIDE if largest >= INSIDE else largest / 2
+        """The coverage from which on a cell is inside: that part of the mask's largest value."""
+        return INSIDE * float(self.mask.max())
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -225,7 +227,7 @@ def boosted_gate(inside: Tensor, boost: float) -> tuple[Tensor, Tensor]:
 
 def _mask(allowed: Tensor, logits: Tensor, columns: int) -> Tensor:
     """[views, T, N], both -> [views, 1, N, columns]: the logits where that is allowed, else -inf."""
-    mask = torch.where(allowed, logits, -math.inf).mT
+    mask = torch.where(allowed, logits, -math.inf).mT.contiguous()  # fused kernels want it so
     return F.pad(mask, (0, columns - mask.shape[-1]), value=-math.inf).unsqueeze(1)
 
 
@@ -249,9 +251,10 @@ def _shares(
     return Shares(*(part.to(device, dtype) for part in (shares.mT, mask, owners)))
 
 
-def _cell_range(start: float, end: float, cells: int) -> slice:
+def _cell_range(start: float, end: float, cells: int, whole: float) -> slice:
+    """Which cells a stretch takes. whole: its length before it was cut off; only what was less than a cell has one."""
     first, last = int(_cells(start, cells)), int(_cells(end, cells))
-    if first < last:
+    if first < last or _cells(whole, cells) >= 1:
         return slice(first, last)
     centre = min(int(_cells((start + end) / 2, cells)), cells - 1)
     return slice(centre, centre + 1)

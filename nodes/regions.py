@@ -48,7 +48,7 @@ class PlaceFace(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="A drawn region instead of the box, of any size. Values between 0 and 1 weaken the person; "
-                    "from 0.5 on a place counts as inside.",
+                    "from half of the largest one on, a place counts as inside.",
                 ),
                 BoundingBoxType.Input(
                     "bounding_box",

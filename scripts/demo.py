@@ -246,10 +246,12 @@ def contact_sheet(takes: tuple[Take, ...], results: list[Result]) -> Image.Image
 
     side, margin, title = 320, 20, 40
     rows: list[list[tuple[str, Image.Image, int]]] = []
-    shown: list[bytes] = []
+    shown: list[bytes] = []  # photos of the row that is being filled
     for take, result in zip(takes, results, strict=True):
         panels = [("Where the face acts", seen) for seen in result.maps] + [(take.title, result.picture)]
-        if shown != (shown := [photo.tobytes() for photo in result.photos]):
+        photos = [photo.tobytes() for photo in result.photos]
+        if photos != shown:
+            shown = photos
             rows.append([])
             panels = [("Photo, and face as ArcFace sees it", photo) for photo in result.photos] + panels
         rows[-1] += [(text, image, round(side * max(1.0, image.width / image.height))) for text, image in panels]

@@ -19,6 +19,7 @@ SD15_TEXT_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.att
 SD15_INPUT_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 # As transformers and as OpenCLIP name the last of 32 layers; ComfyUI loads both.
 VIT_H_KEYS = ("vision_model.encoder.layers.31.layer_norm1.weight", "visual.transformer.resblocks.31.ln_1.weight")
+SD15_TOKENS = 768  # size of each
 ADAPTER_KEY_END = "perceiver_resampler.proj_in.weight"
 
 
@@ -54,17 +55,16 @@ def is_vit_h(shapes: Shapes) -> bool:
 
 
 def is_adapter(shapes: Shapes) -> bool:
-    """A DynamicID adapter, or another with the same face encoder."""
-    return any(key.endswith(ADAPTER_KEY_END) for key in shapes)
+    """A DynamicID adapter, or another for SD1.5 with the same face encoder."""
+    return any(key.endswith(ADAPTER_KEY_END) and shape[0] == SD15_TOKENS for key, shape in shapes.items())
 
 
 def find_weights(host: Path) -> Weights | list[str]:
     """The first file of each kind in a ComfyUI's model folders, or the kinds that are missing, in words."""
-    adapters = (find_adapter(host, kind) for kind in ("dynamicid", "ipadapter"))
     found = {
         "SD1.5 checkpoint (.safetensors)": find_model(host, "checkpoints", is_sd15_checkpoint),
         "CLIP ViT-H": find_model(host, "clip_vision", is_vit_h),
-        "DynamicID file": next(filter(None, adapters), None),
+        "DynamicID or FaceID Plus file": find_adapter(host) or find_model(host, "ipadapter", is_adapter),
     }
     missing = [kind for kind, name in found.items() if name is None]
     return missing or Weights(*(name for name in found.values() if name is not None))
@@ -75,10 +75,10 @@ def find_model(host: Path, kind: str, fits: Callable[[Shapes], bool]) -> str | N
     return next((name for name, file in files(host, kind, ".safetensors") if fits(tensor_shapes(file))), None)
 
 
-def find_adapter(host: Path, kind: str) -> str | None:
-    """Name of the first adapter in a kind's folders, safetensors before pickles."""
-    pickles = (name for name, file in files(host, kind, ".bin") if mentions(file, ADAPTER_KEY_END))
-    return find_model(host, kind, is_adapter) or next(pickles, None)
+def find_adapter(host: Path) -> str | None:
+    """Name of the first adapter in models/dynamicid, safetensors before pickles."""
+    pickles = (name for name, file in files(host, "dynamicid", ".bin") if mentions(file, ADAPTER_KEY_END))
+    return find_model(host, "dynamicid", is_adapter) or next(pickles, None)
 
 
 def mentions(file: Path, key: str) -> bool:

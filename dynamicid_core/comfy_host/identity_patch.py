@@ -176,14 +176,14 @@ class IdentityPatch:
     ) -> Tensor:
         """APPLY_MODEL wrapper: one forward of the UNet with the identity attention in place."""
         options = dict(transformer_options or {})
-        if self.key in conds and self._acts(executor.class_obj.model_sampling, sigma):
+        boost = self._boost(executor.class_obj.model_sampling, sigma) if self.key in conds else None
+        if boost is not None:
             latent = self._latent or (x.shape[-2], x.shape[-1])
             rows = in_window(conds[self.key], options.get("context_window"), latent)
             conds = {**conds, self.key: rows}
             if LOOKING not in options and any(row.role == POSITIVE for row in rows):
                 told = {name: options[name] for name in _TOLD if name in options}
                 self._note(Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds))
-            boost = self._boost(executor.class_obj.model_sampling, sigma)
             forward = Forward(rows, boost, latent)
             replaced = {**options.get("patches_replace", {})}
             replaced["attn2"] = self._wrap(replaced.get("attn2", {}), forward)
@@ -204,18 +204,17 @@ class IdentityPatch:
         together = step is not None and run.moments and run.moments[-1].options.get("sigmas") is step
         run.moments = (*run.moments, moment) if together else (moment,)
 
-    def _acts(self, sampling: Any, sigma: Tensor) -> bool:
-        start, end = self.settings.start_percent, self.settings.end_percent
-        if start <= 0 and end >= 1:
-            return True  # without asking the device for sigma
-        return sampling.percent_to_sigma(start) >= float(sigma.max()) >= sampling.percent_to_sigma(end)
-
-    def _boost(self, sampling: Any, sigma: Tensor) -> float:
+    def _boost(self, sampling: Any, sigma: Tensor) -> float | None:
+        """The layout boost at that moment of the schedule; None where the identity does not act."""
         settings = self.settings
-        if settings.layout_boost == 0 or settings.layout_end <= 0 or not self._people.are_placed:
-            return 0.0
-        early = float(sigma.max()) >= sampling.percent_to_sigma(settings.layout_end)
-        return settings.layout_boost if early else 0.0
+        always = settings.start_percent <= 0 and settings.end_percent >= 1
+        boosts = settings.layout_boost != 0 and settings.layout_end > 0 and self._people.are_placed
+        if always and not boosts:
+            return 0.0  # without asking the device for sigma
+        now, at = float(sigma.max()), sampling.percent_to_sigma
+        if not always and not at(settings.start_percent) >= now >= at(settings.end_percent):
+            return None
+        return settings.layout_boost if boosts and now >= at(settings.layout_end) else 0.0
 
     def _wrap(self, replaced: Mapping[Any, Any], forward: Forward) -> dict[Any, Any]:
         wrapped = dict(replaced)

@@ -51,9 +51,10 @@ def apply_dynamicid(
     patched.set_additional_models(key, [dynamicid.projections])
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, patch.around_sampling)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, patch.around_model)
-    roles = (RowRoles((Row(role),), application) for role in (POSITIVE, NEGATIVE))
-    return patched, *(
-        mark_conditioning(part, key, role) for part, role in zip((positive, negative), roles, strict=True)
+    return (
+        patched,
+        mark_conditioning(positive, key, RowRoles((Row(POSITIVE),), application)),
+        mark_conditioning(negative, key, RowRoles((Row(NEGATIVE),), application)),
     )
 
 

@@ -27,20 +27,23 @@ class Application:
     """One use of Apply DynamicID, which its model and its conditioning both know."""
 
     def __init__(self) -> None:
-        self._samples = self._told = False
+        self._samplings, self._told = 0, False
+
+    def __deepcopy__(self, _: Any) -> "Application":
+        return self  # copied conditioning is still that of this model
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """While its model is sampled."""
-        self._samples = True
+        self._samplings += 1
         try:
             yield
         finally:
-            self._samples = False
+            self._samplings -= 1
 
     def is_asked_for(self) -> None:
         """Its conditioning is. Without its model nobody would say that the faces are not painted."""
-        if not self._samples and not self._told:
+        if not self._samplings and not self._told:
             self._told = True
             _log.warning(
                 "A prompt brings faces from Apply DynamicID, but the sampler's model did not pass that node: they are "

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..drawing import person_colour
 from ..errors import InputError
-from ..images import Photo
+from ..images import Photo, open_photo
 from .cases import Reference
 from .results import Results, Row
 from .run import BASE, SETTINGS
@@ -75,8 +75,7 @@ def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Referenc
 def _painted(row: Row | None, folder: Path, caption: str) -> Photo:
     if row is None or not (folder / row.picture).is_file():
         return _cell(np.full((8, 8, 3), 40, np.uint8), caption)
-    with Image.open(folder / row.picture) as picture:
-        return _cell(np.asarray(picture.convert("RGB")), caption)
+    return _cell(open_photo(folder / row.picture), caption)
 
 
 def _cell(photo: Photo, caption: str) -> Photo:

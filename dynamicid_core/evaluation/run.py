@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..face import Face
 from ..files import written_whole
-from ..images import Photo
+from ..images import Photo, open_photo
 from . import metrics
 from .cases import Case, Motion, Reference
 from .results import Results, Row, told
@@ -133,7 +133,7 @@ class _Run:
             path = _picture_path(BASE.name, key)
             # Without a row, a run with other settings may have left it.
             if self.results.has(BASE.name, key) and (self.results.folder / path).is_file():
-                photo = _load(self.results.folder / path)
+                photo = open_photo(self.results.folder / path)
             else:
                 photo = self.studio.paint([], False, case.prompt, case.seed)
                 _save(photo, self.results.folder / path)
@@ -195,8 +195,3 @@ def _save(photo: Photo, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:
             Image.fromarray(photo).save(unfinished, format="PNG")
-
-
-def _load(path: Path) -> Photo:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))

@@ -18,7 +18,7 @@ class Metrics:
     """Rows of figures by step, in ``metrics.csv`` and ``curves.png`` of a folder.
 
     A row that cannot be written, since the disk is full or the file is open elsewhere, ends no training: the log tells
-    it, and it is written with the next one.
+    it, and it is written with the next row or picture.
     """
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
@@ -52,9 +52,12 @@ class Metrics:
                 self._write_anew()
 
     def draw(self) -> None:
-        """The curves, with a running mean over a twentieth of the run."""
+        """The curves, with a running mean over a twentieth of the run; and rows that could not be written before."""
         from matplotlib.figure import Figure
 
+        if not self._all_written:
+            with self._told(self._file):
+                self._write_anew()
         names = [name for name in (self._rows[-1] if self._rows else {}) if name != "step"]
         if not names:
             return
@@ -96,7 +99,7 @@ class Metrics:
         try:
             yield
         except OSError as error:
-            _log.warning("%s could not be written and will be tried again: %s", file, error)
+            _log.warning("%s could not be written: %s", file, error)
 
 
 def running_mean(values: list[float], width: int) -> list[float]:

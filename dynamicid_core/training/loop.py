@@ -132,7 +132,7 @@ class _Run:
                 self.save()
                 if metrics is not None:
                     metrics.draw()
-            if _due(self.done, config.sample_every) or (last and config.sample_every):
+            if not stopped and (_due(self.done, config.sample_every) or (last and config.sample_every)):
                 self._sheet()
             if stopped:
                 raise KeyboardInterrupt
@@ -189,7 +189,7 @@ class _Run:
                 with self.average.in_place():
                     self.stage.draw_sheet(folder / f"step-{self.done:08d}.jpg", self.config.sample_steps)
             except OSError as error:  # a picture to look at is worth no training
-                _log.warning("The sheet of step %d could not be written: %s", self.done, error)
+                _log.warning("The sheet of step %d could not be made: %s", self.done, error)
 
     def _identity(self) -> dict[str, Any]:
         return {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}

@@ -211,6 +211,31 @@ def test_a_faint_mask_with_a_soft_edge_ends_at_half_of_what_it_has_at_most():
     assert layout.gate_offset.flatten().tolist() == [0, 0, 2, 2, 2, 0]
 
 
+@pytest.mark.parametrize("people", [2, 4])
+def test_masks_lie_in_memory_as_fused_kernels_want_them(people):
+    """With as many tokens as are attended to, nothing is filled up."""
+    regions = [from_mask(torch.linspace(0, 1, 16).roll(4 * i).expand(16, 16)) for i in range(people)]
+    layout = layout_on_grid(regions, [4] * people, 16, 16, boost=0, pad=True)
+    assert layout.mask.is_contiguous()
+    assert layout.shares.mask.is_contiguous()
+
+
+def test_a_stronger_mask_never_covers_less():
+    ramp = torch.linspace(0, 1, 64).expand(64, 64)
+    counts = [
+        (from_mask(ramp * peak).coverage(16, 16) >= from_mask(ramp * peak).inside_from).sum()
+        for peak in (0.2, 0.49, 0.51, 1.0)
+    ]
+    assert len({int(count) for count in counts}) == 1
+
+
+def test_what_an_area_cuts_off_of_a_box_is_no_cell_of_its_own():
+    box = Box(0, 0, 0.333, 1)  # ends in cell 31 of 96, which it does not cover
+    assert not box.coverage(1, 18, Box(31 / 96, 0, 49 / 96, 1)).any()
+    tiny = Box(0.33, 0, 0.333, 1)  # less than a cell: it covers the one of its centre
+    assert tiny.coverage(1, 18, Box(31 / 96, 0, 49 / 96, 1)).sum() == 1
+
+
 @pytest.mark.parametrize("pixels", range(64, 2049, 8))
 def test_a_box_in_pixels_that_ends_between_cells_covers_just_these_cells(pixels):
     for first in range(0, pixels // 8, 7):

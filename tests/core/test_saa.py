@@ -108,7 +108,9 @@ def test_self_attention_layer_with_its_low_rank_update_matches():
 
 @pytest.mark.parametrize("pad", [False, True], ids=["as many tokens", "tokens filled up"])
 @pytest.mark.parametrize("people", [1, 2, 5])
-def test_soft_masks_weaken_what_each_person_adds_and_nothing_else(people, pad):
+@pytest.mark.parametrize("views", [(None,), (Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1))], ids=["whole", "two parts"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_soft_masks_weaken_what_each_person_adds_and_nothing_else(people, pad, views, dtype):
     torch.manual_seed(people)
     counts, heads, cells = [4, 8, 4, 4, 4][:people], 2, 4
     query, text = torch.randn(2, cells * cells, 8), torch.zeros(2, cells * cells, 8)
@@ -118,19 +120,26 @@ def test_soft_masks_weaken_what_each_person_adds_and_nothing_else(people, pad):
     regions = [from_mask(mask) for mask in masks]
     if people == 5:
         regions[3] = None
-    layout = layout_on_grid(regions, counts, cells, cells, boost=2, pad=pad)
+    scale = torch.ones(sum(counts))
+    scale[:4] = 0.5
+    layout, exact = (
+        layout_on_grid(regions, counts, cells, cells, 2, views, "cpu", d, pad) for d in (dtype, torch.float32)
+    )
     settings = saa.SaaSettings(threshold=0.0)
-    identity = saa.project_tokens(keys, values, heads, torch.float32, pad=pad)
+    identity = saa.project_tokens(keys, values, heads, dtype, scale, pad)
     added = saa.semantic_activated_attention(text, query, identity, settings, layout)
 
     expected, ends = torch.zeros_like(added), torch.tensor(counts).cumsum(0).tolist()
-    for region, mask, end, count in zip(regions, masks.flatten(1), ends, counts, strict=True):
+    covered = [[None if r is None else r.coverage(cells, cells, view).flatten() for r in regions] for view in views]
+    for person, (end, count) in enumerate(zip(ends, counts, strict=True)):
         alone = torch.zeros_like(values)
         alone[:, end - count : end] = values[:, end - count : end]
-        identity = saa.project_tokens(keys, alone, heads, torch.float32, pad=pad)
-        whole = saa.semantic_activated_attention(text, query, identity, settings, replace(layout, shares=None))
-        expected += whole if region is None else whole * torch.where(mask > 0, mask, 1.0)[:, None]
-    torch.testing.assert_close(added, expected, atol=1e-5, rtol=1e-5)
+        identity = saa.project_tokens(keys, alone, heads, torch.float32, scale, pad)
+        whole = saa.semantic_activated_attention(text, query, identity, settings, replace(exact, shares=None))
+        taken = torch.stack([torch.ones(cells**2) if c[person] is None else c[person] for c in covered])
+        expected += whole * torch.where(taken > 0, taken, 1.0)[..., None]
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(added, expected, atol=tolerance, rtol=tolerance)
     assert not torch.equal(added, whole)
 
 

@@ -75,9 +75,11 @@ def test_a_batch_shows_its_progress_and_can_be_stopped(face_analysis, family, mo
     run("DynamicIDCompareFaces", **given)
     assert done == [(1, 3)] * 3
     comfy.model_management.interrupt_current_processing()
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        run("DynamicIDCompareFaces", **given)
-    comfy.model_management.interrupt_current_processing(False)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run("DynamicIDCompareFaces", **given)
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
 
 
 def test_nobody_to_compare_with_is_refused(face_analysis):

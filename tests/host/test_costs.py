@@ -69,6 +69,7 @@ def test_soft_masks_take_two_attentions_for_any_number_of_people(dynamicid, monk
         (placements,) = run("DynamicIDPlaceFace", face=face, mask=soft, placements=placements)
     with layers(monkeypatch) as found:
         sample_quickly(dynamicid, placements)
+    assert len(found) == 16 * STEPS
     for operations, _ in found:
         assert sum("scaled_dot_product" in name for name in operations.names) == 2
 
@@ -77,6 +78,7 @@ def test_soft_masks_take_two_attentions_for_any_number_of_people(dynamicid, monk
 def test_a_layer_waits_for_no_device_and_keeps_no_scores(dynamicid, monkeypatch, who):
     with layers(monkeypatch) as found:
         sample_quickly(dynamicid, faces(1)[0] if who == "one" else place(LEFT, RIGHT))
+    assert len(found) == 16 * STEPS
     for operations, size in found:
         assert not [name for name in operations.names if name.startswith(READS_BY_HOST)]
         assert operations.largest == size  # scores would be heads x tokens for each query, more than its channels

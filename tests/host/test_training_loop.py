@@ -102,7 +102,7 @@ def test_sheets_show_what_the_weights_can_do(tiny_models, tmp_path, adapter_file
 def test_a_sheet_that_cannot_be_written_costs_no_step(tiny_models, tmp_path, caplog):
     (tmp_path / "sheets").write_text("in the way")
     train(*anchor_stage(tiny_models, tmp_path, steps=2, sample_every=1, sample_steps=1))
-    assert "The sheet of step 1 could not be written" in caplog.text
+    assert "The sheet of step 1 could not be made" in caplog.text
     assert (tmp_path / "adapter.safetensors").is_file()
 
 

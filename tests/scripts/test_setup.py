@@ -252,7 +252,13 @@ def test_models_are_found_by_their_tensors_in_all_model_folders(tmp_path):
 
 def test_kinds_of_models_that_are_missing_are_told(tmp_path):
     host = make_comfyui(tmp_path)
-    assert model_files.find_weights(host) == ["SD1.5 checkpoint (.safetensors)", "CLIP ViT-H", "DynamicID file"]
+    assert model_files.find_weights(host) == [
+        "SD1.5 checkpoint (.safetensors)",
+        "CLIP ViT-H",
+        "DynamicID or FaceID Plus file",
+    ]
     write_safetensors(host / "models" / "checkpoints" / "c.safetensors", **SD15)
+    write_safetensors(host / "models" / "ipadapter" / "sdxl.safetensors", **{next(iter(ADAPTER)): [2048, 1280]})
+    assert model_files.find_weights(host) == ["CLIP ViT-H", "DynamicID or FaceID Plus file"]
     write_safetensors(host / "models" / "ipadapter" / "a.safetensors", **ADAPTER)
     assert model_files.find_weights(host) == ["CLIP ViT-H"]

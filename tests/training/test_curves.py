@@ -67,6 +67,15 @@ def test_rows_that_find_the_disk_full_are_written_with_the_next(tmp_path, monkey
     assert [row["loss"] for row in rows(tmp_path)] == ["0.5", "0.25", "0.125"]
 
 
+def test_the_last_row_that_found_the_disk_full_is_written_with_the_curves(tmp_path, monkeypatch):
+    metrics = Metrics(tmp_path, 0)
+    fill_disk(tmp_path, monkeypatch)
+    metrics.add(1, {"loss": 0.5})
+    monkeypatch.undo()
+    metrics.draw()
+    assert [row["loss"] for row in rows(tmp_path)] == ["0.5"]
+
+
 def test_curves_that_cannot_be_written_end_no_training(tmp_path, caplog):
     (tmp_path / "curves.png").mkdir()
     metrics = Metrics(tmp_path, 0)

@@ -1,5 +1,6 @@
 """Worker processes of the commands that make data sets."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,22 +10,28 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 WAITING = """
-import time
+import sys
 from dynamicid_core.training.data.workers import in_parallel
-print(list(in_parallel(time.sleep, [0, 0, 600, 600], 2)))
+from tests.training.test_workers import tell_and_wait
+print(list(in_parallel(tell_and_wait, [sys.argv[1]] * 4, 2)))
 """
 
 
-def test_workers_end_with_a_command_that_is_killed():
-    with subprocess.Popen([sys.executable, "-c", WAITING], cwd=ROOT) as command:
+def tell_and_wait(folder):
+    """A task that takes long."""
+    (Path(folder) / f"{os.getpid()}.pid").touch()
+    time.sleep(600)
+
+
+def test_workers_end_with_a_command_that_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", WAITING, str(tmp_path)], cwd=ROOT) as command:
         until = time.monotonic() + 60
-        while len(workers := psutil.Process(command.pid).children()) < 2 and time.monotonic() < until:
+        while len(told := list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < until:
             time.sleep(0.05)
-        time.sleep(2)  # they are asleep in their second task by then, or still starting: both must end
-        workers += [process for process in psutil.Process(command.pid).children() if process not in workers]
+        workers = [psutil.Process(int(file.stem)) for file in told]
         command.kill()
     _, alive = psutil.wait_procs(workers, timeout=30)
     for process in alive:
         process.kill()
-    assert len(workers) >= 2
+    assert len(workers) == 2
     assert not alive

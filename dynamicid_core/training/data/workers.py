@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ...errors import InputError
 
-_MOST = 61 if os.name == "nt" else 1000  # Windows waits for no more processes at once
+_MOST_ON_WINDOWS = 61  # processes that it can wait for at once
 _WAITING = 4  # tasks per worker that are worked on or wait to be written
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -29,9 +29,11 @@ def in_parallel(
     if workers == 1:
         yield from map(work, tasks)
         return
+    if os.name == "nt":
+        workers = min(workers, _MOST_ON_WINDOWS)
     begun: deque[Future[_Result]] = deque()
     # Not forked: onnxruntime's threads do not survive that.
-    pool = ProcessPoolExecutor(min(workers, _MOST), get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
         for task in tasks:
             begun.append(pool.submit(work, task))
