@@ -143,11 +143,13 @@ class Executor:
         self.executor = execution.PromptExecutor(self.server, cache_type=execution.CacheType.CLASSIC, **cache)
 
     def run(self, prompt):
-        """Runs a graph; returns what SaveImage would have saved."""
+        """Runs a graph; returns what SaveImage would have saved. Raises ValueError with what the host tells."""
         Keep.kept.clear()
         self.server.ran.clear()
         valid = asyncio.run(execution.validate_prompt("test", prompt, None))
-        assert valid[0], valid
+        if not valid[0]:
+            told = [error["details"] for one in valid[3].values() for error in one["errors"]]
+            raise ValueError("; ".join(told) or str(valid))
         logging.disable(logging.ERROR)  # the host logs a failing node's whole trace; the error below says it
         try:
             self.executor.execute(prompt, "test", {"client_id": "test"}, valid[2])
