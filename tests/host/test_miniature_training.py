@@ -48,6 +48,7 @@ def test_a_finished_recipe_makes_nothing_again(kitchen):
     assert {file: file.stat().st_mtime_ns for file in files} == before
 
 
+@pytest.mark.slow_in_oldest
 def test_measuring_leaves_tables_and_pictures_to_look_at(kitchen):
     recipe.cook(kitchen, ["measure"])
     folder = kitchen.out / "measured"

@@ -120,7 +120,7 @@ def test_an_unloaded_8_bit_model_leaves_none_of_its_updates_on_the_device(editor
         assert {factor.device.type for one in wrappers for factor in (one._up, one._down)} == {"cpu"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow_in_oldest
 def test_every_training_of_the_miniature_computes(kitchen, tmp_path, monkeypatch):
     done = []
 
