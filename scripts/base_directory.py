@@ -39,7 +39,7 @@ MODEL_FOLDERS = {
     "ipadapter": (),
     "insightface": (),
 }
-WRITTEN_TO = ("dynamicid", "insightface")
+DOWNLOADED = ("insightface",)
 
 
 def prepare(name: str) -> Path:
@@ -66,7 +66,7 @@ def write_extra_paths(base: Path, host: Path | None) -> None:
         extra_paths_file(base).unlink(missing_ok=True)
         return
     # What is downloaded goes into the first folder of its kind: the user's must not be the first.
-    sections = (("own", base, {kind: MODEL_FOLDERS[kind] for kind in WRITTEN_TO}), ("user", host, MODEL_FOLDERS))
+    sections = (("own", base, {kind: MODEL_FOLDERS[kind] for kind in DOWNLOADED}), ("user", host, MODEL_FOLDERS))
     lines = []
     for name, root, kinds in sections:
         # A JSON string is a YAML string too, whatever the path contains.

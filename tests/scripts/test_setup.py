@@ -206,16 +206,12 @@ def test_models_of_the_users_comfyui_are_searched_too(empty_repository, monkeypa
     assert not base_directory.extra_paths_file(base).exists()
 
 
-def test_nothing_is_written_into_the_models_of_the_users_comfyui(empty_repository, monkeypatch):
+def test_nothing_is_downloaded_into_the_models_of_the_users_comfyui(empty_repository, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(empty_repository / "ComfyUI")))
     base = base_directory.prepare("use")
     sections = yaml.safe_load(base_directory.extra_paths_file(base).read_text())
     assert list(sections) == ["own", "user"]  # a host takes the first folder of a kind
-    assert sections["own"] == {
-        "base_path": str(base / "models"),
-        "dynamicid": "dynamicid",
-        "insightface": "insightface",
-    }
+    assert sections["own"] == {"base_path": str(base / "models"), "insightface": "insightface"}
 
 
 # --- which models a user has
