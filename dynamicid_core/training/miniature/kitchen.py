@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from ...comfy_host import miniature
 from ...comfy_host.differentiable import DenoisingModel, selected_device
+from ...errors import InputError
 from ..data.shards import read_samples
 from .captions import CaptionSource
 from .encoders import RememberingEncoders
@@ -18,6 +19,10 @@ from .recogniser import RECOGNISER_FILE, Recogniser, open_recogniser
 
 PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
 """Folders of data: whom the model learns from, whom the judge learns from, whom neither ever saw."""
+_STEPS = (
+    "autoencoder", "decoder", "contrast", "judge", "denoising", "recogniser", "anchoring", "together",
+    "reconfiguration", "likeness", "more_likeness", "finishing",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,21 @@ class Effort:
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
     few_steps: int = 24
+
+    def share(self, of: float) -> "Effort":
+        """As much of all that is learned, with 4 people and one step at least; what is measured stays, and with it the
+        people nobody ever saw, so that figures can be compared.
+
+        of: above 0, up to 1. Raises InputError elsewhere.
+        """
+        if not 0 < of <= 1:
+            raise InputError(f"--effort is {of:g}; it must be above 0 and at most 1, such as 0.1 for a tenth.")
+
+        def some(amount: int, least: int = 1) -> int:
+            return max(least, round(of * amount))
+
+        crowds = {name: (some(getattr(self, name)[0], 4), getattr(self, name)[1]) for name in (PEOPLE, OTHERS)}
+        return replace(self, **crowds, scenes=some(self.scenes), **{name: some(getattr(self, name)) for name in _STEPS})
 
 
 @dataclass(frozen=True)
