@@ -79,6 +79,7 @@ class IdentityProjections(nn.Module):
     def __init__(self, sizes: Mapping[int, tuple[int, int]], *, operations: Any = nn, **placed: Any) -> None:
         """sizes: layer index -> (channels, token size)."""
         super().__init__()
+        self.sizes = dict(sizes)
         self.layers = nn.ModuleDict(
             {
                 str(index): nn.ModuleDict(
@@ -112,17 +113,24 @@ def projection_weights(saa: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"layers.{key}": tensor for key, tensor in saa.items() if key.split(".")[1] in ("to_k_ip", "to_v_ip")}
 
 
-def low_rank_updates(saa: Mapping[str, Tensor], layers: Iterable[AttentionLayer]) -> dict[str, tuple[Tensor, Tensor]]:
+def update_weights(saa: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the low-rank updates in the SAA part of a file, under their own names."""
+    return {key: tensor for key, tensor in saa.items() if "_lora." in key}
+
+
+def low_rank_updates(
+    weights: Mapping[str, Tensor], layers: Iterable[AttentionLayer]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """UNet weight name -> (up [out, rank], down [rank, in]); the update of the weight is up @ down, without a scale.
 
-    Layers for which the file holds no update are left out.
+    weights: see ``update_weights``. Layers for which there is no update are left out.
     """
     updates = {}
     for layer in layers:
         for in_file, in_unet in UPDATED.items():
             name = f"{layer.index}.{in_file}_lora"
-            if f"{name}.up.weight" in saa:
-                pair = (saa[f"{name}.up.weight"], saa[f"{name}.down.weight"])
+            if f"{name}.up.weight" in weights:
+                pair = (weights[f"{name}.up.weight"], weights[f"{name}.down.weight"])
                 updates[f"{layer.path}.{in_unet}.weight"] = pair
     return updates
 

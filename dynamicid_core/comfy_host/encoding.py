@@ -40,8 +40,8 @@ def encode_photos(
     """
     if crop not in CROPS:
         raise InputError(f'"{crop}" is no crop. Choose one of: {", ".join(CROPS)}.')
-    check_recognition(dynamicid.checkpoint.recognition, analysis.recognition, "The adapter was trained")
-    variant = dynamicid.checkpoint.variant
+    check_recognition(dynamicid.recognition, analysis.recognition, "The adapter was trained")
+    variant = dynamicid.variant
     crop = variant.crop if crop == "auto" else crop
     subjects: list[_Subject] = []
     previews: list[Photo] = []
@@ -96,7 +96,7 @@ def encode_tokens(
     embeddings = torch.cat((embeddings.float(), torch.zeros(1, embedding_size)))
     both = torch.cat((features, no_features.to(features.device)))
     with torch.no_grad():
-        tokens = patcher.model(embeddings.to(device), both.to(device), shortcut=dynamicid.checkpoint.variant.shortcut)
+        tokens = patcher.model(embeddings.to(device), both.to(device), shortcut=dynamicid.variant.shortcut)
     tokens = tokens.float().cpu()
     return tokens[:-1], tokens[-1:]
 

@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .. import adapter
-from ..checkpoint import IMR, KEYPOINT_ENCODER, Checkpoint
+from ..checkpoint import IMR, KEYPOINT_ENCODER, Checkpoint, Variant
 from ..errors import InputError
 from ..face_encoder import FaceEncoder, FaceEncoderSizes
 from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
@@ -19,9 +19,15 @@ from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 class DynamicID:
     """A loaded adapter and, if they were chosen, IMR and keypoint encoder; all networks under the host's memory
     management.
+
+    variant, recognition, family: see ``Checkpoint``. updates: the adapter's low-rank updates, see
+    ``adapter.low_rank_updates``. What else its file holds is in the networks alone, so that it is in memory once.
     """
 
-    checkpoint: Checkpoint
+    variant: Variant
+    recognition: str
+    family: str
+    updates: dict[str, Tensor]
     face_encoder: ModelPatcher
     projections: ModelPatcher
     imr: ModelPatcher | None = None
@@ -42,7 +48,10 @@ def load_dynamicid(
     encoder, tensors = checkpoint.modules["face_encoder"], checkpoint.modules["saa"]
     projections = adapter.projection_weights(tensors)
     return DynamicID(
-        checkpoint,
+        checkpoint.variant,
+        checkpoint.recognition,
+        checkpoint.family,
+        adapter.update_weights(tensors),
         _patcher(lambda **placed: FaceEncoder(FaceEncoderSizes.of(encoder), **placed), encoder),
         _patcher(
             lambda **placed: adapter.IdentityProjections(adapter.projection_sizes(tensors), **placed), projections

@@ -40,11 +40,11 @@ def apply_dynamicid(
         return model, positive, negative
     network = getattr(model.model, "diffusion_model", None)
     layers = [] if network is None else adapter.layers_of(network)
-    adapter.check_fit(adapter.projection_sizes(dynamicid.checkpoint.modules["saa"]), layers)
+    adapter.check_fit(dynamicid.projections.model.sizes, layers)
     for placement in placements:
         _check_face(placement.face, dynamicid)
     patched = model.clone()
-    add_low_rank_updates(patched, adapter.low_rank_updates(dynamicid.checkpoint.modules["saa"], layers), lora_strength)
+    add_low_rank_updates(patched, adapter.low_rank_updates(dynamicid.updates, layers), lora_strength)
     key = f"{KEY}{uuid.uuid4().hex}"  # one application's own, so that several stack
     application = Application()
     patch = IdentityPatch(key, application, dynamicid.projections.model, layers, placements, settings)
@@ -132,6 +132,6 @@ def _check_face(face: Face, dynamicid: DynamicID) -> None:
     if face.token_size != dynamicid.token_size:
         raise InputError(
             f"The face was encoded for {face.base_model} (token size {face.token_size}), the adapter is for "
-            f"{dynamicid.checkpoint.family} (token size {dynamicid.token_size}). Encode the photo again with this "
+            f"{dynamicid.family} (token size {dynamicid.token_size}). Encode the photo again with this "
             "adapter."
         )

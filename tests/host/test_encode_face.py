@@ -145,11 +145,11 @@ def test_faceid_plus_from_the_ipadapter_folder_sees_aligned_faces_in_arcface_ord
     (models / "ipadapter").mkdir(exist_ok=True)
     photo_adapter(models / "ipadapter" / "faceid.bin", naming=("image_proj", "ip_adapter"))
     faceid = run("DynamicIDLoader", adapter="faceid.bin")[0]
-    assert faceid.checkpoint.variant.name == "IP-Adapter FaceID Plus"
+    assert faceid.variant.name == "IP-Adapter FaceID Plus"
     face = encode(photos.astronaut(), dynamicid=faceid)[0]
     assert similarity(face, encode(photos.astronaut(), crop="aligned")[0]) < 0.9999
     photo_adapter(models / "ipadapter" / "ip-adapter-faceid-plusv2_sd15.bin", naming=("image_proj", "ip_adapter"))
-    assert run("DynamicIDLoader", adapter="ip-adapter-faceid-plusv2_sd15.bin")[0].checkpoint.variant.shortcut
+    assert run("DynamicIDLoader", adapter="ip-adapter-faceid-plusv2_sd15.bin")[0].variant.shortcut
     v2 = run("DynamicIDLoader", adapter="faceid.bin", variant="IP-Adapter FaceID Plus V2")[0]
     assert similarity(encode(photos.astronaut(), dynamicid=v2)[0], face) < 0.99
 

@@ -64,7 +64,7 @@ def test_low_rank_updates_are_in_all_128_weights_of_the_32_layers(dynamicid):
     patched = apply(dynamicid, faces(1)[0])[0]
     comfy.model_management.load_models_gpu([patched], force_full_load=True)
     loaded = patched.model.diffusion_model.state_dict()
-    tensors = dynamicid.checkpoint.modules["saa"]
+    tensors = dynamicid.updates
     adapter = core("adapter")
     layers = adapter.layer_map({key: tensor.shape for key, tensor in base.items()})
     updates = adapter.low_rank_updates(tensors, layers)
@@ -81,7 +81,7 @@ def test_lora_strength_scales_the_updates(dynamicid):
     patched = apply(dynamicid, faces(1)[0], lora_strength=0.5)[0]
     comfy.model_management.load_models_gpu([patched], force_full_load=True)
     name = "middle_block.1.transformer_blocks.0.attn1.to_out.0.weight"
-    tensors = dynamicid.checkpoint.modules["saa"]
+    tensors = dynamicid.updates
     update = tensors["30.to_out_lora.up.weight"] @ tensors["30.to_out_lora.down.weight"]
     loaded = patched.model.diffusion_model.state_dict()[name]
     torch.testing.assert_close(loaded, base[name] + 0.5 * update, atol=1e-6, rtol=1e-6)

@@ -1,5 +1,8 @@
 """Half precision, 8-bit weights, and models that are only partly on the device."""
 
+import gc
+import weakref
+
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
@@ -127,12 +130,26 @@ def test_bytes_of_another_packs_format_are_left_to_that_pack(dynamicid):
 
 def test_a_half_precision_adapter_is_kept_in_half_precision_and_computes_in_single(dynamicid, models):
     module = core("checkpoint")
-    halves = {name: {k: v.half() for k, v in state.items()} for name, state in dynamicid.checkpoint.modules.items()}
+    whole = module.read_checkpoint(GOLDEN / "SAA_tiny.bin", module.ADAPTER)
+    halves = {name: {k: v.half() for k, v in state.items()} for name, state in whole.modules.items()}
     module.save_checkpoint(module.Checkpoint(module.ADAPTER, halves), models / "dynamicid" / "half.safetensors")
     half = run("DynamicIDLoader", adapter="half.safetensors")[0]
     assert {p.dtype for p in half.projections.model.parameters()} == {torch.float16}
     whole = eps(*apply(dynamicid, faces(1)[0]), LATENT)
     assert (eps(*apply(half, faces(1)[0]), LATENT) - whole).norm() / whole.norm() < 5e-3
+
+
+def test_a_loaded_adapter_is_in_memory_once():
+    """The host moves networks to its device and back: what else held the file's tensors would hold them twice."""
+    module = core("checkpoint")
+    checkpoint = module.read_checkpoint(GOLDEN / "SAA_tiny.bin", module.ADAPTER)
+    names = ("face_encoder", "norm.weight"), ("saa", "1.to_k_ip.weight")
+    read = [weakref.ref(checkpoint.modules[part][name]) for part, name in names]
+    loaded = core("comfy_host.loading").load_dynamicid(checkpoint)
+    del checkpoint
+    gc.collect()
+    assert [tensor() for tensor in read] == [None, None]
+    assert len(loaded.updates) == 256
 
 
 def test_no_float64_is_used(dynamicid):
