@@ -11,7 +11,8 @@ from ..dynamicid_core.comfy_host import inspection
 from ..dynamicid_core.comfy_host.progress import one_by_one
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
-from ..dynamicid_core.face_analysis import FaceAnalysis, check_recognition
+from ..dynamicid_core.face_analysis import FaceAnalysis
+from ..dynamicid_core.face_packs import check_recognition
 from ..dynamicid_core.layouts import MOST_PEOPLE
 from ..dynamicid_core.regions import PixelBox, Region
 from .sockets import (

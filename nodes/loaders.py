@@ -5,8 +5,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..dynamicid_core import checkpoint, face_analysis
+from ..dynamicid_core import checkpoint, face_packs
 from ..dynamicid_core.comfy_host import folders, loading, miniature
+from ..dynamicid_core.comfy_host.progress import download_progress
 from ..dynamicid_core.errors import InputError
 from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType
 
@@ -136,7 +137,7 @@ class LoadFaceAnalysis(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         found = list(_packs())
-        packs = found + [name for name in face_analysis.DOWNLOADABLE if name not in found]
+        packs = found + [name for name in face_packs.DOWNLOADABLE if name not in found]
         return io.Schema(
             node_id="DynamicIDFaceAnalysisLoader",
             display_name="Load Face Analysis",
@@ -153,7 +154,7 @@ class LoadFaceAnalysis(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "provider",
-                    options=[AUTO, *face_analysis.PROVIDERS],
+                    options=[AUTO, *face_packs.PROVIDERS],
                     default=AUTO,
                     tooltip="What runs it. auto takes CUDA where onnxruntime-gpu is installed, else the CPU, which is "
                     "quick enough for photos.",
@@ -195,18 +196,20 @@ class LoadFaceAnalysis(io.ComfyNode):
     @classmethod
     def execute(cls, pack: str, provider: str, detection_size: int, detection_threshold: float = 0.5) -> io.NodeOutput:
         folder = _packs().get(pack)
-        if folder is None and pack in face_analysis.DOWNLOADABLE:
-            folder = face_analysis.download_pack(pack, folders.model_folders(folders.FACE_ANALYSIS)[0])
+        if folder is None and pack in face_packs.DOWNLOADABLE:
+            folder = face_packs.download_pack(
+                pack, folders.model_folders(folders.FACE_ANALYSIS)[0], download_progress()
+            )
         if folder is None:
             raise InputError(
                 f'There is no InsightFace pack "{pack}". Looked for folders with .onnx files below '
                 f"{', '.join(folders.model_folders(folders.FACE_ANALYSIS))}. Choose buffalo_l to have it downloaded."
             )
-        return io.NodeOutput(face_analysis.open_pack(folder, provider, detection_size, detection_threshold))
+        return io.NodeOutput(face_packs.open_pack(folder, provider, detection_size, detection_threshold))
 
 
 def _packs() -> dict[str, Path]:
-    return face_analysis.find_packs(folders.model_folders(folders.FACE_ANALYSIS))
+    return face_packs.find_packs(folders.model_folders(folders.FACE_ANALYSIS))
 
 
 def _adapter_path(file: str) -> Path:

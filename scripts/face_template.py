@@ -31,7 +31,7 @@ def make(source: Path, pack: Path) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from dynamicid_core.face_analysis import open_pack
+    from dynamicid_core.face_packs import open_pack
     from dynamicid_core.training.synthetic.mesh import read_mesh
 
     mesh = read_mesh(source)

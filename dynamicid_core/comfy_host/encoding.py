@@ -12,7 +12,8 @@ from ..checkpoint import base_model_name
 from ..drawing import draw_faces, fit_square
 from ..errors import InputError
 from ..face import Face, average_faces
-from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align, check_recognition
+from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align
+from ..face_packs import check_recognition
 from ..face_prompt import face_prompt
 from ..images import Photo, Square, central_square, clip_pixels
 from ..keypoints import Keypoints

@@ -2,10 +2,8 @@
 
 import inspect
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from comfy.ldm.modules import attention
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from .. import adapter, regions, saa
 from ..errors import InputError
 from ..face import Placement
+from .moments import LOOKING, TOLD, Moment, SamplingRuns
 from .people import People
 from .rows import POSITIVE, Application, Forward, Row, in_window
 
@@ -24,42 +23,8 @@ _TAKES_OPTIONS = any(
     for name in ("transformer_options", "kwargs")
 )
 
-
 KEY = "dynamicid_"
 """How the keys of all applications begin, by which conditioning knows whose it is."""
-LOOKING = "dynamicid_looking"
-"""Among the transformer_options of a call that only looks, which is no moment of its own."""
-_RUNS_KEPT = 4
-_TOLD = ("cond_or_uncond", "uuids", "sigmas", "sample_sigmas")
-
-
-@dataclass(frozen=True, eq=False)
-class Moment:
-    """What the model was asked while the identity acted; enough to ask it again.
-
-    latent: height and width of the whole latent, of which x may be an area. pictures: how many were sampled, None if
-    that is not known. options: what other packs read of the host's transformer_options.
-    """
-
-    latent: tuple[int, int]
-    pictures: int | None
-    options: dict[str, Any]
-    x: Tensor
-    sigma: Tensor
-    c_concat: Tensor | None
-    c_crossattn: Tensor | None
-    conds: dict[str, Any]
-
-
-@dataclass(eq=False)
-class SamplingRun:
-    """latent: what came out, None until then. moments: the last step of the run in which the identity acted, a moment
-    for each call of that step; none if it never did.
-    """
-
-    latent: Tensor | None = None
-    moments: tuple[Moment, ...] = ()
-
 
 Observer = Callable[[adapter.AttentionLayer, Tensor, saa.IdentityTokens, saa.Layout | None, tuple[int, int]], None]
 
@@ -83,7 +48,7 @@ class IdentityPatch:
     ) -> None:
         self.key, self.settings = key, settings
         self._application = application
-        self.runs: deque[SamplingRun] = deque(maxlen=_RUNS_KEPT)
+        self.runs = SamplingRuns()
         self._projections = projections
         self._layers = [layer for layer in layers if layer.is_cross]
         self._people = People.of(placements, settings.weight)
@@ -110,8 +75,7 @@ class IdentityPatch:
     def around_sampling(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: refuses conditioning that did not pass the node, and drops what was kept at its end."""
         self._check_conditioning(getattr(executor.class_obj, "conds", {}))
-        run = SamplingRun()
-        self.runs.append(run)
+        run = self.runs.begin()
         try:
             self._latent, self._pictures = (noise.shape[-2], noise.shape[-1]), len(noise)
             with self._application.sampling():
@@ -119,8 +83,7 @@ class IdentityPatch:
             run.latent = latent.cpu() if isinstance(latent, Tensor) else None
             return latent
         except BaseException:
-            if run in self.runs:
-                self.runs.remove(run)
+            self.runs.forget(run)
             raise
         finally:
             self._latent = self._pictures = None
@@ -182,8 +145,8 @@ class IdentityPatch:
             rows = in_window(conds[self.key], options.get("context_window"), latent)
             conds = {**conds, self.key: rows}
             if LOOKING not in options and any(row.role == POSITIVE for row in rows):
-                told = {name: options[name] for name in _TOLD if name in options}
-                self._note(Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds))
+                told = {name: options[name] for name in TOLD if name in options}
+                self.runs.note(Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds))
             forward = Forward(rows, boost, latent)
             replaced = {**options.get("patches_replace", {})}
             replaced["attn2"] = self._wrap(replaced.get("attn2", {}), forward)
@@ -194,15 +157,6 @@ class IdentityPatch:
         finally:
             if self._latent is None:  # no sampling run, at whose end what was kept would go
                 self._kept.clear()
-
-    def _note(self, moment: Moment) -> None:
-        """Prompts that do not fit into one call, such as those for areas of several sizes, are several at one step."""
-        step = moment.options.get("sigmas")  # one tensor for all calls of a step
-        if not self.runs:  # a pack that asks the model without sampling
-            self.runs.append(SamplingRun())
-        run = self.runs[-1]
-        together = step is not None and run.moments and run.moments[-1].options.get("sigmas") is step
-        run.moments = (*run.moments, moment) if together else (moment,)
 
     def _boost(self, sampling: Any, sigma: Tensor) -> float | None:
         """The layout boost at that moment of the schedule; None where the identity does not act."""

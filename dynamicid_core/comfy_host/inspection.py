@@ -14,7 +14,8 @@ from .. import saa
 from ..adapter import AttentionLayer
 from ..errors import InputError
 from ..regions import LATENT_CELL
-from .identity_patch import LOOKING, IdentityPatch, Moment, SamplingRun
+from .identity_patch import IdentityPatch
+from .moments import LOOKING, Moment, SamplingRun
 from .rows import POSITIVE
 
 GROUPS = {"input": "down", "middle": "middle", "output": "up"}
@@ -36,7 +37,7 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: Tensor | None = 
             "Nothing of DynamicID acts in this model. Connect the model output of Apply DynamicID; its weight must be "
             "more than 0."
         )
-    runs = [_run_of(patch, latent) for patch in patches]
+    runs = [patch.runs.behind(latent) for patch in patches]
     acted = {
         patch: _as_seen_first(run.moments, patch, runs) for patch, run in zip(patches, runs, strict=True) if run.moments
     }
@@ -54,16 +55,6 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: Tensor | None = 
                 observers.enter_context(patch.observed(looks[patch][-1].see, moment.latent))
             _ask_again(model, moment)
     return _side_by_side([_together(of_one, pictures) for of_one in looks.values()])
-
-
-def _run_of(patch: IdentityPatch, latent: Tensor | None) -> SamplingRun:
-    """The run that this latent came out of. A latent that was changed since is taken for one of the last run."""
-    for run in reversed(patch.runs):
-        if latent is not None and run.latent is not None and run.latent.shape == latent.shape:
-            came_out, given = (one.detach().float().cpu() for one in (run.latent, latent))
-            if torch.allclose(came_out, given, rtol=1e-3, atol=1e-3):
-                return run
-    return patch.runs[-1] if patch.runs else SamplingRun()
 
 
 def _as_seen_first(moments: Sequence[Moment], patch: IdentityPatch, runs: Sequence[SamplingRun]) -> list[Moment]:

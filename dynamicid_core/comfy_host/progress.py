@@ -1,6 +1,6 @@
-"""Work on several photos, as ComfyUI shows and stops it."""
+"""Work that takes long, as ComfyUI shows and stops it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import comfy.model_management
@@ -16,3 +16,14 @@ def one_by_one(items: Sequence[_Item]) -> Iterator[_Item]:
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield item
         progress.update(1)
+
+
+def download_progress() -> Callable[[int, int], None]:
+    """What a download is told with, see ``downloads.fetch``."""
+    progress = comfy.utils.ProgressBar(1)
+
+    def told(done: int, whole: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        progress.update_absolute(done, max(done, whole))
+
+    return told

@@ -17,7 +17,7 @@ from typing import Any
 from ..checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, VARIANTS, read_checkpoint
 from ..comfyui import prepare_comfyui
 from ..errors import InputError
-from ..face_analysis import find_pack, open_pack
+from ..face_packs import find_pack, open_pack
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
 from .results import Results, told

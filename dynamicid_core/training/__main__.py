@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..comfyui import prepare_comfyui
 from ..errors import InputError
-from ..face_analysis import find_pack
+from ..face_packs import find_pack
 from .config import AnchorConfig, ReconfigureConfig, RunConfig, load_config
 from .data.workers import cores
 

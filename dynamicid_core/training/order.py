@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..face_analysis import PACK_OF
+from ..face_packs import PACK_OF
 from .data.manifest import MANIFEST
 from .data.sample import Sample
 from .data.shards import SampleIndex

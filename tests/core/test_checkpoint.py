@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dynamicid_core import checkpoint, face_analysis
+from dynamicid_core import checkpoint, face_packs
 from dynamicid_core.checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_encoder import FaceEncoder, FaceEncoderSizes
@@ -117,7 +117,7 @@ def test_a_file_under_dynamicids_own_names_is_dynamicid_wherever_it_lies():
 
 def test_published_files_were_trained_with_buffalo_l_and_own_ones_tell(tmp_path):
     released = read_checkpoint(RELEASED, ADAPTER)
-    assert face_analysis.PACK_OF[released.recognition] == "buffalo_l"
+    assert face_packs.PACK_OF[released.recognition] == "buffalo_l"
     path = tmp_path / "own.safetensors"
     for name in ("glintr100", ""):
         save_checkpoint(replace(released, recognition=name), path)
@@ -129,7 +129,7 @@ def test_a_published_file_that_somebody_converted_was_still_trained_with_buffalo
     halves = torch.load(adapter_file(tmp_path / "a", 768, 32), weights_only=True)
     flat = {f"{half}.{key}": tensor for half, tensors in halves.items() for key, tensor in tensors.items()}
     save_file(flat, path, metadata={"format": "pt"})
-    assert face_analysis.PACK_OF[read_checkpoint(path, ADAPTER).recognition] == "buffalo_l"
+    assert face_packs.PACK_OF[read_checkpoint(path, ADAPTER).recognition] == "buffalo_l"
 
 
 def test_the_user_can_say_what_an_adapter_is(tmp_path):

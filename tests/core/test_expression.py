@@ -12,7 +12,8 @@ from PIL import Image
 from dynamicid_core import expression
 from dynamicid_core.errors import InputError
 from dynamicid_core.expression import EXPRESSIONS, classify_expression
-from dynamicid_core.face_analysis import DetectedFace, open_pack
+from dynamicid_core.face_analysis import DetectedFace
+from dynamicid_core.face_packs import open_pack
 from tests import photos
 
 PACK = os.environ.get("DYNAMICID_INSIGHTFACE")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from dynamicid_core.face_analysis import open_pack
+from dynamicid_core.face_packs import open_pack
 
 FILE = Path(__file__).resolve().parents[2] / "dynamicid_core" / "data" / "face_template.safetensors"
 HEADS = Path(__file__).resolve().parents[1] / "heads"

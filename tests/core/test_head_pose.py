@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dynamicid_core import face_analysis
+from dynamicid_core import face_analysis, face_packs
 from dynamicid_core.head import solve_pose
 from dynamicid_core.images import Square
 from dynamicid_core.keypoints import Keypoints
@@ -31,7 +31,7 @@ def true_pose(name):
 def analysis():
     if not PACK:
         pytest.skip("DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)")
-    return face_analysis.open_pack(PACK, "CPU")
+    return face_packs.open_pack(PACK, "CPU")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.errors import InputError
-from dynamicid_core.face_analysis import open_pack
+from dynamicid_core.face_packs import open_pack
 from dynamicid_core.training import stages
 from dynamicid_core.training.data.shards import SampleIndex
 from dynamicid_core.training.miniature import likeness, perception

@@ -15,6 +15,7 @@ from dynamicid_core.comfy_host.editing import edit_face
 from dynamicid_core.comfy_host.encoding import encode_photos
 from dynamicid_core.evaluation.cases import Motion
 from dynamicid_core.training.miniature import judge, measure
+from dynamicid_core.training.miniature.pieces import Pieces
 
 MADE = Path(__file__).parents[1] / "miniature"
 PORTRAITS, PAIRS, TRIPLES = 16, 8, 5
@@ -38,7 +39,7 @@ def person(bench, file):
 
 
 def measured(bench, people, number, cases, folder, *settings):
-    findings = measure.measure(bench, people, number, cases, settings, folder)
+    findings = measure.measure(bench, people, number, cases, settings, folder, Pieces(folder, [], None))
     return [measure.summary([one for one in findings if one.setting == setting.label]) for setting in settings]
 
 

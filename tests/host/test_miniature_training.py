@@ -13,7 +13,7 @@ from dynamicid_core.regions import Box
 from dynamicid_core.training.__main__ import main
 from dynamicid_core.training.anchoring import Anchoring
 from dynamicid_core.training.config import LoopConfig
-from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser, report
+from dynamicid_core.training.miniature import captions, framing, judge, measure, pieces, recipe, recogniser, report
 from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
@@ -49,12 +49,32 @@ def test_a_finished_recipe_makes_nothing_again(kitchen):
 
 
 @pytest.mark.slow_in_oldest
-def test_measuring_leaves_tables_and_pictures_to_look_at(kitchen):
+def test_measuring_leaves_tables_and_pictures_to_look_at(kitchen, monkeypatch):
     recipe.cook(kitchen, ["measure"])
     folder = kitchen.out / "measured"
     text = (folder / "tables.md").read_text(encoding="utf-8")
     assert [setting.label for setting in measure.SETTINGS if setting.label not in text] == []
     assert {file.name for file in folder.iterdir()} >= {"figures.json", "steps.png", "people_1.jpg", "people_2.jpg"}
+    monkeypatch.setattr(measure.Bench, "picture", lambda *_: pytest.fail("painted again"))
+    (folder / "tables.md").unlink()
+    recipe.cook(kitchen, ["measure"])
+    assert (folder / "tables.md").read_text(encoding="utf-8") == text
+
+
+def test_a_measurement_is_kept_for_the_weights_that_were_measured(tmp_path):
+    weights = tmp_path / "unet.safetensors"
+    weights.write_bytes(b"trained")
+    asked = []
+
+    def kept(about):
+        return pieces.Pieces(tmp_path, [weights], about).kept("1-0-000", lambda: asked.append(1) or {"own": 0.1 + 0.2})
+
+    assert kept([60, 8]) == kept([60, 8]) == {"own": 0.1 + 0.2}
+    assert len(asked) == 1
+    kept([60, 9])
+    weights.write_bytes(b"trained on")
+    kept([60, 8])
+    assert len(asked) == 3
 
 
 def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_from(kitchen):

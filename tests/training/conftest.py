@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynamicid_core.face_analysis import open_pack
+from dynamicid_core.face_packs import open_pack
 from tests.training.builder import PACK, faces, run, save_person
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from dynamicid_core.face_analysis import open_pack
+from dynamicid_core.face_packs import open_pack
 from dynamicid_core.training.data import gates
 from dynamicid_core.training.data.build import build_person
 from dynamicid_core.training.data.gates import Gates

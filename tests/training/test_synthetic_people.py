@@ -11,7 +11,7 @@ import torch
 
 from dynamicid_core.errors import InputError
 from dynamicid_core.expression import EXPRESSIONS
-from dynamicid_core.face_analysis import open_pack
+from dynamicid_core.face_packs import open_pack
 from dynamicid_core.head import solve_pose
 from dynamicid_core.training.data.__main__ import main
 from dynamicid_core.training.data.shards import SampleIndex, read_samples

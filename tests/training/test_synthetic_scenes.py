@@ -7,7 +7,7 @@ import pytest
 
 from dynamicid_core.errors import InputError
 from dynamicid_core.expression import EXPRESSIONS
-from dynamicid_core.face_analysis import open_pack
+from dynamicid_core.face_packs import open_pack
 from dynamicid_core.training.synthetic import groups, people, shots
 from dynamicid_core.training.synthetic.actions import RECIPES, face_actions
 from dynamicid_core.training.synthetic.figure import build

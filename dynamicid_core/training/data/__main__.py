@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...face_analysis import PROVIDERS, find_pack
+from ...face_packs import PROVIDERS, find_pack
 from . import gates
 from .build import Job, build
 from .gates import Gates

@@ -14,7 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import InputError
-from ...face_analysis import DetectedFace, FaceAnalysis, in_order, open_pack
+from ...face_analysis import DetectedFace, FaceAnalysis, in_order
+from ...face_packs import open_pack
 from ...face_prompt import face_prompt
 from ...images import Photo, open_photo
 from ...portrait import measure, portrait_square

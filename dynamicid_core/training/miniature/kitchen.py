@@ -69,8 +69,11 @@ class Effort:
         def some(amount: int, least: int = 1) -> int:
             return max(least, round(of * amount))
 
-        crowds = {name: (some(getattr(self, name)[0], 4), getattr(self, name)[1]) for name in (PEOPLE, OTHERS)}
-        return replace(self, **crowds, scenes=some(self.scenes), **{name: some(getattr(self, name)) for name in _STEPS})
+        less: dict[str, Any] = {name: some(getattr(self, name)) for name in ("scenes", *_STEPS)}
+        for crowd in (PEOPLE, OTHERS):
+            number, pictures = getattr(self, crowd)
+            less[crowd] = (some(number, 4), pictures)
+        return replace(self, **less)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Everything is measured on ComfyUI's side of the finished files, in half precisio
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from ...evaluation.cases import MOTIONS, Motion
 from ...evaluation.metrics import pose_class
 from ...expression import EXPRESSIONS
 from ...face import Face, Placement
-from ...face_analysis import DetectedFace, FaceAnalysis, open_pack
+from ...face_analysis import DetectedFace, FaceAnalysis
+from ...face_packs import open_pack
 from ...head import solve_pose
 from ...images import Photo
 from ...keypoints import Keypoints
@@ -36,6 +38,7 @@ from ..data.sample import Sample
 from .framing import close_up
 from .judge import COLOURS, JUDGE_FILE, SIZE, Judge, Verdict, answers_of, ask, open_judge
 from .kitchen import Kitchen
+from .pieces import Pieces
 
 STEPS, CFG = 20, 4.0
 _ENLARGED = 3  # times, before faces are looked for: the detector does not know faces so small
@@ -175,14 +178,16 @@ def enlarged(photo: Photo) -> Photo:
 # --- the ceilings ----------------------------------------------------------------------------------------------------
 
 
-def ceilings(bench: Bench, samples: Sequence[Sample], people: Sequence[Person]) -> dict[str, Any]:
+def ceilings(bench: Bench, samples: Sequence[Sample], people: Sequence[Person], pieces: Pieces) -> dict[str, Any]:
     """What true renders of the same people give, and what is left of it after the autoencoder.
 
     samples: pictures of ``people``, the first of each left out here.
     """
-    found: dict[str, Any] = {"renders": _ceiling(bench, samples, people, lambda photo: photo)}
-    found["after the autoencoder"] = _ceiling(bench, samples, people, lambda photo: _there_and_back(bench, photo))
-    return found
+    through: dict[str, Callable[[Photo], Photo]] = {
+        "renders": lambda photo: photo,
+        "after the autoencoder": lambda photo: _there_and_back(bench, photo),
+    }
+    return {name: pieces.kept(name, partial(_ceiling, bench, samples, people, way)) for name, way in through.items()}
 
 
 def _ceiling(
@@ -235,24 +240,38 @@ def _photo(picture: Tensor) -> Photo:
 
 
 def measure(
-    bench: Bench, people: Sequence[Person], number: int, cases: int, settings: Sequence[Setting], folder: Path
+    bench: Bench,
+    people: Sequence[Person],
+    number: int,
+    cases: int,
+    settings: Sequence[Setting],
+    folder: Path,
+    pieces: Pieces,
 ) -> list[Finding]:
     """Findings of ``cases`` pictures of ``number`` people with each setting; the pictures go to the folder."""
     findings = []
     for case, setting in tqdm(list(product(range(cases), settings)), unit="picture", desc=f"{number} people"):
-        random = np.random.default_rng((8, number, case))
-        group = [people[(case * number + i) % len(people)] for i in range(number)]
-        motions = [_motion(case, place) for place in range(number)]
-        clothes, background = random.choice(COLOURS, 2, replace=False).tolist()
-        faces = [
-            bench.edited(person, motion) if setting.edit else person.face
-            for person, motion in zip(group, motions, strict=True)
-        ]
-        photo = bench.picture(faces, setting, prompt_for(number, clothes, background), case)
-        path = folder / f"{number}-{SETTINGS.index(setting)}-{case:03d}.png"
-        Image.fromarray(photo).save(path)
-        findings += find(bench, photo, group, people, motions, clothes, background, setting.label)
+        name = f"{number}-{SETTINGS.index(setting)}-{case:03d}"
+        found = pieces.kept(name, partial(_case, bench, people, number, case, setting, folder / f"{name}.png"))
+        findings += [Finding(**one) for one in found]
     return findings
+
+
+def _case(
+    bench: Bench, people: Sequence[Person], number: int, case: int, setting: Setting, picture: Path
+) -> list[dict[str, Any]]:
+    """One picture: the fields of its findings."""
+    random = np.random.default_rng((8, number, case))
+    group = [people[(case * number + i) % len(people)] for i in range(number)]
+    motions = [_motion(case, place) for place in range(number)]
+    clothes, background = random.choice(COLOURS, 2, replace=False).tolist()
+    faces = [
+        bench.edited(person, motion) if setting.edit else person.face
+        for person, motion in zip(group, motions, strict=True)
+    ]
+    photo = bench.picture(faces, setting, prompt_for(number, clothes, background), case)
+    Image.fromarray(photo).save(picture)
+    return [asdict(one) for one in find(bench, photo, group, people, motions, clothes, background, setting.label)]
 
 
 def prompt_for(number: int, clothes: str, background: str) -> str:
@@ -304,20 +323,25 @@ def find(
     return findings
 
 
-def few_steps(bench: Bench, people: Sequence[Person], cases: int) -> list[dict[str, Any]]:
+def few_steps(bench: Bench, people: Sequence[Person], cases: int, pieces: Pieces) -> list[dict[str, Any]]:
     """Similarity and separation against the number of steps, for three samplers: rows for a plot."""
     rows = []
     for sampler, steps in tqdm(list(product(_SAMPLERS, _FEW)), desc="few steps"):
         scheduler = "ddim_uniform" if sampler == "ddim" else "normal"
         quick = replace(bench, steps=steps, sampler=sampler, scheduler=scheduler)
-        findings = []
-        for case in range(cases):
-            person, prompt = people[case % len(people)], prompt_for(1, COLOURS[case % 11], COLOURS[(case + 5) % 11])
-            photo = quick.picture([person.face], NO_IMR, prompt, case)
-            still = Motion("neutral", "front")
-            findings += find(quick, photo, [person], people, [still], COLOURS[case % 11], COLOURS[(case + 5) % 11], "")
-        rows.append({"sampler": sampler, "steps": steps, **summary(findings)})
+        of_these = pieces.kept(f"{sampler}-{steps}", partial(_with_steps, quick, people, cases))
+        rows.append({"sampler": sampler, "steps": steps, **of_these})
     return rows
+
+
+def _with_steps(bench: Bench, people: Sequence[Person], cases: int) -> dict[str, float]:
+    findings = []
+    for case in range(cases):
+        person, clothes, background = people[case % len(people)], COLOURS[case % 11], COLOURS[(case + 5) % 11]
+        photo = bench.picture([person.face], NO_IMR, prompt_for(1, clothes, background), case)
+        still = Motion("neutral", "front")
+        findings += find(bench, photo, [person], people, [still], clothes, background, "")
+    return summary(findings)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

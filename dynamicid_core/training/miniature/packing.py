@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
 from ...comfy_host import miniature
-from ...face_analysis import open_pack
+from ...face_packs import open_pack
 from .. import stages
 from .judge import JUDGE_FILE
 from .kitchen import Kitchen

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...face_analysis import ALIGNED_SIZE, open_pack
+from ...face_analysis import ALIGNED_SIZE
+from ...face_packs import open_pack
 from ..data.shards import read_samples
 
 _LAYERS = ("PRelu_5", "Add_32", "Add_73", "Add_90")

@@ -32,6 +32,7 @@ from .kitchen import OTHERS, PEOPLE, UNSEEN, Kitchen, denoising_model
 from .likeness import ALONE_IN_LIKENESS, SCENES_IN_LIKENESS, LikenessStage, keep_self_attention
 from .packing import pack, pack_file
 from .perception import known_people, open_perception
+from .pieces import Pieces
 from .recogniser import RecogniserStage
 from .together import PlacedAnchorStage, TogetherStage
 from .weights import initialise
@@ -258,11 +259,16 @@ def finish(kitchen: Kitchen) -> None:
 
 
 def measure_all(kitchen: Kitchen) -> None:
-    """What the finished files can do with unseen people: tables, plots and sheets in the folder ``measured``."""
+    """What the finished files can do with unseen people: tables, plots and sheets in the folder ``measured``.
+
+    A measurement of the same files is not made again.
+    """
     from . import measure, report
 
     folder, effort = kitchen.out / "measured", kitchen.effort
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    packed = (kitchen.out / "miniature").glob("*.safetensors")
+    pieces = Pieces(folder, packed, [effort.unseen, effort.ceiling, effort.few_steps])
     bench = measure.open_bench(kitchen)
     index = SampleIndex(kitchen.data(UNSEEN))
     of_people = [index.samples(name) for name in index.people]
@@ -272,13 +278,13 @@ def measure_all(kitchen: Kitchen) -> None:
         for turn, samples in enumerate(of_people)
         for more in range(effort.ceiling)
     ]
-    ceilings = measure.ceilings(bench, rest, people)
+    ceilings = measure.ceilings(bench, rest, people, pieces)
     findings = [
         finding
         for number, cases in effort.measured.items()
-        for finding in measure.measure(bench, people, number, cases, measure.SETTINGS, folder / "pictures")
+        for finding in measure.measure(bench, people, number, cases, measure.SETTINGS, folder / "pictures", pieces)
     ]
-    steps = measure.few_steps(bench, people, effort.few_steps)
+    steps = measure.few_steps(bench, people, effort.few_steps, pieces)
     text = report.tables(ceilings, findings, steps, effort.few_steps)
     (folder / "tables.md").write_text(text, encoding="utf-8")
     report.save_figures(ceilings, findings, steps, folder / "figures.json")

@@ -17,7 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import InputError
-from ...face_analysis import DetectedFace, FaceAnalysis, find_pack, open_pack
+from ...face_analysis import DetectedFace, FaceAnalysis
+from ...face_packs import find_pack, open_pack
 from ...face_prompt import face_prompt
 from ...images import Photo, Square
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest

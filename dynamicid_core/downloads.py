@@ -1,0 +1,75 @@
+"""Large files from the internet: they go on where they were cut off, show how far they are, and can be stopped."""
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .errors import InputError
+
+Told = Callable[[int, int], None]
+"""Called with the bytes that are there and those of the whole file, 0 while that is not known. What it raises stops the
+download."""
+
+_PIECE = 1 << 18  # bytes; of one that breaks off nothing is kept
+_SECONDS = (10, 60)  # until there is a connection; without a byte
+_ATTEMPTS = 5  # in a row that bring nothing
+
+
+def fetch(url: str, path: Path, told: Told = lambda done, whole: None) -> None:
+    """Downloads a file. Until it is whole it is ``path`` with the ending .part, from which another call goes on.
+
+    Raises InputError when the server does not have it, and what requests and the disk raise (all OSError) when it
+    cannot be fetched or written.
+    """
+    import requests
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    failures = 0
+    with tqdm(desc=path.name, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+        while True:
+            before = _size(unfinished)
+            try:
+                _go_on(url, unfinished, told, bar)
+                break
+            except requests.RequestException:  # a connection that broke, most often
+                failures = 0 if _size(unfinished) > before else failures + 1
+                if failures == _ATTEMPTS:
+                    raise
+    os.replace(unfinished, path)
+
+
+def _go_on(url: str, unfinished: Path, told: Told, bar: Any) -> None:
+    """From where the file ends to the end of what the server has. Raises ConnectionError when less came."""
+    import requests
+
+    done = _size(unfinished)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with closing(requests.get(url, headers=headers, stream=True, timeout=_SECONDS)) as answer:
+        if answer.status_code == requests.codes.requested_range_not_satisfiable:
+            if answer.headers.get("content-range", "").endswith(f"/{done}"):
+                return  # all there
+            unfinished.unlink()
+            raise requests.ConnectionError(f"{url} has less than the {done:,} bytes that were there")
+        if not answer.ok:
+            raise InputError(f"{url} answers {answer.status_code} {answer.reason}")
+        if answer.status_code != requests.codes.partial_content:
+            done = 0  # all of it, whatever was asked for
+        whole = done + int(answer.headers.get("content-length", -done))
+        bar.total = whole or None
+        with unfinished.open("ab" if done else "wb") as file:
+            for piece in answer.iter_content(_PIECE):
+                file.write(piece)
+                done += len(piece)
+                bar.update(done - bar.n)
+                told(done, whole)
+    if done < whole:
+        raise requests.ConnectionError(f"{url} broke off after {done:,} of {whole:,} bytes")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0

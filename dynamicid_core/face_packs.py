@@ -1,0 +1,210 @@
+"""InsightFace packs: finding, downloading and opening them, and which recognition model belongs to which.
+
+InsightFace, OpenCV and onnxruntime are imported when a pack is opened, so that a machine without them still has every
+node.
+"""
+
+import logging
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import downloads
+from .downloads import Told
+from .errors import InputError, not_importable
+from .face_analysis import DETECTION, RECOGNITION, FaceAnalysis
+
+DOWNLOADABLE = ("buffalo_l", "antelopev2", "buffalo_s")
+"""Packs that InsightFace publishes and that have all four models."""
+
+PACK_OF = {"w600k_r50": "buffalo_l", "glintr100": "antelopev2", "w600k_mbf": "buffalo_s"}
+"""Recognition models by the names of their files -> the pack that has them. See ``check_recognition``."""
+
+PROVIDERS = {
+    "CPU": "CPUExecutionProvider",
+    "CUDA": "CUDAExecutionProvider",
+    "CoreML": "CoreMLExecutionProvider",
+    "DirectML": "DmlExecutionProvider",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def check_recognition(needed: str, given: str, whose: str) -> None:
+    """Embeddings of two recognition models have nothing in common: raises InputError when both are known by name, and
+    differ. A file that somebody renamed passes.
+
+    whose: the beginning of the message, as in "The adapter was trained".
+    """
+    if needed in PACK_OF and given in PACK_OF and needed != given:
+        raise InputError(
+            f"{whose} with the recognition model {needed}; the InsightFace pack has {given}. Choose the "
+            f"pack {PACK_OF[needed]}."
+        )
+
+
+def find_packs(folders: Iterable[str | Path]) -> dict[str, Path]:
+    """Pack name -> folder that holds its .onnx files directly, at any depth below the given folders.
+
+    The name is the folder's own; where two share it, the path below the given folder is used. A given folder is a pack
+    itself when none is below it: beside packs, other tools put single models there.
+    """
+    packs: dict[str, Path] = {}
+    for root in map(Path, folders):
+        found = sorted(_with_models(root))
+        for folder in [folder for folder in found if folder != root] or found:
+            name = folder.name if folder.name not in packs else folder.relative_to(root).as_posix()
+            packs.setdefault(name, folder)
+    return packs
+
+
+def _with_models(root: Path) -> Iterator[Path]:
+    """Folders with .onnx files; hidden ones are somebody's work under way."""
+    for place, below, files in os.walk(root, followlinks=True):  # model folders are often links to another disk
+        below[:] = [name for name in below if not name.startswith(".")]
+        if any(name.endswith(".onnx") for name in files):
+            yield Path(place)
+
+
+def find_pack(folder: str | Path) -> Path:
+    """The one InsightFace pack in a folder, at any depth. Raises InputError when there is none, or more than one."""
+    packs = find_packs([folder])
+    if len(packs) == 1:
+        return next(iter(packs.values()))
+    if packs:
+        raise InputError(f"{folder} holds several InsightFace packs: {', '.join(sorted(packs))}. Name one with --pack.")
+    raise InputError(
+        f"There is no InsightFace pack in {folder}. Name the folder of one with --pack; ComfyUI's are in "
+        "models/insightface/models, and InsightFace's release page has buffalo_l to download."
+    )
+
+
+def open_pack(
+    folder: str | Path, provider: str, detection_size: int = 640, threshold: float = 0.5, threads: int | None = None
+) -> FaceAnalysis:
+    """Opens the models in a folder, whatever their file names are.
+
+    provider: "auto" or one of PROVIDERS; one that is not installed falls back to the CPU with a warning. threshold: the
+    detector's certainty below which a face does not count. threads: how many each model uses on the CPU; None for one
+    per core, which is too many when several processes do the same.
+    """
+    get_model = _import_insightface()
+    folder = Path(folder)
+    providers = choose_providers(provider)
+    session = {} if threads is None else {"sess_options": _session_options(threads)}
+    models: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.onnx"), key=lambda file: (file.stem not in PACK_OF, file.name)):
+        try:
+            model = get_model(str(file), providers=providers, **session)
+        except Exception as error:  # onnxruntime raises its own types, which are no public API
+            if not type(error).__module__.startswith("onnxruntime"):
+                _log.warning("%s is left out: InsightFace does not know such models (%s)", file, error)
+                continue
+            raise InputError(
+                f"{file.name} could not be opened; most often a download was cut off. Delete the .onnx files in "
+                f"{folder} and run again, which downloads packs of InsightFace anew; copy other packs again. ({error})"
+            ) from error
+        if model is not None and models.setdefault(model.taskname, model) is not model:
+            _log.warning("%s is left out: the pack has a model for %s already", file, model.taskname)
+    missing = [task for task in (DETECTION, RECOGNITION) if task not in models]
+    if missing:
+        raise InputError(
+            f"The InsightFace pack in {folder} has no {' and no '.join(missing)} model (found: "
+            f"{', '.join(sorted(models)) or 'none'}). Use a whole pack, such as buffalo_l."
+        )
+    models[DETECTION].prepare(0, input_size=(detection_size, detection_size), det_thresh=threshold)
+    used = models[DETECTION].session.get_providers()[0]
+    if used != providers[0]:
+        _log.warning("onnxruntime could not start %s (its own messages say why); it uses %s", providers[0], used)
+    _log.info("InsightFace pack %s opened on %s with %s", folder.name, used, ", ".join(sorted(models)))
+    return FaceAnalysis(models, detection_size)
+
+
+def download_pack(name: str, root: str | Path, told: Told = lambda done, whole: None) -> Path:
+    """Fetches a pack that InsightFace publishes into ``root``/models/``name`` and returns that folder.
+
+    An archive that is there already, of InsightFace or from a browser, is not fetched again. told: see
+    ``downloads.fetch``; what it raises stops the download, which goes on the next time.
+    """
+    _import_insightface()
+    from insightface.utils import storage
+
+    folder = Path(root) / "models" / name
+    archive = folder.with_name(f"{name}.zip")
+    fetched = not zipfile.is_zipfile(archive)
+    try:
+        if fetched:
+            _log.info("Downloading the InsightFace pack %s (its weights are for non-commercial research)", name)
+            downloads.fetch(f"{storage.BASE_REPO_URL}/{archive.name}", archive, told)
+        _unpack(archive, folder)
+    except (InputError, OSError) as error:  # of requests and of the disk: there is one thing to do about all of them
+        raise InputError(
+            f"The InsightFace pack {name} could not be downloaded ({error}). Run again, which goes on from what is "
+            f"there, or download {archive.name} by hand from InsightFace's release page and put it into "
+            f"{folder.parent}."
+        ) from error
+    except (zipfile.BadZipFile, zlib.error) as error:
+        if fetched:
+            archive.unlink()
+        raise InputError(
+            f"{archive.name} is damaged ({error}). Delete it if it is still in {folder.parent}, and run again, which "
+            "downloads it anew."
+        ) from error
+    if fetched:
+        archive.unlink()
+    return folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Puts the models in an archive, at whatever depth, into a folder, once they are all there."""
+    hidden = folder.with_name(f".{folder.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(hidden)
+        models = sorted(hidden.rglob("*.onnx"))
+        if not models:
+            raise InputError(f"{archive.name} has no .onnx file")
+        folder.mkdir(exist_ok=True)
+        for model in models:
+            os.replace(model, folder / model.name)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def choose_providers(provider: str) -> list[str]:
+    """The onnxruntime providers to ask for, the CPU always last. Raises InputError for an unknown name."""
+    if provider != "auto" and provider not in PROVIDERS:
+        raise InputError(f'"{provider}" is no execution provider. Choose auto or one of: {", ".join(PROVIDERS)}.')
+    _import_insightface()
+    import onnxruntime
+
+    available = set(onnxruntime.get_available_providers())
+    cpu = PROVIDERS["CPU"]
+    # CoreML and DirectML compile for each input size, which costs more than it saves on single photos.
+    wanted = PROVIDERS["CUDA"] if provider == "auto" else PROVIDERS[provider]
+    if wanted in available:
+        return [wanted, cpu] if wanted != cpu else [cpu]
+    if provider != "auto":
+        _log.warning("onnxruntime has no %s here (it has %s); using the CPU", wanted, ", ".join(sorted(available)))
+    return [cpu]
+
+
+def _session_options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return options
+
+
+def _import_insightface() -> Any:
+    try:
+        from insightface.model_zoo import get_model
+    except ImportError as error:
+        raise not_importable("Face analysis", "insightface", error) from error
+    return get_model

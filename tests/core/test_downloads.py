@@ -1,0 +1,132 @@
+"""Downloads from a real server on this machine, which breaks off when it is told to."""
+
+import pytest
+
+from dynamicid_core import downloads, face_packs
+from dynamicid_core.errors import InputError
+from tests.server import packed, serving
+
+storage = pytest.importorskip("insightface.utils.storage", reason="insightface is not installed")
+
+
+CONTENT = bytes(range(256)) * 20_000
+PIECE = downloads._PIECE
+
+
+class CancelledError(Exception):
+    """What a user's Cancel raises."""
+
+
+def test_a_file_comes_whole_and_it_is_told_how_far(tmp_path):
+    told = []
+    with serving({"/a": CONTENT}) as server:
+        downloads.fetch(f"{server.url}/a", tmp_path / "deep" / "a.zip", lambda *so_far: told.append(so_far))
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["a.zip"]
+    assert (tmp_path / "deep" / "a.zip").read_bytes() == CONTENT
+    assert len(told) > 1
+    assert told == sorted(told)
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_a_connection_that_breaks_is_made_again_from_there(tmp_path):
+    with serving({"/a": CONTENT}, cut=[3 * PIECE + 5, 0, PIECE]) as server:
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.asked == [None, *(f"bytes={pieces * PIECE}-" for pieces in (3, 3, 4))]
+
+
+def test_a_stopped_download_goes_on_the_next_time(tmp_path):
+    def stop(done, whole):
+        raise CancelledError
+
+    with serving({"/a": CONTENT}) as server:
+        with pytest.raises(CancelledError):
+            downloads.fetch(f"{server.url}/a", tmp_path / "a.zip", stop)
+        assert not (tmp_path / "a.zip").exists()
+        there = (tmp_path / "a.zip.part").stat().st_size
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert 0 < there < len(CONTENT)
+    assert server.asked == [None, f"bytes={there}-"]
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("there", [CONTENT, CONTENT + b"more", b"other" * 10])
+def test_what_is_there_of_another_file_is_not_kept(tmp_path, there):
+    (tmp_path / "a.zip.part").write_bytes(there)
+    with serving({"/a": CONTENT}, ranges=there != b"other" * 10) as server:
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_server_that_always_breaks_off_is_given_up(tmp_path):
+    with serving({"/a": CONTENT}, cut=[PIECE] + [0] * 20) as server, pytest.raises(OSError, match="broken"):
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert len(server.asked) == 6
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:PIECE]
+
+
+def test_a_file_that_the_server_lacks_is_told(tmp_path):
+    with serving({}) as server, pytest.raises(InputError, match=r"/a answers 404"):
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def release(monkeypatch):
+    """InsightFace's release page, on this machine."""
+    with serving({}) as server:
+        monkeypatch.setattr(storage, "BASE_REPO_URL", server.url)
+        yield server
+
+
+def test_a_pack_is_unpacked_and_its_archive_is_not_kept(release, tmp_path):
+    release.files["/antelopev2.zip"] = packed("antelopev2/det.onnx", "antelopev2/rec.onnx", "antelopev2/readme.txt")
+    folder = face_packs.download_pack("antelopev2", tmp_path)
+    assert face_packs.find_packs([tmp_path]) == {"antelopev2": folder}
+    assert {file.name for file in folder.iterdir()} == {"det.onnx", "rec.onnx"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_archive_that_is_there_is_unpacked_without_the_internet(release, tmp_path):
+    archive = tmp_path / "models" / "buffalo_s.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(packed("det.onnx"))
+    folder = face_packs.download_pack("buffalo_s", tmp_path)
+    assert (folder / "det.onnx").read_text() == "weights of det.onnx"
+    assert archive.is_file()
+    assert release.asked == []
+
+
+def test_an_empty_folder_that_a_download_left_is_filled(release, tmp_path):
+    release.files["/buffalo_s.zip"] = packed("det.onnx")
+    (tmp_path / "models" / "buffalo_s").mkdir(parents=True)
+    (tmp_path / "models" / ".buffalo_s").mkdir()
+    (tmp_path / "models" / ".buffalo_s" / "half.onnx").write_text("of a download that was ended")
+    assert face_packs.find_packs([tmp_path]) == {}
+    folder = face_packs.download_pack("buffalo_s", tmp_path)
+    assert [file.name for file in folder.iterdir()] == ["det.onnx"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_is_no_archive_is_told_and_fetched_anew_the_next_time(release, tmp_path):
+    release.files["/buffalo_s.zip"] = b"<html>Please log in to this network</html>"
+    with pytest.raises(InputError, match=r"buffalo_s.zip is damaged .* run again"):
+        face_packs.download_pack("buffalo_s", tmp_path)
+    release.files["/buffalo_s.zip"] = packed("det.onnx")
+    assert (face_packs.download_pack("buffalo_s", tmp_path) / "det.onnx").is_file()
+
+
+@pytest.mark.parametrize("content", [None, packed("readme.txt")])
+def test_a_pack_that_cannot_be_had_says_what_to_do_by_hand(release, tmp_path, content):
+    if content:
+        release.files["/buffalo_s.zip"] = content
+    with pytest.raises(InputError, match=r"could not be downloaded .* put it into") as told:
+        face_packs.download_pack("buffalo_s", tmp_path)
+    assert str(tmp_path / "models") in str(told.value)
+    assert face_packs.find_packs([tmp_path]) == {}
+
+
+def test_without_a_network_the_same_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(storage, "BASE_REPO_URL", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="could not be downloaded"):
+        face_packs.download_pack("buffalo_s", tmp_path)

@@ -1,0 +1,151 @@
+"""InsightFace packs: real ones, damaged ones, and what is told of them."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynamicid_core import face_packs
+from dynamicid_core.errors import InputError
+from dynamicid_core.face_packs import choose_providers, find_pack, find_packs, open_pack
+from tests import photos
+
+PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
+needs_pack = pytest.mark.skipif(
+    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
+)
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return open_pack(PACK, "CPU")
+
+
+@needs_pack
+def test_packs_are_found_at_any_depth_under_any_file_names(tmp_path):
+    for nested in ("models/buffalo_l", "antelopev2/antelopev2"):
+        (tmp_path / nested).mkdir(parents=True)
+    for i, file in enumerate(sorted(Path(PACK).glob("*.onnx"))):
+        shutil.copy(file, tmp_path / "models" / "buffalo_l" / f"renamed {i}.onnx")
+    (tmp_path / "antelopev2" / "antelopev2" / "x.onnx").touch()
+    packs = find_packs([tmp_path])
+    assert packs == {
+        "buffalo_l": tmp_path / "models" / "buffalo_l",
+        "antelopev2": tmp_path / "antelopev2" / "antelopev2",
+    }
+    assert len(open_pack(packs["buffalo_l"], "auto").detect(photos.astronaut())) == 1
+
+
+def test_single_models_of_other_tools_beside_packs_are_no_pack(tmp_path):
+    (tmp_path / "models" / "buffalo_l").mkdir(parents=True)
+    for file in ("inswapper_128.onnx", "models/buffalo_l/x.onnx"):
+        (tmp_path / file).touch()
+    assert list(find_packs([tmp_path])) == ["buffalo_l"]
+    assert find_pack(tmp_path / "models" / "buffalo_l") == tmp_path / "models" / "buffalo_l"
+
+
+def test_one_pack_is_asked_for_where_a_folder_holds_two(tmp_path):
+    for name in ("buffalo_l", "antelopev2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.onnx").touch()
+    with pytest.raises(InputError, match="holds several InsightFace packs: antelopev2, buffalo_l"):
+        find_pack(tmp_path)
+
+
+@needs_pack
+def test_a_model_that_insightface_does_not_know_is_left_out(tmp_path, caplog):
+    import onnx
+
+    for file in Path(PACK).glob("*.onnx"):
+        shutil.copy(file, tmp_path)
+    numbers = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "stranger", numbers[:1], numbers[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "a_stranger.onnx")
+    with caplog.at_level("WARNING"):
+        analysis = open_pack(tmp_path, "CPU")
+    assert "a_stranger.onnx is left out" in caplog.text
+    assert len(analysis.detect(photos.astronaut())) == 1
+
+
+@needs_pack
+@pytest.mark.parametrize(("missing", "task"), [("scrfd*", "detection"), ("w600k*", "recognition")])
+def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task):
+    for file in Path(PACK).glob("*.onnx"):
+        if not file.match(missing):
+            shutil.copy(file, tmp_path)
+    with pytest.raises(InputError, match=f"has no {task} model"):
+        open_pack(tmp_path, "CPU")
+
+
+@needs_pack
+def test_a_pack_without_keypoints_still_finds_people(tmp_path):
+    for pattern in ("scrfd*", "w600k*"):
+        shutil.copy(next(Path(PACK).glob(pattern)), tmp_path)
+    analysis = open_pack(tmp_path, "CPU")
+    face = analysis.choose(photos.astronaut(), "largest", 0).chosen
+    assert face.keypoints is None
+    assert analysis.embed(photos.astronaut(), face).shape == (512,)
+
+
+@needs_pack
+def test_a_cut_off_model_file_is_named(tmp_path):
+    for file in Path(PACK).glob("*.onnx"):
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"\w+\.onnx could not be opened.* Delete the .onnx files in .*anew"):
+        open_pack(tmp_path, "CPU")
+
+
+def test_a_provider_that_is_not_installed_falls_back_to_the_cpu(caplog):
+    import onnxruntime
+
+    absent = next(
+        name for name, key in face_packs.PROVIDERS.items() if key not in onnxruntime.get_available_providers()
+    )
+    assert choose_providers(absent) == ["CPUExecutionProvider"]
+    assert "using the CPU" in caplog.text
+
+
+def test_an_unknown_provider_is_refused():
+    with pytest.raises(InputError, match='"TPU" is no execution provider'):
+        choose_providers("TPU")
+
+
+def test_a_machine_without_insightface_is_told_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "insightface.model_zoo", None)
+    with pytest.raises(InputError, match=r"needs the Python package .*insightface.* pip install"):
+        open_pack(tmp_path, "CPU")
+
+
+def test_a_package_that_is_there_and_does_not_load_says_why(monkeypatch, tmp_path):
+    class Broken:
+        def find_spec(self, name, *_):
+            if name == "insightface.model_zoo":
+                raise ImportError("libGL.so.1: cannot open shared object file", name="cv2")
+
+    for name in [name for name in sys.modules if name.startswith("insightface.model_zoo")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(InputError, match=r"package cv2, which is installed but does not load: libGL\.so\.1"):
+        open_pack(tmp_path, "CPU")
+
+
+def test_a_provider_that_does_not_start_is_not_said_to_be_used(monkeypatch, caplog):
+    monkeypatch.setattr(face_packs, "choose_providers", lambda _: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    caplog.set_level("INFO")
+    open_pack(PACK, "CUDA")
+    assert "could not start CUDAExecutionProvider" in caplog.text
+    assert "opened on CPUExecutionProvider" in caplog.text
+
+
+@needs_pack
+def test_of_two_models_for_one_task_the_known_one_is_taken(tmp_path, caplog):
+    for file in Path(PACK).glob("*.onnx"):
+        shutil.copy(file, tmp_path)
+    shutil.copy(next(Path(PACK).glob("w600k*")), tmp_path / "a_copy.onnx")
+    with caplog.at_level("WARNING"):
+        analysis = open_pack(tmp_path, "CPU")
+    assert analysis.recognition in face_packs.PACK_OF
+    assert "a_copy.onnx is left out: the pack has a model for recognition already" in caplog.text

@@ -1,0 +1,56 @@
+"""An InsightFace pack that Load Face Analysis fetches, from a server on this machine."""
+
+import io
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import pytest
+
+from tests.host.rig import run
+from tests.server import serving
+
+PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
+
+
+@pytest.fixture
+def release(monkeypatch, models):
+    """InsightFace's release page, with the real models."""
+    if not PACK:
+        pytest.skip("DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)")
+    from insightface.utils import storage
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for model in Path(PACK).glob("*.onnx"):
+            archive.write(model, model.name)
+    with serving({"/antelopev2.zip": file.getvalue()}) as server:
+        monkeypatch.setattr(storage, "BASE_REPO_URL", server.url)
+        yield server
+    shutil.rmtree(models / "insightface" / "models" / "antelopev2", ignore_errors=True)
+
+
+def test_cancel_stops_a_download_which_goes_on_the_next_time(release, models, monkeypatch):
+    shown = []
+
+    def show(done, whole, *_, **__):
+        shown.append((done, whole))
+        if len(shown) == 3:
+            comfy.model_management.interrupt_current_processing(True)
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", show)
+    size = len(release.files["/antelopev2.zip"])
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run("DynamicIDFaceAnalysisLoader", pack="antelopev2", provider="CPU")
+    assert [whole for _, whole in shown] == [size] * 3
+    analysis = run("DynamicIDFaceAnalysisLoader", pack="antelopev2", provider="CPU")[0]
+    assert analysis.recognition == "w600k_mbf"
+    assert release.asked[0] is None
+    assert release.asked[1] != "bytes=0-"
+    assert shown[-1] == (size, size)
+    folder = models / "insightface" / "models"
+    assert not list(folder.glob("antelopev2.zip*"))
+    assert (folder / "antelopev2").is_dir()

@@ -1,0 +1,68 @@
+"""A server on this machine that sends files, breaks off when it is told to, and goes on where it is asked to."""
+
+import io
+import re
+import threading
+import zipfile
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Server(ThreadingHTTPServer):
+    """files: by path. cut: after how many bytes each answer breaks off, one after the other. asked: the ranges."""
+
+    def __init__(self, files, cut=(), ranges=True):
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.files, self.cut, self.ranges, self.asked = files, list(cut), ranges, []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        given, asked = self.server.files.get(self.path), self.headers["Range"]
+        self.server.asked.append(asked)
+        if given is None:
+            self.send_error(404)
+        else:
+            self._send(given, asked)
+
+    def _send(self, given, asked):
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.ranges else 0
+        if start >= len(given):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(given)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(given) - start))
+        self.end_headers()
+        end = start + self.server.cut.pop(0) if self.server.cut else len(given)
+        self.wfile.write(given[start:end])
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving(*args, **kwargs):
+    server = Server(*args, **kwargs)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def packed(*names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, f"weights of {Path(name).name}")
+    return file.getvalue()
