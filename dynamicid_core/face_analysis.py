@@ -5,7 +5,7 @@ The models come from ``face_packs``.
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .images import Photo
 
 DETECTION, RECOGNITION, KEYPOINTS, POSE = "detection", "recognition", "landmark_2d_106", "landmark_3d_68"
 ALIGNED_SIZE = 112
+_CLIP_SIZE = 224
 _BORDER = 0.5  # of the longer side, for faces that fill the picture
 _SMALLEST_DETECTION = 160
 _GRAIN = 32  # pixels: the detector takes multiples of it
@@ -138,7 +139,7 @@ class FaceAnalysis:
         channel_order: "bgr" as ArcFace was trained, "rgb" with red and blue swapped, as the released DynamicID saw it.
         """
         seen = _bgr(photo) if channel_order == "bgr" else np.ascontiguousarray(photo)
-        feature = self._models[RECOGNITION].get_feat(_norm_crop(seen, face.landmarks, ALIGNED_SIZE)).flatten()
+        feature = self._models[RECOGNITION].get_feat(align(seen, face.landmarks, ALIGNED_SIZE)).flatten()
         return (feature / np.linalg.norm(feature)).astype(np.float32)
 
     def _sizes(self) -> list[int]:
@@ -170,15 +171,20 @@ class FaceAnalysis:
         return DetectedFace(box[:4], float(box[4]), landmarks, face.get(KEYPOINTS), face.get("pose"))
 
 
-def align(photo: Photo, face: DetectedFace, size: int) -> Photo:
-    """The face turned upright and scaled as ArcFace wants it, [size, size, 3]; what FaceID Plus shows to CLIP."""
-    return _norm_crop(photo, face.landmarks, size)
+def align(photo: Photo, landmarks: NDArray[np.float32], size: int) -> Photo:
+    """The face with these landmarks, see ``DetectedFace``, turned upright and scaled as ArcFace wants it,
+    [size, size, 3].
 
-
-def _norm_crop(image: Photo, landmarks: Sequence[Any] | NDArray[np.float32], size: int) -> Photo:
+    size: a multiple of 112 or of 128.
+    """
     from insightface.utils import face_align
 
-    return face_align.norm_crop(image, landmark=np.asarray(landmarks), image_size=size)
+    return face_align.norm_crop(photo, landmark=landmarks, image_size=size)
+
+
+def align_for_clip(photo: Photo, landmarks: NDArray[np.float32]) -> Photo:
+    """What FaceID Plus shows to CLIP, [224, 224, 3]."""
+    return align(photo, landmarks, _CLIP_SIZE)
 
 
 def _bgr(photo: Photo) -> Photo:

@@ -13,6 +13,8 @@ from .images import Photo
 from .imr import RASTER_SIZE
 
 COUNT = 106
+ARCFACE_POINTS = [38, 88, 86, 52, 61]
+"""Those by which ArcFace's faces are aligned: both eyes, the tip of the nose, both corners of the mouth."""
 _HEAD_TENSORS = ("head_scale", "head_middle", "head_individual")  # its pose is the keypoints'
 FILES = files.FileKind(
     what="keypoints",

@@ -12,7 +12,7 @@ from ..checkpoint import base_model_name
 from ..drawing import draw_faces, fit_square
 from ..errors import InputError
 from ..face import Face, average_faces
-from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align
+from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align, align_for_clip
 from ..face_packs import check_recognition
 from ..face_prompt import face_prompt
 from ..images import Photo, Square, central_square, clip_pixels
@@ -22,7 +22,6 @@ from .loading import DynamicID
 from .progress import one_by_one
 
 CROPS = ("auto", "portrait", "aligned", "whole picture")
-_CLIP_ALIGNED_SIZE = 224
 
 
 def encode_photos(
@@ -143,12 +142,12 @@ def _previews(photo: Photo, found: ChosenFace, cut: Photo) -> list[Photo]:
     return [
         marked,
         fit_square(central_square(cut).cut(cut)),
-        fit_square(align(photo, found.chosen, ALIGNED_SIZE)),
+        fit_square(align(photo, found.chosen.landmarks, ALIGNED_SIZE)),
     ]
 
 
 def _cut(photo: Photo, face: DetectedFace, square: Square, crop: str) -> Photo:
     if crop == "aligned":
-        return align(photo, face, _CLIP_ALIGNED_SIZE)
+        return align_for_clip(photo, face.landmarks)
     # CLIP's preprocessing takes the middle of the whole picture itself, after resizing it.
     return photo if crop == "whole picture" else square.cut(photo)

@@ -6,9 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import Variant
 from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..comfy_host.identity_patch import text_attention
+from ..face_analysis import align_for_clip
 from ..images import Photo, clip_pixels
+from ..keypoints import ARCFACE_POINTS
 from ..saa import SaaSettings
 from .config import AnchorConfig
 from .data.sample import Sample
@@ -71,11 +74,11 @@ class AnchorBatches:
     """Makes batches of samples. All chance comes from the generator given, so that a step can be repeated."""
 
     def __init__(
-        self, encoders: FrozenEncoders, denoiser: DenoisingModel, config: AnchorConfig, channel_order: str
+        self, encoders: FrozenEncoders, denoiser: DenoisingModel, config: AnchorConfig, variant: Variant
     ) -> None:
-        """channel_order: in which ArcFace saw the photos, see ``checkpoint.Variant``."""
+        """variant: of the adapter, which says what ArcFace and CLIP see of the photos."""
         self._encoders, self._timesteps, self._config = encoders, denoiser.timesteps, config
-        self._channel_order = channel_order
+        self._variant = variant
         self._no_features: Tensor | None = None
 
     def make(self, samples: list[Sample], chance: torch.Generator, device: torch.device) -> AnchorBatch:
@@ -90,7 +93,7 @@ class AnchorBatches:
         timesteps = torch.randint(self._timesteps, (len(samples),), generator=chance)
         noise = torch.randn(latents.shape, generator=chance)
         shown = with_other_clothes(samples, config.other_clothes, chance) if config.other_clothes else samples
-        seen, features = faces(shown, self._encoders, self._channel_order)
+        seen, features = faces(shown, self._encoders, self._variant)
         identities = torch.stack([torch.from_numpy(sample.embedding).float() for sample in samples])
         seen[no_face] = 0
         identities[no_face] = 0
@@ -134,9 +137,16 @@ def _shoulders_of(other: Sample, sample: Sample) -> Photo:
     return np.concatenate((sample.picture[:chin], other.picture[chin:]))
 
 
-def faces(samples: list[Sample], encoders: FrozenEncoders, channel_order: str) -> tuple[Tensor, Tensor]:
-    """ArcFace embeddings [B, 512] and CLIP features [B, patches, size] of samples."""
-    name = "embedding" if channel_order == "bgr" else "embedding_rgb"
+def faces(samples: list[Sample], encoders: FrozenEncoders, variant: Variant) -> tuple[Tensor, Tensor]:
+    """ArcFace embeddings [B, 512] and CLIP features [B, patches, size] of samples, as an adapter's variant has them."""
+    name = "embedding" if variant.embedding_channel_order == "bgr" else "embedding_rgb"
     embeddings = torch.stack([torch.from_numpy(getattr(sample, name)).float() for sample in samples])
-    pixels = torch.stack([clip_pixels(sample.picture, encoders.image_size) for sample in samples])
+    pixels = torch.stack([clip_pixels(_crop(sample, variant), encoders.image_size) for sample in samples])
     return embeddings, encoders.clip_features(encoders.normalised(pixels))
+
+
+def _crop(sample: Sample, variant: Variant) -> Photo:
+    """The picture is a portrait; other crops are made of it, by the keypoints."""
+    if variant.crop == "portrait":
+        return sample.picture
+    return align_for_clip(sample.picture, sample.keypoints[ARCFACE_POINTS] * sample.picture.shape[1::-1])

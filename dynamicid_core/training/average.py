@@ -25,6 +25,13 @@ class WeightAverage:
         for name, tensor in self._tensors.items():
             self.weights[name].lerp_(tensor.detach(), 1 - decay)
 
+    @torch.no_grad()
+    def mend(self) -> None:
+        """Puts the average in the place of what is no number any more, as batch normalisation's after such a batch."""
+        for name, tensor in self._tensors.items():
+            if not tensor.isfinite().all():
+                tensor.copy_(self.weights[name])
+
     def load(self, weights: dict[str, Tensor]) -> None:
         """Goes on from saved ones."""
         for name, tensor in weights.items():

@@ -1,6 +1,7 @@
 """Settings of a training run, from a YAML file."""
 
 import difflib
+import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
@@ -49,6 +50,11 @@ class LoopConfig:
         _require(self.precision in PRECISIONS, f'precision is "{self.precision}"; choose {" or ".join(PRECISIONS)}')
         for name in ("steps", "batch_size", "accumulation", "sample_steps", "keep"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            endless = isinstance(value, float) and not math.isfinite(value)
+            _require(not endless, f"{setting.name} is {value}; it must be finite")
+        _require(self.seed < 2**63, f"seed is {self.seed}; it must be less than 2 to the power of 63")
         for name in (
             "weight_decay", "warmup_steps", "cooldown_steps", "clip_gradients", "seed", "log_every", "save_every",
             "sample_every",
@@ -56,7 +62,8 @@ class LoopConfig:
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be more than 0")
         for part, rate in self.rates.items():
-            wanted = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0
+            _require(isinstance(part, str), f"rates has {part!r}; it must be how the names of parameters begin")
+            wanted = isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < math.inf
             _require(wanted, f"rates has {rate!r} for {part}; it must be a number of more than 0")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay:g}; it must be from 0 to below 1")
 
@@ -183,14 +190,21 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
     wanted = get_origin(wanted) or wanted
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if wanted is float and isinstance(value, str):  # YAML reads 1e-4 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
+    if wanted is float:
+        value = _number(value)
+    if wanted is dict and isinstance(value, dict):
+        return {part: _number(rate) for part, rate in value.items()}
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise InputError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
     return value
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-4 as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _require_variant(name: str) -> None:

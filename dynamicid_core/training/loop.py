@@ -6,7 +6,9 @@ that was interrupted and resumed computes what an uninterrupted one does.
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +26,7 @@ from .states import States
 
 _log = logging.getLogger(__name__)
 _AVERAGE = "average.safetensors"
+_LOST = 20  # steps in a row
 # Settings that may change when a run goes on; with others it would be another run.
 _FREE = {"steps", "log_every", "save_every", "sample_every", "sample_steps", "keep", "data", "output"}
 
@@ -81,7 +84,8 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     finally:
         # Not end_training: it would part the processes for good, and a recipe has more than one stage.
         for tracker in accelerator.trackers:
-            tracker.finish()
+            with _curves_are_worth_no_training():
+                tracker.finish()
 
 
 @dataclasses.dataclass(eq=False)
@@ -94,14 +98,31 @@ class _Run:
     average: WeightAverage
     states: States
     done: int = 0
+    lost: int = 0
 
     def resume(self) -> int:
-        state = self.states.newest()
-        if state is None:
-            return 0
+        states = self.states.newest_first()
+        for state in states:
+            try:
+                self.done = self._load(state)
+            except InputError:
+                raise
+            except Exception as error:  # each kind of file has its own for one that is damaged
+                _log.warning("%s could not be read (%s: %s)", state, type(error).__name__, error)
+            else:
+                _log.info("Going on from step %d", self.done)
+                return self.done
+        if states:
+            raise InputError(
+                f"No state in {states[0].parent} could be read; the log says why. Choose another output folder, or "
+                "delete that one to begin anew."
+            )
+        return 0
+
+    def _load(self, state: Path) -> int:
         about = self.states.about(state)
         mine = self._identity()
-        changed = [name for name in mine if about["config"].get(name) != mine[name]]
+        changed = [name for name in mine if about["config"].get(name, mine[name]) != mine[name]]
         if changed:
             raise InputError(
                 f"{self.config.output} holds another run: {', '.join(changed)} differ. Choose another output folder, "
@@ -109,9 +130,7 @@ class _Run:
             )
         self.accelerator.load_state(str(state))
         self.average.load(load_file(state / _AVERAGE))
-        self.done = int(about["step"])
-        _log.info("Going on from step %d", self.done)
-        return self.done
+        return int(about["step"])
 
     def steps(self, start: int, metrics: Metrics | None, request: StopRequest) -> None:
         config, accelerator = self.config, self.accelerator
@@ -124,7 +143,7 @@ class _Run:
             if metrics is not None and _due(self.done, config.log_every):
                 figures = {name: float(loss) for name, loss in losses.items()} | {"learning_rate": self._rate(step)}
                 metrics.add(self.done, figures)
-                accelerator.log(figures, step=self.done)
+                self._log(figures)
                 bar.set_postfix(loss=f"{figures['loss']:.4f}")
             last = self.done == config.steps
             stopped = self._is_anywhere(request.made)
@@ -144,6 +163,10 @@ class _Run:
             self.states.save(self.done, {"config": self._identity()}, self._write_state)
         self.accelerator.wait_for_everyone()  # the next stage may read the weights
 
+    def _log(self, figures: dict[str, float]) -> None:
+        with _curves_are_worth_no_training(self.accelerator.trackers.clear):
+            self.accelerator.log(figures, step=self.done)
+
     def _is_anywhere(self, made: bool) -> bool:
         """On any of the processes, which must stop after the same step."""
         if self.accelerator.num_processes == 1:
@@ -161,20 +184,38 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate(step) * group["rate"]
         total: dict[str, Tensor] = {}
+        sound = True
         for part in range(config.accumulation):
             chance = _chance(config.seed, step, part, accelerator.process_index)
             batch = self.stage.make_batch(next(data), chance, accelerator.device)
             with accelerator.accumulate(self.network):
                 losses = self.network(batch)
                 accelerator.backward(losses["loss"])
-                if accelerator.sync_gradients and config.clip_gradients:
-                    accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients)
-                self.optimiser.step()
+                if accelerator.sync_gradients:
+                    length = accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients or math.inf)
+                    sound = bool(torch.isfinite(length))  # the same on every process
+                if sound:
+                    self.optimiser.step()
                 self.optimiser.zero_grad()
             for name, loss in losses.items():
                 total[name] = total.get(name, torch.zeros_like(loss)).detach() + loss.detach() / config.accumulation
-        self.average.update(step)
+        if sound:
+            self.average.update(step)
+        self._count(sound, step + 1)
         return {name: accelerator.reduce(loss, "mean") for name, loss in total.items()}
+
+    def _count(self, sound: bool, step: int) -> None:
+        """Steps whose gradients are no numbers teach nothing; many in a row are a run that is lost."""
+        self.lost = 0 if sound else self.lost + 1
+        if sound:
+            return
+        _log.warning("Step %d was left out: its gradients are no numbers", step)
+        self.average.mend()
+        if self.lost == _LOST:
+            raise InputError(
+                f"The gradients of the last {_LOST} steps, to step {step}, are no numbers. The states before are as "
+                "they were. Choose a lower learning_rate, or fp32 as precision, in another output folder."
+            )
 
     def _rate(self, step: int) -> float:
         rising = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
@@ -188,11 +229,21 @@ class _Run:
                 folder.mkdir(exist_ok=True)
                 with self.average.in_place():
                     self.stage.draw_sheet(folder / f"step-{self.done:08d}.jpg", self.config.sample_steps)
-            except OSError as error:  # a picture to look at is worth no training
+            except (OSError, torch.cuda.OutOfMemoryError) as error:  # a picture to look at is worth no training
                 _log.warning("The sheet of step %d could not be made: %s", self.done, error)
 
     def _identity(self) -> dict[str, Any]:
-        return {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}
+        settings = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}
+        return {**settings, "number of processes": self.accelerator.num_processes}  # who sees which data
+
+
+@contextmanager
+def _curves_are_worth_no_training(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _log.warning("TensorBoard's file could not be written, and ends here: %s", error)
+        otherwise()
 
 
 def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -201,9 +252,9 @@ def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, An
     unused = set(rates)
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            part = next((part for part in rates if name.startswith(part)), None)
-            unused.discard(part or "")
-            groups.setdefault(rates[part] if part is not None else 1.0, []).append(parameter)
+            parts = [part for part in rates if name.startswith(part)]
+            unused.difference_update(parts)
+            groups.setdefault(rates[max(parts, key=len)] if parts else 1.0, []).append(parameter)
     if unused:
         parts = sorted({name.rpartition(".")[0] for name, _ in network.named_parameters()})
         raise InputError(

@@ -61,7 +61,8 @@ class Reconfiguration(nn.Module):
         super().__init__()
         self.imr, self.keypoint_encoder = imr, keypoint_encoder
         self._denoiser, self._weight = denoiser, config.diffusion_weight
-        self._consistency = torch.zeros(())  # when the UNet last looked: every step tells the same losses
+        # When the UNet last looked, no number before: every step tells the same losses.
+        self._consistency = torch.tensor(float("nan"))
         self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it does not count as ours
         self._settings = SaaSettings()
         denoiser.carry(adapter.updates.add_to)
@@ -153,7 +154,7 @@ class ReconfigureBatches:
 
     @torch.no_grad()
     def _tokens(self, samples: list[Sample], device: torch.device) -> Tensor:
-        embeddings, features = faces(samples, self._encoders, self._adapter.variant.embedding_channel_order)
+        embeddings, features = faces(samples, self._encoders, self._adapter.variant)
         return self._adapter.tokens(embeddings.to(device), features.to(device))
 
 

@@ -72,7 +72,7 @@ class AnchorStage:
         adapter.recognition = _same_recognition(adapter.recognition, source.recognition)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
         self.network = self._anchoring(adapter)
-        self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant.embedding_channel_order)
+        self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant)
 
     def _anchoring(self, adapter: TrainableAdapter) -> Anchoring:
         return Anchoring(self._denoiser, adapter, self._config)
@@ -107,7 +107,7 @@ class ReconfigureStage:
     def __init__(
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: ReconfigureConfig
     ) -> None:
-        adapter = TrainableAdapter.of(_read_adapter(config.adapter, config.variant), denoiser.layers)
+        adapter = _open_adapter(config.adapter, config.variant, denoiser, encoders)
         _same_recognition(adapter.recognition, source.recognition)
         self._adapter = adapter.to(encoders.device)
         imr, keypoint_encoder = _motion_networks(self._adapter, encoders, config)
@@ -154,7 +154,7 @@ class ReconfigureStage:
 def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorConfig) -> TrainableAdapter:
     """What anchoring begins with: new, or what ``start_from`` holds."""
     if config.start_from:
-        return TrainableAdapter.of(_read_adapter(config.start_from, config.variant), denoiser.layers)
+        return _open_adapter(config.start_from, config.variant, denoiser, encoders)
     token_size = next(layer.context for layer in denoiser.layers if layer.is_cross)
     sizes = FaceEncoderSizes(token_size, clip_size=encoders.clip_size)
     torch.manual_seed(config.seed)
@@ -164,8 +164,16 @@ def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: Anc
     return adapter
 
 
-def _read_adapter(file: str, variant: str) -> Checkpoint:
-    return read_checkpoint(file, ADAPTER, variant=VARIANTS.get(variant))
+def _open_adapter(file: str, variant: str, denoiser: DenoisingModel, encoders: FrozenEncoders) -> TrainableAdapter:
+    """Raises InputError for a file that does not fit the UNet or the CLIP vision model."""
+    adapter = TrainableAdapter.of(read_checkpoint(file, ADAPTER, variant=VARIANTS.get(variant)), denoiser.layers)
+    needed = adapter.face_encoder.sizes.clip_size
+    if needed != encoders.clip_size:
+        raise InputError(
+            f"The file of clip_vision has hidden size {encoders.clip_size}; {file} was trained with one of {needed}. "
+            "Give that one."
+        )
+    return adapter
 
 
 def _same_recognition(of_adapter: str, of_data: str) -> str:
@@ -186,9 +194,11 @@ def _motion_networks(
         raise InputError(
             "To go on from an IMR, give both files: imr and keypoint_encoder, which were trained together."
         )
-    if config.imr:
-        return open_motion_networks(config.imr, config.keypoint_encoder)
     token_size = adapter.face_encoder.sizes.token_size
+    if config.imr:
+        imr, keypoint_encoder = open_motion_networks(config.imr, config.keypoint_encoder)
+        _check_motion_networks(imr.sizes, keypoint_encoder.sizes, token_size, encoders.pooled_size)
+        return imr, keypoint_encoder
     feature_size = config.features + encoders.pooled_size
     feed_forward = _FEED_FORWARD * config.size
     sizes = ImrSizes(token_size, feature_size, config.size, config.queries, feed_forward, config.depth, config.depth)
@@ -207,6 +217,22 @@ def open_motion_networks(imr: str | Path, keypoint_encoder: str | Path) -> tuple
     return network, encoder
 
 
+def _check_motion_networks(
+    imr: ImrSizes, keypoint_encoder: KeypointEncoderSizes, token_size: int, text_size: int
+) -> None:
+    """Raises InputError for networks that were not trained together, or with another adapter or text encoder."""
+    if imr.token_size != token_size:
+        raise InputError(
+            f"The IMR edits tokens of {imr.token_size}, the adapter makes tokens of {token_size}. Give an IMR for it."
+        )
+    given = keypoint_encoder.features + text_size
+    if imr.feature_size != given:
+        raise InputError(
+            f"The IMR takes motions of {imr.feature_size}; keypoint encoder and text encoder give {given} together "
+            f"({keypoint_encoder.features} and {text_size}). Give a keypoint encoder that was trained with this IMR."
+        )
+
+
 def save_motion_network(part: str, network: nn.Module, file: Path) -> None:
     """part: IMR or KEYPOINT_ENCODER. In the loader's format."""
     weights = {key: tensor.detach().cpu().clone() for key, tensor in network.state_dict().items()}
@@ -216,7 +242,7 @@ def save_motion_network(part: str, network: nn.Module, file: Path) -> None:
 @torch.no_grad()
 def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[Sample]) -> tuple[Tensor, Tensor]:
     """Tokens [B, T, D] of samples, and [1, T, D] of nobody."""
-    embeddings, features = faces(samples, encoders, adapter.variant.embedding_channel_order)
+    embeddings, features = faces(samples, encoders, adapter.variant)
     return adapter.tokens(embeddings.to(encoders.device), features), tokens_of_nobody(adapter, encoders)
 
 

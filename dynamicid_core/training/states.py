@@ -22,8 +22,11 @@ class States:
 
     def newest(self) -> Path | None:
         """The last complete state; None for a run that begins."""
-        found = self._all()
-        return found[-1] if found else None
+        return next(iter(self.newest_first()), None)
+
+    def newest_first(self) -> list[Path]:
+        """All complete states."""
+        return self._all()[::-1]
 
     def save(self, step: int, about: dict[str, Any], write: Callable[[Path], None]) -> Path:
         """Lets ``write`` fill a folder, which gets its name when it is whole. Raises InputError when the disk is full;
@@ -31,20 +34,23 @@ class States:
         """
         target = self._folder / f"step-{step:08d}"
         unfinished = target.with_suffix(".part")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for left_over in self._folder.glob("*.part"):  # of runs that were killed
+            shutil.rmtree(left_over, ignore_errors=True)
         try:
             unfinished.mkdir(parents=True)
             write(unfinished)
             (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **about}), encoding="utf-8")
+            _force_to_disk(unfinished)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(unfinished, target)
-        except (OSError, SafetensorError) as error:  # the latter for a full disk, too
-            shutil.rmtree(unfinished, ignore_errors=True)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch's and safetensors' own for a full disk
             last = self.newest()
             raise InputError(
                 f"The state of step {step} could not be written to {self._folder}: {error}. Make room; running the "
                 f"same command again goes on from {last.name if last else 'the beginning'}."
             ) from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
         for old in self._all()[: -self._keep]:
             shutil.rmtree(old)
         return target
@@ -57,3 +63,11 @@ class States:
 
     def _all(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("step-*") if (path / _PROGRESS).is_file() and not path.suffix)
+
+
+def _force_to_disk(folder: Path) -> None:
+    """So that a power cut leaves no folder with its name whose files are empty."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())

@@ -113,7 +113,7 @@ def test_a_face_that_fills_the_photo_is_found(analysis):
 @needs_pack
 def test_the_aligned_crop_has_the_eyes_at_one_height(analysis):
     photo = np.asarray(Image.fromarray(photos.astronaut()).rotate(20))
-    upright = align(photo, analysis.choose(photo, "largest", 0).chosen, 224)
+    upright = align(photo, analysis.choose(photo, "largest", 0).chosen.landmarks, 224)
     assert upright.shape == (224, 224, 3)
     bordered = np.pad(upright, ((60, 60), (60, 60), (0, 0)))
     left, right = analysis.choose(bordered, "largest", 0).chosen.landmarks[:2]

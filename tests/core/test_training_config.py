@@ -22,7 +22,8 @@ def test_settings_that_are_not_given_have_defaults(tmp_path):
 
 
 def test_parts_of_the_network_have_learning_rates_of_their_own(tmp_path):
-    assert read(tmp_path, NEEDED + "rates:\n  adapter.face_encoder: 0.05\n").rates == {"adapter.face_encoder": 0.05}
+    rates = {"adapter.face_encoder": 0.05, "adapter.updates": 0.05}
+    assert read(tmp_path, NEEDED + "rates:\n  adapter.face_encoder: 0.05\n  adapter.updates: 5e-2\n").rates == rates
 
 
 def test_reconfiguration_has_the_papers_lambda_and_the_released_sizes(tmp_path):
@@ -50,6 +51,11 @@ def test_reconfiguration_has_the_papers_lambda_and_the_released_sizes(tmp_path):
         ("rates: 2", "rates is 2; it must be of type dict"),
         ("rates: {adapter: fast}", "rates has 'fast' for adapter; it must be a number of more than 0"),
         ("rates: {adapter: 0}", "rates has 0 for adapter; it must be a number of more than 0"),
+        ("rates: {adapter: .inf}", "rates has inf for adapter; it must be a number of more than 0"),
+        ("rates: {1: 0.5}", "rates has 1; it must be how the names of parameters begin"),
+        ("learning_rate: .inf", "learning_rate is inf; it must be finite"),
+        ("weight_decay: .nan", "weight_decay is nan; it must be finite"),
+        ("seed: 9223372036854775808", "seed is 9223372036854775808; it must be less than"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, text, message):

@@ -1,14 +1,20 @@
 """Anchoring on a tiny model of the host's own classes: losses, gradients, what it sees and learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from tests.host.rig import apply, core, eps, run, sample, tiny_unet
+from tests import photos
+from tests.host.graphs import tiny_clip, tiny_vae
+from tests.host.rig import apply, core, eps, run, sample, tiny_clip_vision, tiny_unet
 from tests.host.training_rig import (
+    SIDE,
     Listed,
     anchor_stage,
     assert_gradient_is_the_slope,
+    config,
     losses,
     make_samples,
     randomise,
@@ -135,6 +141,45 @@ def test_the_variant_says_which_embedding_is_seen(tiny_models, tmp_path):
         stage, _ = anchor_stage(tiny_models, tmp_path, variant=variant, drop_face=0, drop_both=0)
         expected = np.stack([getattr(sample, name) for sample in make_samples()[:2]])
         np.testing.assert_allclose(some_batch(stage).embeddings.numpy(), expected)
+
+
+def test_the_variant_says_what_clip_sees(tiny_models):
+    module, variants = core("training.anchoring"), core("checkpoint").VARIANTS
+    chance = np.random.default_rng(0)
+    one = replace(make_samples()[0], picture=chance.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+    seen = {name: module.faces([one], tiny_models[1], variant)[1] for name, variant in variants.items()}
+    landmarks = (one.keypoints[[38, 88, 86, 52, 61]] * SIDE).astype(np.float32)
+    aligned = core("face_analysis").align_for_clip(one.picture, landmarks)
+    for name, photo in (("DynamicID", one.picture), ("IP-Adapter FaceID Plus", aligned)):
+        pixels = core("images").clip_pixels(photo, tiny_models[1].image_size)[None]
+        torch.testing.assert_close(seen[name], tiny_models[1].clip_features(tiny_models[1].normalised(pixels)))
+    assert not torch.allclose(*(seen[name] for name in ("DynamicID", "IP-Adapter FaceID Plus")), atol=1e-2)
+
+
+def test_an_aligned_face_is_where_the_nodes_have_it(face_analysis):
+    """The data has keypoints, the nodes the detector's landmarks."""
+    photo = photos.astronaut()
+    face = face_analysis.choose(photo, "largest", 0).chosen
+    square = core("portrait").portrait_square(photo, face)
+    portrait = square.cut(photo)
+    keypoints = square.fractions(face.keypoints).astype(np.float32)
+    one = replace(make_samples()[0], picture=portrait, keypoints=keypoints)
+    trained = core("training.anchoring")._crop(one, core("checkpoint").FACEID_PLUS).astype(float)
+    shown = core("face_analysis").align_for_clip(photo, face.landmarks).astype(float)
+    assert trained.shape == shown.shape == (224, 224, 3)
+    assert np.abs(trained - shown).mean() < 0.5 * np.abs(np.roll(shown, 8, 0) - shown).mean()
+
+
+@pytest.mark.parametrize("stage", ["AnchorStage", "ReconfigureStage"])
+def test_another_clip_than_the_adapters_is_told(tiny_models, tmp_path, adapter_file, stage):
+    named = {"AnchorStage": "start_from", "ReconfigureStage": "adapter"}[stage]
+    settings = config(stage.replace("Stage", "Config"), tmp_path, **{named: str(adapter_file)})
+    device = torch.device("cpu")
+    encoders = core("comfy_host.differentiable").FrozenEncoders(
+        tiny_vae(), tiny_clip(), tiny_clip_vision(hidden=80), device
+    )
+    with pytest.raises(ValueError, match=r"clip_vision has hidden size 80; .*photo\.bin was trained with one of 40"):
+        getattr(core("training.stages"), stage)(tiny_models[0], encoders, Listed(make_samples()), settings)
 
 
 @pytest.mark.parametrize("variant", ["", "IP-Adapter FaceID Plus"])

@@ -17,6 +17,21 @@ from tests.host.training_rig import (
 )
 
 
+def test_networks_that_were_not_trained_together_are_told(tiny_models, tmp_path, adapter_file):
+    for features in (64, 32):
+        train(*reconfigure_stage(tiny_models, tmp_path / str(features), adapter_file, steps=1, features=features))
+    files = {"imr": tmp_path / "64" / "imr.safetensors"}
+    files["keypoint_encoder"] = tmp_path / "32" / "keypoint_encoder.safetensors"
+    told = r"IMR takes motions of \d+; .* give \d+ together \(32 and \d+\)\. Give a keypoint encoder that was trained"
+    with pytest.raises(ValueError, match=told):
+        reconfigure_stage(tiny_models, tmp_path, adapter_file, **{name: str(file) for name, file in files.items()})
+
+
+def test_the_consistency_is_no_number_until_the_unet_has_looked(tiny_models, tmp_path, adapter_file):
+    train(*reconfigure_stage(tiny_models, tmp_path, adapter_file, steps=3, diffusion_share=0.0))
+    assert np.isnan(losses(tmp_path, "consistency")).all()
+
+
 def test_reconfiguration_losses_are_those_of_a_direct_computation(tiny_models, tmp_path, adapter_file):
     stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_weight=0.7)
     stage.network.eval()

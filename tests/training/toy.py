@@ -52,8 +52,10 @@ class ToyStage:
         """There is nothing to see."""
 
 
-def settings(output, steps):
-    return LoopConfig(output=str(output), steps=steps, sample_every=0, save_every=0, learning_rate=0.1, warmup_steps=0)
+def settings(output, steps, **changes):
+    """Those of a run."""
+    given = {"sample_every": 0, "save_every": 0, "learning_rate": 0.1, "warmup_steps": 0, **changes}
+    return LoopConfig(output=str(output), steps=steps, **given)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...face_analysis import ALIGNED_SIZE
 from ...face_packs import open_pack
+from ...keypoints import ARCFACE_POINTS
 from ..data.shards import read_samples
 
 _LAYERS = ("PRelu_5", "Add_32", "Add_73", "Add_90")
 """Of w600k_mbf, the last ones that see 56, 28, 14 and 7 squares in each direction."""
-_LANDMARKS = (38, 88, 86, 52, 61)
-"""Of the 106 keypoints: both eyes, the tip of the nose, both corners of the mouth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +105,7 @@ def _aligned(pictures: Tensor, keypoints: Tensor) -> Tensor:
     from insightface.utils.face_align import estimate_norm
 
     height, width = pictures.shape[1:3]
-    landmarks = (keypoints[:, _LANDMARKS] * torch.tensor((width, height), device=keypoints.device)).cpu().numpy()
+    landmarks = (keypoints[:, ARCFACE_POINTS] * torch.tensor((width, height), device=keypoints.device)).cpu().numpy()
     to_picture = [np.linalg.inv(np.vstack((estimate_norm(one, ALIGNED_SIZE), (0, 0, 1))))[:2] for one in landmarks]
     steps = torch.arange(float(ALIGNED_SIZE))
     down, across = torch.meshgrid(steps, steps, indexing="ij")

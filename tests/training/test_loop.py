@@ -1,0 +1,162 @@
+"""The training loop with a few numbers to learn: what goes wrong in long runs, and what is left of them."""
+
+import csv
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dynamicid_core.errors import InputError
+from dynamicid_core.training import loop
+from dynamicid_core.training.loop import train
+from tests.training.toy import SIZE, Toy, ToyStage, settings
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Trains to a number of steps, in a folder of its own name."""
+
+    def run(name, steps, stage=ToyStage, **changes):
+        (tmp_path / name).mkdir(exist_ok=True)
+        train(stage(tmp_path / name), settings(tmp_path / name, steps, **changes), cpu=True)
+        return tmp_path / name
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "toy.safetensors")
+
+
+def states(folder):
+    return sorted(path.name for path in (folder / "states").iterdir())
+
+
+class WithoutNumbers(ToyStage):
+    """Some batches are none."""
+
+    bad = range(3, 4)
+
+    def make_batch(self, raw, chance, device):
+        batch = super().make_batch(raw, chance, device)
+        return batch * torch.inf if raw in self.bad else batch
+
+
+def test_a_step_without_numbers_is_left_out(toy, caplog):
+    folder = toy("run", 10, WithoutNumbers, save_every=2, log_every=1)
+    assert "Step 4 was left out: its gradients are no numbers" in caplog.text
+    assert caplog.text.count("left out") == 1
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_a_run_that_is_lost_ends_and_keeps_its_states(toy, monkeypatch):
+    monkeypatch.setattr(WithoutNumbers, "bad", range(5, 1000))
+    with pytest.raises(InputError, match=r"gradients of the last 20 steps, to step 25, are no numbers.*lower learn"):
+        toy("run", 100, WithoutNumbers, save_every=4, keep=9)
+
+
+def test_what_batch_normalisation_measured_of_a_batch_without_numbers_is_forgotten(toy):
+    class Normalised(Toy):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(SIZE)
+
+        def forward(self, batch):
+            return super().forward(self.norm(batch))
+
+    class Stage(WithoutNumbers):
+        def __init__(self, folder):
+            super().__init__(folder)
+            self.network = Normalised()
+
+    found = weights(toy("run", 6, Stage))
+    assert all(tensor.isfinite().all() for tensor in found.values())
+
+
+def test_a_disk_that_torch_finds_full_is_told_and_nothing_half_written_stays(toy, monkeypatch):
+    folder = toy("run", 2)
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 6402176 vs 6402068")
+
+    monkeypatch.setattr(loop, "save_file", full)
+    with pytest.raises(InputError, match=r"could not be written .* goes on from step-00000002"):
+        toy("run", 4)
+    assert states(folder) == ["step-00000002"]
+
+
+def test_a_stop_while_a_state_is_written_leaves_no_half_of_it(toy, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    folder = toy("run", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_file", stop)
+        with pytest.raises(KeyboardInterrupt):
+            toy("run", 4)
+    assert states(folder) == ["step-00000002"]
+    (folder / "states" / "step-00000003.part").mkdir()  # of a run that was killed
+    toy("run", 4)
+    assert states(folder) == ["step-00000002", "step-00000004"]
+
+
+@pytest.mark.parametrize("file", ["optimizer.bin", "model.safetensors", "average.safetensors", "progress.json"])
+def test_a_damaged_state_is_told_and_the_one_before_is_gone_on_from(toy, caplog, file):
+    folder = toy("run", 4, save_every=2)
+    damaged = folder / "states" / "step-00000004" / file
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    toy("run", 6, save_every=2)
+    assert "step-00000004 could not be read" in caplog.text
+    whole = weights(toy("whole", 6, save_every=2))
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(folder).items())
+
+
+def test_a_run_of_which_every_state_is_damaged_is_not_begun_anew(toy):
+    folder = toy("run", 2)
+    (folder / "states" / "step-00000002" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"No state in .*states could be read.*delete that one to begin anew"):
+        toy("run", 4)
+
+
+def test_curves_that_cannot_be_written_end_no_training(toy, monkeypatch, caplog):
+    from accelerate.tracking import TensorBoardTracker
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoardTracker, "log", full)
+    toy("run", 20)
+    assert caplog.text.count("TensorBoard's file could not be written") == 1
+
+
+def test_another_number_of_processes_is_told_since_it_would_see_other_data(toy):
+    folder = toy("run", 2)
+    progress = folder / "states" / "step-00000002" / "progress.json"
+    about = json.loads(progress.read_text())
+    about["config"]["number of processes"] = 2
+    progress.write_text(json.dumps(about))
+    with pytest.raises(InputError, match="holds another run: number of processes differ"):
+        toy("run", 4)
+
+
+def test_a_sheet_that_does_not_fit_into_memory_costs_no_step(toy, caplog):
+    class Large(ToyStage):
+        def draw_sheet(self, path, steps):
+            raise torch.cuda.OutOfMemoryError("out of memory")
+
+    toy("run", 2, Large, sample_every=1)
+    assert "The sheet of step 1 could not be made" in caplog.text
+
+
+def test_the_finer_of_two_rates_counts(toy):
+    """A weight that has a rate of its own, whatever the order."""
+    start = Toy().linear.requires_grad_(False)
+    moved = []
+    for number, rates in enumerate(({"linear": 1e-6, "linear.bias": 1.0}, {"linear.bias": 1.0, "linear": 1e-6})):
+        found = weights(toy(str(number), 1, rates=rates, ema_decay=0.0))
+        moved.append([float((found[f"linear.{n}"] - getattr(start, n)).abs().max()) for n in ("weight", "bias")])
+    assert moved[0] == moved[1]
+    assert moved[0][0] < 1e-5 < moved[0][1]
