@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from ..errors import InputError
 
+_STEP = "step-"
 _PROGRESS = "progress.json"
 
 
@@ -32,7 +33,7 @@ class States:
         """Lets ``write`` fill a folder, which gets its name when it is whole. Raises InputError when the disk is full;
         the states before it stay.
         """
-        target = self._folder / f"step-{step:08d}"
+        target = self._folder / f"{_STEP}{step:08d}"
         unfinished = target.with_suffix(".part")
         for left_over in self._folder.glob("*.part"):  # of runs that were killed
             shutil.rmtree(left_over, ignore_errors=True)
@@ -55,6 +56,11 @@ class States:
             shutil.rmtree(old)
         return target
 
+    def last_step(self) -> int:
+        """Of the last complete state, even if it is damaged; 0 for a run that begins."""
+        newest = self.newest()
+        return int(newest.name.removeprefix(_STEP)) if newest else 0
+
     @staticmethod
     def about(state: Path) -> dict[str, Any]:
         """What was said when the state was saved, and its "step"."""
@@ -62,7 +68,9 @@ class States:
         return found
 
     def _all(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("step-*") if (path / _PROGRESS).is_file() and not path.suffix)
+        return sorted(
+            path for path in self._folder.glob(f"{_STEP}*") if (path / _PROGRESS).is_file() and not path.suffix
+        )
 
 
 def _force_to_disk(folder: Path) -> None:

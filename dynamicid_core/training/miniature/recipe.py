@@ -352,8 +352,7 @@ def _run(stage: Callable[[Any], Any], config: LoopConfig, cpu: bool) -> None:
         cooldown_steps=steps * 3 // 5,
         batch_size=max(1, config.batch_size // PartialState().num_processes),
     )
-    state = States(Path(config.output), config.keep).newest()
-    if state is None or States.about(state)["step"] < steps:
+    if States(Path(config.output), config.keep).last_step() < steps:
         train(stage(config), config, cpu)
 
 
