@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.interface import SMALL, layout, near
+from tests.browser.interface import BOX, SMALL, layout, near
 
 
 def test_every_node_of_a_chain_shows_everybody(graph, save_picture):
@@ -33,6 +33,15 @@ def test_a_box_inside_another_can_be_taken_hold_of(graph):
 
     assert graph.numbers(anna) == pytest.approx((0.5, 0.4, 0.2, 0.2))
     assert graph.numbers(ben) == (0, 0, 1, 1)
+
+
+def test_of_two_equal_boxes_the_own_one_is_taken_hold_of(graph):
+    anna, ben, _ = layout(graph, first=BOX, second=BOX)
+
+    graph.drag(ben, (0.5, 0.5), (0.6, 0.5))
+
+    assert graph.numbers(anna) == BOX
+    assert graph.numbers(ben) == pytest.approx((0.35, 0.1, 0.5, 0.8))
 
 
 def test_a_disconnected_node_is_no_longer_shown(graph):

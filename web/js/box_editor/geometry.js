@@ -149,7 +149,7 @@ export function contains(box, point) {
 
 /**
  * The box a press at a point takes hold of, and by what. The preferred box's handles come first; else the smallest box
- * there is taken, so that a box inside another can be reached.
+ * there is taken, so that a box inside another can be reached; of two that are equally large, the preferred one.
  * @template {{box: Box}} T
  * @param {T[]} items @param {T | undefined} preferred @param {Point} point @param {Point} reach
  * @returns {{item: T, handle: Handle | null} | null}
@@ -159,8 +159,8 @@ export function itemAt(items, preferred, point, reach) {
     const handle = handleAt(preferred.box, point, reach);
     if (handle) return { item: preferred, handle };
   }
-  const area = (/** @type {T} */ item) => item.box.width * item.box.height;
-  const bySize = [...items].sort((a, b) => area(a) - area(b));
+  const area = (/** @type {T} */ item) => roundTo(item.box.width * item.box.height, 1e-6);
+  const bySize = [...items].sort((a, b) => area(a) - area(b) || Number(b === preferred) - Number(a === preferred));
   for (const item of bySize) {
     const handle = item === preferred ? null : handleAt(item.box, point, reach);
     if (handle || contains(item.box, point)) return { item, handle };
