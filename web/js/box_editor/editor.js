@@ -44,6 +44,10 @@ export class BoxEditor {
   /** @type {Person[]} */
   #people = [];
   #observer = new ResizeObserver(() => this.update(true));
+  /** A second finger, wherever it lands, zooms the graph: what the first one has done was no drag. */
+  #interrupt = (/** @type {PointerEvent} */ event) => {
+    if (!event.isPrimary) this.#cancel();
+  };
   static #count = 0;
   /** @type {WeakMap<Element, BoxEditor>} */
   static #editors = new WeakMap();
@@ -193,13 +197,15 @@ export class BoxEditor {
 
   /** @param {PointerEvent} event */
   #press(event) {
-    if (event.button !== 0 || this.#drag) return;
+    if (event.button !== 0) return;
     event.stopPropagation(); // else the graph moves the node
+    if (this.#drag || !event.isPrimary) return;
+    this.stage.setPointerCapture(event.pointerId);
     this.update();
     const target = this.#target(event);
     const person = target?.item ?? this.#own;
     if (!this.#canEdit(person)) return;
-    this.stage.setPointerCapture(event.pointerId);
+    window.addEventListener("pointerdown", this.#interrupt, { capture: true });
     this.#drag = {
       kind: target ? (target.handle ? "resize" : "move") : "draw",
       pointer: event.pointerId,
@@ -215,6 +221,8 @@ export class BoxEditor {
   #point(event) {
     const drag = this.#drag;
     if (!drag) {
+      // The graph, which did not get the press, would take it for a drag of the node.
+      if (this.stage.hasPointerCapture(event.pointerId)) event.stopPropagation();
       const target = this.#target(event);
       this.#hover(target?.item ?? null, target?.handle ?? null);
       return;
@@ -240,18 +248,22 @@ export class BoxEditor {
   }
 
   #finish() {
-    this.#drag = null;
+    this.#end();
     this.#save();
   }
 
-  /** Back to the box from before the drag. */
+  #end() {
+    this.#drag = null;
+    window.removeEventListener("pointerdown", this.#interrupt, { capture: true });
+  }
+
+  /** Back to the box from before the drag. The pointer stays with the picture until it is let go. */
   #cancel() {
     if (!this.#drag) return;
-    const { person, pointer } = this.#drag;
-    this.#drag = null;
+    const { person } = this.#drag;
+    this.#end();
     this.#set(person, person.box);
     this.#unsaved = false;
-    if (this.stage.hasPointerCapture(pointer)) this.stage.releasePointerCapture(pointer);
   }
 
   /** @param {Person | null} person @param {Handle | null} [handle] */
