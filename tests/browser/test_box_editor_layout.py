@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.interface import BOX, BYPASSED, SMALL, layout, near
+from tests.browser.interface import BOX, BYPASSED, MUTED, SMALL, layout, near
 
 
 def test_every_node_of_a_chain_shows_everybody(graph, save_picture):
@@ -109,6 +109,47 @@ def test_a_connected_mask_is_said_to_replace_the_box(graph):
     assert graph.numbers(node) == SMALL
 
 
+def test_a_mask_behind_a_bypassed_node_replaces_the_box(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    mask, inverted = graph.add("SolidMask", (120, 160)), graph.add("InvertMask", (120, 400))
+    graph.connect(mask, inverted, "mask")
+    graph.connect(inverted, node, "mask")
+
+    graph.set_mode(inverted, BYPASSED)
+
+    assert "mask is used" in graph.message(node)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("SolidMask", MUTED), ("SolidMask", BYPASSED), ("InvertMask", BYPASSED), ("Reroute", 0)],
+    ids=["muted", "bypassed", "bypassed with nothing before it", "reroute of nothing"],
+)
+def test_a_mask_that_never_comes_does_not_replace_the_box(graph, kind, mode):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    source = graph.add(kind, (120, 160))
+    graph.connect(source, node, "mask")
+
+    graph.set_mode(source, mode)
+    graph.drag(node, (0.5, 0.5), (0.7, 0.6))
+
+    assert "mask" not in graph.message(node)
+    assert graph.numbers(node) == pytest.approx((0.6, 0.5, 0.2, 0.2))
+
+
+def test_in_a_subgraph_a_mask_counts_if_its_node_has_one(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    graph.connect(graph.add("SolidMask", (120, 160)), node, "mask")
+    outer = graph.make_subgraph(node)
+    graph.open_subgraph(outer)
+    assert "mask is used" in graph.message(node)
+
+    graph.page.evaluate("id => window.app.graph.getNodeById(id).disconnectInput(0)", outer)
+    graph.settle()
+
+    assert "Drag" in graph.message(node)
+
+
 def test_a_number_from_another_node_is_shown_and_kept(graph):
     node = graph.add_place_face(SMALL, position=(480, 160))
     number = graph.add("PrimitiveFloat", (120, 160), value=0.1)
@@ -118,4 +159,48 @@ def test_a_number_from_another_node_is_shown_and_kept(graph):
     assert graph.drawn(node) == near((0.1, 0.4, 0.2, 0.2))
     graph.drag(node, (0.2, 0.5), (0.4, 0.7))
     assert graph.drawn(node) == near((0.1, 0.4, 0.2, 0.2))
+    assert "other nodes" in graph.message(node)
+
+
+def test_a_number_from_a_muted_node_is_kept_and_one_from_a_bypassed_node_is_not(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    number = graph.add("PrimitiveFloat", (120, 160), value=0.1)
+    graph.connect(number, node, "x")
+
+    graph.set_mode(number, MUTED)  # the run fails
+    assert "other nodes" in graph.message(node)
+
+    graph.set_mode(number, BYPASSED)  # the number on the node is taken
+    assert "other nodes" not in graph.message(node)
+    assert graph.drawn(node) == near(SMALL)
+
+
+def test_in_a_subgraph_the_numbers_of_its_node_are_shown(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    number = graph.add("PrimitiveFloat", (120, 160), value=0.3)
+    outer = graph.make_subgraph(node)
+    graph.page.evaluate(
+        """id => {
+            const {subgraph, widgets} = window.app.graph.getNodeById(id);
+            const [inner] = subgraph.nodes;
+            subgraph.addInput("x", "FLOAT").connect(inner.inputs.find(input => input.name === "x"), inner);
+            widgets.find(widget => widget.name === "x").value = 0.05;
+        }""",
+        outer,
+    )
+    graph.open_subgraph(outer)
+
+    assert graph.drawn(node) == near((0.05, 0.4, 0.2, 0.2))
+    assert "other nodes" in graph.message(node)
+
+    graph.close_subgraphs()
+    graph.connect(number, outer, "x")
+    graph.open_subgraph(outer)
+    assert graph.drawn(node) == near((0.3, 0.4, 0.2, 0.2))
+
+    # Of two nodes of one subgraph, nobody can tell whose numbers to show.
+    graph.close_subgraphs()
+    graph.add(graph.page.evaluate("id => window.app.graph.getNodeById(id).type", outer), (480, 600))
+    graph.open_subgraph(outer)
+    assert graph.drawn(node) == near(graph.numbers(node))
     assert "other nodes" in graph.message(node)
