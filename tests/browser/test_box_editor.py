@@ -175,6 +175,15 @@ def test_arrow_keys_move_and_resize_the_box(graph, keys, expected):
     assert graph.node_position(node) == before
 
 
+def test_arrow_keys_move_the_box_by_what_the_numbers_show(graph, setting):
+    setting("Comfy.FloatRoundingPrecision", 1)
+    node = graph.add_place_face(SMALL)
+
+    graph.keys(node, "ArrowRight", "ArrowUp", "Control+ArrowRight")
+
+    assert graph.numbers(node) == pytest.approx((0.5, 0.3, 0.3, 0.2))
+
+
 def test_the_picture_can_be_reached_and_left_with_tab(graph):
     node = graph.add_place_face()
     stage = graph.stage(node)

@@ -75,6 +75,8 @@ def test_people_are_counted_from_those_whom_auto_layout_placed(graph):
     graph.connect(auto, node, "placements")
 
     assert graph.stage(node).query_selector("text").text_content() == "3"
+    graph.set_mode(auto, MUTED)
+    assert graph.stage(node).query_selector("text").text_content() == "1"
 
 
 @pytest.mark.parametrize("size", [(768, 512), (512, 896)])
@@ -90,6 +92,22 @@ def test_the_picture_has_the_aspect_ratio_of_the_latent(graph, size):
     graph.set(latent, "width", 1024)
     graph.settle()
     assert ratio(ben) == pytest.approx(1024 / size[1], rel=0.01)
+
+
+@pytest.mark.parametrize("mode", [MUTED, BYPASSED], ids=["muted", "bypassed"])
+def test_the_picture_is_that_of_a_sampler_which_will_run(graph, mode):
+    _, ben, _ = layout(graph)
+    second = graph.add("KSampler", (1120, 560))
+    graph.connect(graph.ids("DynamicIDApply")[0], second, "model")
+    graph.connect(graph.add("EmptyLatentImage", (840, 700), width=512, height=1024), second, "latent_image")
+
+    def size():
+        text = "stage.parentElement.querySelector('.dynamicid-size').textContent"
+        return graph.stage(ben).evaluate(f"stage => {text}.match(/[0-9]+/g).map(Number)")
+
+    assert size() == [768, 512]
+    graph.set_mode(next(sampler for sampler in graph.ids("KSampler") if sampler != second), mode)
+    assert size() == [512, 1024]
 
 
 def test_a_node_without_a_sampler_has_a_square_picture(graph):

@@ -74,7 +74,7 @@ function ownTitle(node) {
 /** How many people a node before the chain places, such as Auto Layout, which has no boxes to show. @param {object} first */
 function placedBefore(first) {
   const before = sourceOf(first, CHAIN);
-  if (!before || isPlaceFace(before)) return 0;
+  if (!before || isPlaceFace(before) || before.mode === MUTED) return 0;
   return before.inputs?.filter((input) => input.type === "DYNAMICID_FACE" && input.link != null).length ?? 0;
 }
 
@@ -112,11 +112,13 @@ export function readBox(node) {
 }
 
 /**
- * Steps are those of the arrows on the number widgets, so that the numbers show all that the box has.
+ * Steps are those of the arrows on the number widgets, so that the numbers show all that the box has. A setting of the
+ * interface may leave them fewer decimal places.
  * @param {object} node @returns {Grid}
  */
 function readGrid(node) {
-  const step = findWidget(node, "x")?.options?.step2 || 0.01;
+  const { step2, precision } = findWidget(node, "x")?.options ?? {};
+  const step = Math.max(step2 || 0.01, 10 ** -(precision ?? 2));
   const smallest = (/** @type {string} */ name) => Math.max(findWidget(node, name)?.options?.min ?? 0, step);
   return { step, smallest: { x: smallest("width"), y: smallest("height") } };
 }
@@ -143,7 +145,7 @@ export function writeBox(node, box) {
 
 /**
  * Size in pixels of the picture that the layout is for: that of the latent given to the first sampler its placements lead
- * to. null where the graph does not tell.
+ * to, of those that will run. null where the graph does not tell.
  * @param {object} node @returns {Size | null}
  */
 export function readPictureSize(node) {
@@ -152,9 +154,9 @@ export function readPictureSize(node) {
   while (queue.length && seen.size < SEARCH_LIMIT) {
     const at = queue.shift();
     const latent = at.inputs?.findIndex((input) => input.type === "LATENT" && input.link != null) ?? -1;
-    if (latent >= 0) return sizeFrom(sourceAt(at, latent), new Set());
+    if (latent >= 0 && at.mode !== BYPASSED) return sizeFrom(sourceAt(at, latent), new Set());
     for (const { node: target } of targetsOf(at)) {
-      if (!seen.has(target)) {
+      if (!seen.has(target) && target.mode !== MUTED) {
         seen.add(target);
         queue.push(target);
       }
