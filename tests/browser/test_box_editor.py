@@ -153,6 +153,13 @@ def test_a_box_that_leaves_the_picture_is_called_so(graph):
     assert "leaves" not in graph.message(node)
 
 
+def test_an_empty_box_is_called_so(graph):
+    node = graph.add_place_face((0.2, 0.2, 0.0, 0.5))
+    graph.settle()
+
+    assert "is empty" in graph.message(node)
+
+
 # --- keyboard --------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +215,23 @@ def test_the_box_is_told_to_screen_readers(graph):
     label = graph.stage(node).get_attribute("aria-label")
     assert label == "Place of the face: left 26 %, top 10 %, width 50 %, height 80 %"
     assert graph.page.locator("[aria-live=polite]", has_text=label).count() == 1
+
+
+def test_why_a_box_cannot_be_changed_is_told_to_screen_readers(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    stage = graph.stage(node)
+    parts = "stage.getAttribute('aria-describedby').split(' ')"
+    described = f"stage => {parts}.map(id => document.getElementById(id).textContent)"
+    keys, _ = stage.evaluate(described)
+    assert keys.startswith("Arrow keys")
+    assert stage.get_attribute("aria-disabled") == "false"
+
+    graph.connect(graph.add("SolidMask", (120, 160)), node, "mask")
+    graph.keys(node, "ArrowRight")
+
+    assert stage.evaluate(described) == ["The connected mask is used, not the box"]
+    assert stage.get_attribute("aria-disabled") == "true"
+    assert graph.page.locator("[aria-live=polite]", has_text="mask is used").count() == 1
 
 
 def test_escape_cancels_a_drag(graph):

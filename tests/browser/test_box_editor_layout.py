@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.interface import BOX, BYPASSED, MUTED, SMALL, layout, near
+from tests.browser.interface import BOX, BYPASSED, MUTED, NODE, SMALL, layout, near
 
 
 def test_every_node_of_a_chain_shows_everybody(graph, save_picture):
@@ -153,6 +153,19 @@ def test_a_mask_that_never_comes_does_not_replace_the_box(graph, kind, mode):
 
     assert "mask" not in graph.message(node)
     assert graph.numbers(node) == pytest.approx((0.6, 0.5, 0.2, 0.2))
+
+
+def test_a_mask_beside_a_bounding_box_is_called_a_mistake(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    sources = [graph.add("SolidMask", (120, top)) for top in (160, 400)]
+    # Nodes that put out bounding boxes come with other packs.
+    graph.page.evaluate(f"id => {{ {NODE} node.outputs[0].type = '*' }}", sources[1])
+
+    graph.connect(sources[1], node, "bounding_box")
+    assert "bounding box is used" in graph.message(node)
+    graph.connect(sources[0], node, "mask")
+
+    assert "disconnect one" in graph.message(node)
 
 
 def test_in_a_subgraph_a_mask_counts_if_its_node_has_one(graph):

@@ -13,7 +13,7 @@
  * @property {() => string | undefined} locale
  */
 
-import { clamp, drawBox, fitInside, isInside, itemAt, moveBox, resizeBox } from "./geometry.js";
+import { clamp, drawBox, fitInside, isEmpty, isInside, itemAt, moveBox, resizeBox } from "./geometry.js";
 import { readPeople, readPictureSize, writeBox } from "./layout.js";
 import { draw, drawPerson, drawThirds } from "./picture.js";
 import { textsFor } from "./texts.js";
@@ -77,11 +77,11 @@ export class BoxEditor {
   #describe() {
     const id = `dynamicid-box-editor-${++BoxEditor.#count}`;
     this.keys.id = id;
+    this.message.id = `${id}-message`;
     this.keys.textContent = this.texts.keys;
     // A screen reader leaves the arrow keys to the picture only where it knows it for an application.
     this.stage.setAttribute("role", "application");
     this.stage.setAttribute("aria-roledescription", this.texts.role);
-    this.stage.setAttribute("aria-describedby", id);
     this.spoken.setAttribute("aria-live", "polite");
   }
 
@@ -164,13 +164,24 @@ export class BoxEditor {
 
   /** @param {Person} own */
   #say(own) {
-    const warning = !own.replacedBy && !isInside(own.box);
+    const mistake = this.#mistake(own);
     const notice = own.replacedBy ?? (own.linked ? "linked" : null);
-    this.message.textContent = this.texts[warning ? "outside" : (notice ?? "hint")];
+    const locked = !this.#canEdit(own);
+    this.message.textContent = this.texts[mistake ?? notice ?? "hint"];
     this.message.title = this.message.textContent;
-    this.message.classList.toggle("dynamicid-warning", warning);
+    this.message.classList.toggle("dynamicid-warning", mistake !== null);
     this.message.classList.toggle("dynamicid-notice", notice !== null);
-    this.element.classList.toggle("dynamicid-locked", !this.#canEdit(own));
+    this.element.classList.toggle("dynamicid-locked", locked);
+    this.stage.setAttribute("aria-disabled", String(locked));
+    // To a box that keys cannot change, only why.
+    this.stage.setAttribute("aria-describedby", locked ? this.message.id : `${this.keys.id} ${this.message.id}`);
+  }
+
+  /** What the node would refuse. @param {Person} own */
+  #mistake(own) {
+    if (own.replacedBy) return own.replacedBy === "both" ? "both" : null;
+    if (isEmpty(own.box)) return "empty";
+    return isInside(own.box) ? null : "outside";
   }
 
   // --- mouse, finger, pen --------------------------------------------------------------------------------------------
@@ -290,7 +301,11 @@ export class BoxEditor {
     this.#take(event);
     this.update();
     const own = this.#own;
-    if (!this.#canEdit(own) || this.#drag) return;
+    if (this.#drag) return;
+    if (!this.#canEdit(own)) {
+      this.spoken.textContent = this.message.textContent;
+      return;
+    }
     const length = own.grid.step * (event.shiftKey ? 10 : 1);
     const delta = /** @type {[number, number]} */ (direction.map((part) => part * length));
     const box =

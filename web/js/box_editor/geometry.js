@@ -34,11 +34,16 @@ export function clamp(value, low, high) {
   return Math.min(Math.max(value, low), high);
 }
 
-/** Whether a box is one that the node accepts: not empty, and nowhere outside the picture. @param {Box} box */
+/** Whether a box is nowhere outside the picture. @param {Box} box */
 export function isInside(box) {
   const reach = (/** @type {number} */ from, /** @type {number} */ size) =>
-    from >= 0 && size > 0 && roundTo(from + size, 1e-6) <= 1;
+    from >= 0 && roundTo(from + size, 1e-6) <= 1;
   return reach(box.x, box.width) && reach(box.y, box.height);
+}
+
+/** Whether a box has no area. @param {Box} box */
+export function isEmpty(box) {
+  return !(box.width > 0 && box.height > 0);
 }
 
 /**
