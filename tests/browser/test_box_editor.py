@@ -261,3 +261,27 @@ def test_undo_takes_a_change_back(graph, change):
 
     assert graph.numbers(node) == SMALL
     assert graph.drawn(node) == near(SMALL)
+
+
+def test_the_keyboard_stays_at_the_picture_when_a_change_is_taken_back(graph):
+    node = graph.add_place_face(SMALL)
+    graph.remember()
+    graph.keys(node, "ArrowRight")
+
+    graph.undo(node, x=0.4)
+    graph.settle()
+    graph.page.keyboard.press("ArrowDown")
+
+    assert graph.numbers(node) == pytest.approx((0.4, 0.41, 0.2, 0.2))
+
+
+def test_undo_does_not_give_the_keyboard_to_a_picture_that_was_left(graph):
+    node = graph.add_place_face(SMALL)
+    graph.remember()
+    graph.keys(node, "ArrowRight")
+
+    graph.page.mouse.click(*graph.point(node, 0.5, 1.03))
+    graph.undo(node, x=0.4)
+    graph.settle()
+
+    assert not graph.stage(node).evaluate("stage => document.activeElement === stage")

@@ -144,6 +144,30 @@ def test_presses_that_change_no_box_move_no_node_made_of_page_elements(graph, se
     assert graph.numbers(node) == SMALL
 
 
+def test_nodes_of_a_subgraph_that_is_gone_are_no_longer_looked_after(graph):
+    node = graph.add_place_face()
+    graph.open_subgraph(graph.make_subgraph(node))
+    graph.close_subgraphs()
+    load_workflow(graph.page, EMPTY)
+    graph.settle()
+
+    # What an editor does every frame for as long as it finds itself without a place on the page.
+    looks = graph.page.evaluate(
+        """async () => {
+            const {querySelector} = document;
+            let looks = 0;
+            document.querySelector = selector => {
+                looks += selector.includes("dynamicid-box-editor");
+                return querySelector.call(document, selector);
+            };
+            for (let frame = 0; frame < 5; frame++) await new Promise(requestAnimationFrame);
+            delete document.querySelector;
+            return looks;
+        }"""
+    )
+    assert looks == 0
+
+
 @pytest.mark.parametrize(("locale", "text"), [("zh", "拖动方框"), ("zh-TW", "拖动方框"), ("fr", "Drag the box")])
 def test_texts_are_in_the_language_of_the_interface(graph, locale, text):
     # Not by the setting: a change of it loads the graph anew, at some later time.
