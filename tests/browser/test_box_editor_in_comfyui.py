@@ -5,7 +5,7 @@ import json
 import pytest
 from browser import EMPTY, load_workflow
 
-from tests.browser.interface import BOX, PLACE_FACE, SMALL, layout, near
+from tests.browser.interface import BOX, NODE, PLACE_FACE, SMALL, layout, near
 
 
 def test_the_queued_prompt_carries_the_numbers_of_a_dragged_box(graph):
@@ -142,6 +142,16 @@ def test_presses_that_change_no_box_move_no_node_made_of_page_elements(graph, se
     graph.drag(node, (0.5, 0.5), (0.7, 1.02))
     assert graph.node_position(node) == before
     assert graph.numbers(node) == SMALL
+
+
+def test_the_smallest_node_has_room_for_its_picture(graph):
+    node = graph.add_place_face()
+    graph.page.evaluate(f"id => {{ {NODE} node.setSize(node.computeSize()) }}", node)
+    graph.settle()
+
+    editor = graph.stage(node).evaluate_handle("stage => stage.closest('.dynamicid-box-editor')").as_element()
+    room = editor.evaluate("editor => editor.parentElement.getBoundingClientRect().bottom")
+    assert editor.evaluate("editor => editor.getBoundingClientRect().bottom") <= room + 0.5
 
 
 def test_nodes_of_a_subgraph_that_is_gone_are_no_longer_looked_after(graph):
