@@ -76,6 +76,7 @@ def graph(interface):
     graph = Graph(interface)
     graph.show_at_natural_size()
     yield graph
+    graph.close_subgraphs()
     interface.remove_listener("pageerror", note)
     assert not errors
 

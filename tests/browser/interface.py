@@ -6,7 +6,9 @@ PLACE_FACE = "DynamicIDPlaceFace"
 FIELDS = ("x", "y", "width", "height")
 BOX = (0.25, 0.1, 0.5, 0.8)
 SMALL = (0.4, 0.4, 0.2, 0.2)
-NODE = "const node = window.app.graph.getNodeById(id);"
+# Of the graph that is shown, which may be a subgraph.
+NODE = "const node = window.app.canvas.graph.getNodeById(id);"
+MUTED, BYPASSED = 2, 4
 WIDGET = f"{NODE} const widget = node.widgets.find(widget => widget.name === name);"
 
 
@@ -15,6 +17,7 @@ class Graph:
 
     def __init__(self, page):
         self.page = page
+        self.session = None
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
@@ -58,6 +61,11 @@ class Graph:
     def numbers(self, node):
         return tuple(self.get(node, name) for name in FIELDS)
 
+    def set_mode(self, node, mode):
+        """Mute or bypass a node."""
+        self.page.evaluate(f"([id, mode]) => {{ {NODE} node.mode = mode }}", [node, mode])
+        self.settle()
+
     def ids(self, kind):
         return self.page.evaluate("kind => window.app.graph.findNodesByType(kind).map(node => node.id)", kind)
 
@@ -66,6 +74,27 @@ class Graph:
 
     def node_position(self, node):
         return self.page.evaluate(f"id => {{ {NODE} return [...node.pos] }}", node)
+
+    # --- subgraphs ---------------------------------------------------------------------------------------------------
+
+    def make_subgraph(self, *nodes):
+        """Id of the node that takes the place of some nodes."""
+        return self.page.evaluate(
+            """ids => {
+                const {graph} = window.app;
+                return graph.convertToSubgraph(new Set(ids.map(id => graph.getNodeById(id)))).node.id;
+            }""",
+            nodes,
+        )
+
+    def open_subgraph(self, node):
+        """Show what is inside: nodes are then those of the subgraph."""
+        self.page.evaluate(f"id => {{ {NODE} window.app.canvas.openSubgraph(node.subgraph, node) }}", node)
+        self.show_at_natural_size()
+
+    def close_subgraphs(self):
+        self.page.evaluate("() => window.app.canvas.setGraph(window.app.graph)")
+        self.settle()
 
     # --- the page ----------------------------------------------------------------------------------------------------
 
@@ -76,6 +105,15 @@ class Graph:
     def show_at_natural_size(self):
         self.page.evaluate("() => { const {ds} = window.app.canvas; ds.scale = 1; ds.offset = [0, 0]; }")
         self.settle()
+
+    def remember(self):
+        """The moment that undo goes back to."""
+        self.page.evaluate("() => { window.app.canvas.emitBeforeChange(); window.app.canvas.emitAfterChange(); }")
+
+    def undo(self, node, x):
+        """Take the last change back, until a node has a value of x again."""
+        self.page.keyboard.press("Control+z")
+        self.page.wait_for_function(f"([id, x]) => {{ {NODE} return node?.widgets[0].value === x }}", arg=[node, x])
 
     def settle(self):
         """Wait until the page has been drawn anew."""
@@ -128,6 +166,12 @@ class Graph:
         self.press(node, start, end)
         self.page.mouse.up()
         self.settle()
+
+    def touch(self, kind, *points):
+        """Fingers on the screen, the first one first."""
+        self.session = self.session or self.page.context.new_cdp_session(self.page)
+        places = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(points)]
+        self.session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
 
     def keys(self, node, *keys):
         """Press keys while the picture has the focus."""

@@ -91,19 +91,36 @@ def test_a_click_on_empty_space_leaves_the_box(graph):
 
 def test_a_finger_draws(graph):
     node = graph.add_place_face((0.02, 0.02, 0.2, 0.2))
-    session = graph.page.context.new_cdp_session(graph.page)
 
-    def touch(kind, *points):
-        places = [dict(zip("xy", graph.point(node, *point), strict=True)) for point in points]
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
-
-    touch("touchStart", (0.5, 0.4))
+    graph.touch("touchStart", graph.point(node, 0.5, 0.4))
     for step in (0.6, 0.7, 0.8, 0.9):
-        touch("touchMove", (step, step - 0.1))
-    touch("touchEnd")
+        graph.touch("touchMove", graph.point(node, step, step - 0.1))
+    graph.touch("touchEnd")
     graph.settle()
 
     assert graph.numbers(node) == pytest.approx((0.5, 0.4, 0.4, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((0.4, 0.5), (0.7, 0.5)), ((0.4, 0.5), (1.5, 0.5)), ((1.5, 0.5), (0.4, 0.5))],
+    ids=["both on the picture", "the second beside it", "the first beside it"],
+)
+def test_two_fingers_zoom_and_draw_nothing(graph, first, second):
+    node = graph.add_place_face(SMALL)
+    fingers = [graph.point(node, *place) for place in (first, second)]
+    apart = 1 if first < second else -1
+
+    graph.touch("touchStart", fingers[0])
+    graph.touch("touchMove", (fingers[0][0], fingers[0][1] + 30))
+    graph.touch("touchStart", *fingers)
+    for step in (20, 40, 60):
+        graph.touch("touchMove", *((x + apart * sign * step, y) for sign, (x, y) in zip((-1, 1), fingers, strict=True)))
+    graph.touch("touchEnd")
+    graph.settle()
+
+    assert graph.view()[0] > 1
+    assert graph.numbers(node) == SMALL
 
 
 @pytest.mark.parametrize(
@@ -136,6 +153,13 @@ def test_a_box_that_leaves_the_picture_is_called_so(graph):
     assert "leaves" not in graph.message(node)
 
 
+def test_an_empty_box_is_called_so(graph):
+    node = graph.add_place_face((0.2, 0.2, 0.0, 0.5))
+    graph.settle()
+
+    assert "is empty" in graph.message(node)
+
+
 # --- keyboard --------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +180,15 @@ def test_arrow_keys_move_and_resize_the_box(graph, keys, expected):
 
     assert graph.numbers(node) == pytest.approx(expected)
     assert graph.node_position(node) == before
+
+
+def test_arrow_keys_move_the_box_by_what_the_numbers_show(graph, setting):
+    setting("Comfy.FloatRoundingPrecision", 1)
+    node = graph.add_place_face(SMALL)
+
+    graph.keys(node, "ArrowRight", "ArrowUp", "Control+ArrowRight")
+
+    assert graph.numbers(node) == pytest.approx((0.5, 0.3, 0.3, 0.2))
 
 
 def test_the_picture_can_be_reached_and_left_with_tab(graph):
@@ -184,6 +217,23 @@ def test_the_box_is_told_to_screen_readers(graph):
     assert graph.page.locator("[aria-live=polite]", has_text=label).count() == 1
 
 
+def test_why_a_box_cannot_be_changed_is_told_to_screen_readers(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    stage = graph.stage(node)
+    parts = "stage.getAttribute('aria-describedby').split(' ')"
+    described = f"stage => {parts}.map(id => document.getElementById(id).textContent)"
+    keys, _ = stage.evaluate(described)
+    assert keys.startswith("Arrow keys")
+    assert stage.get_attribute("aria-disabled") == "false"
+
+    graph.connect(graph.add("SolidMask", (120, 160)), node, "mask")
+    graph.keys(node, "ArrowRight")
+
+    assert stage.evaluate(described) == ["The connected mask is used, not the box"]
+    assert stage.get_attribute("aria-disabled") == "true"
+    assert graph.page.locator("[aria-live=polite]", has_text="mask is used").count() == 1
+
+
 def test_escape_cancels_a_drag(graph):
     node = graph.add_place_face(SMALL)
 
@@ -200,15 +250,38 @@ def test_escape_cancels_a_drag(graph):
 @pytest.mark.parametrize("change", ["drag", "keys"])
 def test_undo_takes_a_change_back(graph, change):
     node = graph.add_place_face(SMALL)
-    graph.page.evaluate("() => { window.app.canvas.emitBeforeChange(); window.app.canvas.emitAfterChange(); }")
+    graph.remember()
 
     if change == "drag":
         graph.drag(node, (0.5, 0.5), (0.7, 0.6))
     else:
         graph.keys(node, "ArrowRight")
     assert graph.numbers(node) != SMALL
-    graph.page.keyboard.press("Control+z")
-    graph.page.wait_for_function("id => window.app.graph.getNodeById(id)?.widgets[0].value === 0.4", arg=node)
+    graph.undo(node, x=0.4)
 
     assert graph.numbers(node) == SMALL
     assert graph.drawn(node) == near(SMALL)
+
+
+def test_the_keyboard_stays_at_the_picture_when_a_change_is_taken_back(graph):
+    node = graph.add_place_face(SMALL)
+    graph.remember()
+    graph.keys(node, "ArrowRight")
+
+    graph.undo(node, x=0.4)
+    graph.settle()
+    graph.page.keyboard.press("ArrowDown")
+
+    assert graph.numbers(node) == pytest.approx((0.4, 0.41, 0.2, 0.2))
+
+
+def test_undo_does_not_give_the_keyboard_to_a_picture_that_was_left(graph):
+    node = graph.add_place_face(SMALL)
+    graph.remember()
+    graph.keys(node, "ArrowRight")
+
+    graph.page.mouse.click(*graph.point(node, 0.5, 1.03))
+    graph.undo(node, x=0.4)
+    graph.settle()
+
+    assert not graph.stage(node).evaluate("stage => document.activeElement === stage")

@@ -5,7 +5,7 @@ import json
 import pytest
 from browser import EMPTY, load_workflow
 
-from tests.browser.interface import BOX, PLACE_FACE, SMALL, layout, near
+from tests.browser.interface import BOX, NODE, PLACE_FACE, SMALL, layout, near
 
 
 def test_the_queued_prompt_carries_the_numbers_of_a_dragged_box(graph):
@@ -108,17 +108,74 @@ def test_undo_on_nodes_made_of_page_elements_leaves_a_drawing_that_works(graph, 
     setting("Comfy.VueNodes.Enabled", True)
     node = graph.add_place_face(SMALL)
     graph.page.wait_for_timeout(500)
-    graph.page.evaluate("() => { window.app.canvas.emitBeforeChange(); window.app.canvas.emitAfterChange(); }")
+    graph.remember()
 
     graph.drag(node, (0.5, 0.5), (0.7, 0.6))
     assert graph.numbers(node) != SMALL
-    graph.page.keyboard.press("Control+z")
-    graph.page.wait_for_function("id => window.app.graph.getNodeById(id)?.widgets[0].value === 0.4", arg=node)
+    graph.undo(node, x=0.4)
     graph.page.wait_for_timeout(500)
 
     assert graph.drawn(node) == near(SMALL)
     graph.drag(node, (0.5, 0.5), (0.6, 0.5))
     assert graph.numbers(node) == pytest.approx((0.5, 0.4, 0.2, 0.2))
+
+
+def test_presses_that_change_no_box_move_no_node_made_of_page_elements(graph, setting):
+    if not graph.page.evaluate("() => 'vueNodesMode' in window.LiteGraph"):
+        pytest.skip("this interface has no such nodes")
+    setting("Comfy.VueNodes.Enabled", True)
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    mask = graph.add("SolidMask", (120, 160))
+    graph.page.wait_for_timeout(500)
+    header = graph.page.locator(f'[data-node-id="{node}"]').first.bounding_box()
+    graph.page.mouse.click(header["x"] + header["width"] / 2, header["y"] + 12)  # where a drag of the node last began
+    before = graph.node_position(node)
+
+    graph.press(node, (0.5, 0.5), (0.7, 0.6))
+    graph.page.keyboard.press("Escape")
+    for place in ((0.8, 0.8), (0.8, 1.02), (0.5, 0.9)):
+        graph.page.mouse.move(*graph.point(node, *place), steps=3)
+    graph.page.mouse.up()
+    assert graph.node_position(node) == before
+
+    graph.connect(mask, node, "mask")
+    graph.drag(node, (0.5, 0.5), (0.7, 1.02))
+    assert graph.node_position(node) == before
+    assert graph.numbers(node) == SMALL
+
+
+def test_the_smallest_node_has_room_for_its_picture(graph):
+    node = graph.add_place_face()
+    graph.page.evaluate(f"id => {{ {NODE} node.setSize(node.computeSize()) }}", node)
+    graph.settle()
+
+    editor = graph.stage(node).evaluate_handle("stage => stage.closest('.dynamicid-box-editor')").as_element()
+    room = editor.evaluate("editor => editor.parentElement.getBoundingClientRect().bottom")
+    assert editor.evaluate("editor => editor.getBoundingClientRect().bottom") <= room + 0.5
+
+
+def test_nodes_of_a_subgraph_that_is_gone_are_no_longer_looked_after(graph):
+    node = graph.add_place_face()
+    graph.open_subgraph(graph.make_subgraph(node))
+    graph.close_subgraphs()
+    load_workflow(graph.page, EMPTY)
+    graph.settle()
+
+    # What an editor does every frame for as long as it finds itself without a place on the page.
+    looks = graph.page.evaluate(
+        """async () => {
+            const {querySelector} = document;
+            let looks = 0;
+            document.querySelector = selector => {
+                looks += selector.includes("dynamicid-box-editor");
+                return querySelector.call(document, selector);
+            };
+            for (let frame = 0; frame < 5; frame++) await new Promise(requestAnimationFrame);
+            delete document.querySelector;
+            return looks;
+        }"""
+    )
+    assert looks == 0
 
 
 @pytest.mark.parametrize(("locale", "text"), [("zh", "拖动方框"), ("zh-TW", "拖动方框"), ("fr", "Drag the box")])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.interface import SMALL, layout, near
+from tests.browser.interface import BOX, BYPASSED, MUTED, NODE, SMALL, layout, near
 
 
 def test_every_node_of_a_chain_shows_everybody(graph, save_picture):
@@ -35,6 +35,15 @@ def test_a_box_inside_another_can_be_taken_hold_of(graph):
     assert graph.numbers(ben) == (0, 0, 1, 1)
 
 
+def test_of_two_equal_boxes_the_own_one_is_taken_hold_of(graph):
+    anna, ben, _ = layout(graph, first=BOX, second=BOX)
+
+    graph.drag(ben, (0.5, 0.5), (0.6, 0.5))
+
+    assert graph.numbers(anna) == BOX
+    assert graph.numbers(ben) == pytest.approx((0.35, 0.1, 0.5, 0.8))
+
+
 def test_a_disconnected_node_is_no_longer_shown(graph):
     anna, ben, _ = layout(graph)
 
@@ -50,7 +59,7 @@ def test_a_bypassed_node_is_not_shown_and_the_chain_goes_on(graph):
     carl = graph.add_place_face(SMALL, position=(480, 600))
     graph.connect(ben, carl, "placements")
 
-    graph.page.evaluate("id => { window.app.graph.getNodeById(id).mode = 4 }", ben)
+    graph.set_mode(ben, BYPASSED)
 
     assert graph.drawn(carl, of=ben) is None
     assert graph.drawn(carl, of=anna) == near((0.05, 0.2, 0.4, 0.7))
@@ -66,6 +75,8 @@ def test_people_are_counted_from_those_whom_auto_layout_placed(graph):
     graph.connect(auto, node, "placements")
 
     assert graph.stage(node).query_selector("text").text_content() == "3"
+    graph.set_mode(auto, MUTED)
+    assert graph.stage(node).query_selector("text").text_content() == "1"
 
 
 @pytest.mark.parametrize("size", [(768, 512), (512, 896)])
@@ -81,6 +92,22 @@ def test_the_picture_has_the_aspect_ratio_of_the_latent(graph, size):
     graph.set(latent, "width", 1024)
     graph.settle()
     assert ratio(ben) == pytest.approx(1024 / size[1], rel=0.01)
+
+
+@pytest.mark.parametrize("mode", [MUTED, BYPASSED], ids=["muted", "bypassed"])
+def test_the_picture_is_that_of_a_sampler_which_will_run(graph, mode):
+    _, ben, _ = layout(graph)
+    second = graph.add("KSampler", (1120, 560))
+    graph.connect(graph.ids("DynamicIDApply")[0], second, "model")
+    graph.connect(graph.add("EmptyLatentImage", (840, 700), width=512, height=1024), second, "latent_image")
+
+    def size():
+        text = "stage.parentElement.querySelector('.dynamicid-size').textContent"
+        return graph.stage(ben).evaluate(f"stage => {text}.match(/[0-9]+/g).map(Number)")
+
+    assert size() == [768, 512]
+    graph.set_mode(next(sampler for sampler in graph.ids("KSampler") if sampler != second), mode)
+    assert size() == [512, 1024]
 
 
 def test_a_node_without_a_sampler_has_a_square_picture(graph):
@@ -100,6 +127,60 @@ def test_a_connected_mask_is_said_to_replace_the_box(graph):
     assert graph.numbers(node) == SMALL
 
 
+def test_a_mask_behind_a_bypassed_node_replaces_the_box(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    mask, inverted = graph.add("SolidMask", (120, 160)), graph.add("InvertMask", (120, 400))
+    graph.connect(mask, inverted, "mask")
+    graph.connect(inverted, node, "mask")
+
+    graph.set_mode(inverted, BYPASSED)
+
+    assert "mask is used" in graph.message(node)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("SolidMask", MUTED), ("SolidMask", BYPASSED), ("InvertMask", BYPASSED), ("Reroute", 0)],
+    ids=["muted", "bypassed", "bypassed with nothing before it", "reroute of nothing"],
+)
+def test_a_mask_that_never_comes_does_not_replace_the_box(graph, kind, mode):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    source = graph.add(kind, (120, 160))
+    graph.connect(source, node, "mask")
+
+    graph.set_mode(source, mode)
+    graph.drag(node, (0.5, 0.5), (0.7, 0.6))
+
+    assert "mask" not in graph.message(node)
+    assert graph.numbers(node) == pytest.approx((0.6, 0.5, 0.2, 0.2))
+
+
+def test_a_mask_beside_a_bounding_box_is_called_a_mistake(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    sources = [graph.add("SolidMask", (120, top)) for top in (160, 400)]
+    # Nodes that put out bounding boxes come with other packs.
+    graph.page.evaluate(f"id => {{ {NODE} node.outputs[0].type = '*' }}", sources[1])
+
+    graph.connect(sources[1], node, "bounding_box")
+    assert "bounding box is used" in graph.message(node)
+    graph.connect(sources[0], node, "mask")
+
+    assert "disconnect one" in graph.message(node)
+
+
+def test_in_a_subgraph_a_mask_counts_if_its_node_has_one(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    graph.connect(graph.add("SolidMask", (120, 160)), node, "mask")
+    outer = graph.make_subgraph(node)
+    graph.open_subgraph(outer)
+    assert "mask is used" in graph.message(node)
+
+    graph.page.evaluate("id => window.app.graph.getNodeById(id).disconnectInput(0)", outer)
+    graph.settle()
+
+    assert "Drag" in graph.message(node)
+
+
 def test_a_number_from_another_node_is_shown_and_kept(graph):
     node = graph.add_place_face(SMALL, position=(480, 160))
     number = graph.add("PrimitiveFloat", (120, 160), value=0.1)
@@ -109,4 +190,48 @@ def test_a_number_from_another_node_is_shown_and_kept(graph):
     assert graph.drawn(node) == near((0.1, 0.4, 0.2, 0.2))
     graph.drag(node, (0.2, 0.5), (0.4, 0.7))
     assert graph.drawn(node) == near((0.1, 0.4, 0.2, 0.2))
+    assert "other nodes" in graph.message(node)
+
+
+def test_a_number_from_a_muted_node_is_kept_and_one_from_a_bypassed_node_is_not(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    number = graph.add("PrimitiveFloat", (120, 160), value=0.1)
+    graph.connect(number, node, "x")
+
+    graph.set_mode(number, MUTED)  # the run fails
+    assert "other nodes" in graph.message(node)
+
+    graph.set_mode(number, BYPASSED)  # the number on the node is taken
+    assert "other nodes" not in graph.message(node)
+    assert graph.drawn(node) == near(SMALL)
+
+
+def test_in_a_subgraph_the_numbers_of_its_node_are_shown(graph):
+    node = graph.add_place_face(SMALL, position=(480, 160))
+    number = graph.add("PrimitiveFloat", (120, 160), value=0.3)
+    outer = graph.make_subgraph(node)
+    graph.page.evaluate(
+        """id => {
+            const {subgraph, widgets} = window.app.graph.getNodeById(id);
+            const [inner] = subgraph.nodes;
+            subgraph.addInput("x", "FLOAT").connect(inner.inputs.find(input => input.name === "x"), inner);
+            widgets.find(widget => widget.name === "x").value = 0.05;
+        }""",
+        outer,
+    )
+    graph.open_subgraph(outer)
+
+    assert graph.drawn(node) == near((0.05, 0.4, 0.2, 0.2))
+    assert "other nodes" in graph.message(node)
+
+    graph.close_subgraphs()
+    graph.connect(number, outer, "x")
+    graph.open_subgraph(outer)
+    assert graph.drawn(node) == near((0.3, 0.4, 0.2, 0.2))
+
+    # Of two nodes of one subgraph, nobody can tell whose numbers to show.
+    graph.close_subgraphs()
+    graph.add(graph.page.evaluate("id => window.app.graph.getNodeById(id).type", outer), (480, 600))
+    graph.open_subgraph(outer)
+    assert graph.drawn(node) == near(graph.numbers(node))
     assert "other nodes" in graph.message(node)

@@ -18,6 +18,8 @@ const SMALLEST_PICTURE_HEIGHT = 200;
 const editors = new Set();
 const failed = new WeakSet();
 let watching = false;
+/** @type {{stage: Element, id: number | string} | null} the picture that has the keyboard, and its node */
+let focused = null;
 
 /**
  * Numbers change in many ways: typed, dragged, undone, loaded, set by scripts, linked. ComfyUI has no event for all of them,
@@ -27,6 +29,10 @@ function watch() {
   watching = editors.size > 0;
   if (watching) requestAnimationFrame(watch);
   for (const editor of editors) {
+    if (isGone(editor.node)) {
+      editors.delete(editor);
+      continue;
+    }
     try {
       editor.update();
     } catch (error) {
@@ -35,6 +41,35 @@ function watch() {
       failed.add(editor);
     }
   }
+  returnFocus();
+}
+
+/** Whether a node's graph is not one of the workflow's: nodes of a subgraph do not hear of its end. @param {any} node */
+function isGone({ graph }) {
+  return graph && graph !== app.graph && app.graph.subgraphs?.get(graph.id) !== graph;
+}
+
+/** @param {Event} event */
+function noteFocus(event) {
+  const editor = [...editors].find(({ stage }) => stage === event.target);
+  focused = editor ? { stage: editor.stage, id: editor.node.id } : null;
+}
+
+/** Undo makes a node anew, and the keyboard would be nowhere: the new picture gets it. */
+function returnFocus() {
+  if (!focused || focused.stage.isConnected || document.activeElement !== document.body) return;
+  const { id } = focused;
+  for (const { node, stage } of editors) {
+    if (node.id === id) stage.focus({ preventScroll: true }); // does nothing in a graph that is not shown
+  }
+}
+
+function watchFocus() {
+  document.addEventListener("focusin", noteFocus);
+  const forget = (/** @type {Event} */ event) => {
+    if (event.target !== focused?.stage) focused = null;
+  };
+  document.addEventListener("pointerdown", forget, { capture: true });
 }
 
 /** @param {BoxEditor} editor */
@@ -74,7 +109,10 @@ function addStyle() {
 app.registerExtension({
   name: "dynamicid.boxEditor",
 
-  setup: addStyle,
+  setup() {
+    addStyle();
+    watchFocus();
+  },
 
   /** @param {any} node */
   nodeCreated(node) {

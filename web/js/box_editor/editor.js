@@ -13,7 +13,7 @@
  * @property {() => string | undefined} locale
  */
 
-import { clamp, drawBox, fitInside, isInside, itemAt, moveBox, resizeBox } from "./geometry.js";
+import { clamp, drawBox, fitInside, isEmpty, isInside, itemAt, moveBox, resizeBox } from "./geometry.js";
 import { readPeople, readPictureSize, writeBox } from "./layout.js";
 import { draw, drawPerson, drawThirds } from "./picture.js";
 import { textsFor } from "./texts.js";
@@ -44,6 +44,10 @@ export class BoxEditor {
   /** @type {Person[]} */
   #people = [];
   #observer = new ResizeObserver(() => this.update(true));
+  /** A second finger, wherever it lands, zooms the graph: what the first one has done was no drag. */
+  #interrupt = (/** @type {PointerEvent} */ event) => {
+    if (!event.isPrimary) this.#cancel();
+  };
   static #count = 0;
   /** @type {WeakMap<Element, BoxEditor>} */
   static #editors = new WeakMap();
@@ -73,11 +77,11 @@ export class BoxEditor {
   #describe() {
     const id = `dynamicid-box-editor-${++BoxEditor.#count}`;
     this.keys.id = id;
+    this.message.id = `${id}-message`;
     this.keys.textContent = this.texts.keys;
     // A screen reader leaves the arrow keys to the picture only where it knows it for an application.
     this.stage.setAttribute("role", "application");
     this.stage.setAttribute("aria-roledescription", this.texts.role);
-    this.stage.setAttribute("aria-describedby", id);
     this.spoken.setAttribute("aria-live", "polite");
   }
 
@@ -160,13 +164,24 @@ export class BoxEditor {
 
   /** @param {Person} own */
   #say(own) {
-    const warning = !own.replacedBy && !isInside(own.box);
+    const mistake = this.#mistake(own);
     const notice = own.replacedBy ?? (own.linked ? "linked" : null);
-    this.message.textContent = this.texts[warning ? "outside" : (notice ?? "hint")];
+    const locked = !this.#canEdit(own);
+    this.message.textContent = this.texts[mistake ?? notice ?? "hint"];
     this.message.title = this.message.textContent;
-    this.message.classList.toggle("dynamicid-warning", warning);
+    this.message.classList.toggle("dynamicid-warning", mistake !== null);
     this.message.classList.toggle("dynamicid-notice", notice !== null);
-    this.element.classList.toggle("dynamicid-locked", !this.#canEdit(own));
+    this.element.classList.toggle("dynamicid-locked", locked);
+    this.stage.setAttribute("aria-disabled", String(locked));
+    // To a box that keys cannot change, only why.
+    this.stage.setAttribute("aria-describedby", locked ? this.message.id : `${this.keys.id} ${this.message.id}`);
+  }
+
+  /** What the node would refuse. @param {Person} own */
+  #mistake(own) {
+    if (own.replacedBy) return own.replacedBy === "both" ? "both" : null;
+    if (isEmpty(own.box)) return "empty";
+    return isInside(own.box) ? null : "outside";
   }
 
   // --- mouse, finger, pen --------------------------------------------------------------------------------------------
@@ -193,13 +208,15 @@ export class BoxEditor {
 
   /** @param {PointerEvent} event */
   #press(event) {
-    if (event.button !== 0 || this.#drag) return;
+    if (event.button !== 0) return;
     event.stopPropagation(); // else the graph moves the node
+    if (this.#drag || !event.isPrimary) return;
+    this.stage.setPointerCapture(event.pointerId);
     this.update();
     const target = this.#target(event);
     const person = target?.item ?? this.#own;
     if (!this.#canEdit(person)) return;
-    this.stage.setPointerCapture(event.pointerId);
+    window.addEventListener("pointerdown", this.#interrupt, { capture: true });
     this.#drag = {
       kind: target ? (target.handle ? "resize" : "move") : "draw",
       pointer: event.pointerId,
@@ -215,6 +232,8 @@ export class BoxEditor {
   #point(event) {
     const drag = this.#drag;
     if (!drag) {
+      // The graph, which did not get the press, would take it for a drag of the node.
+      if (this.stage.hasPointerCapture(event.pointerId)) event.stopPropagation();
       const target = this.#target(event);
       this.#hover(target?.item ?? null, target?.handle ?? null);
       return;
@@ -240,18 +259,22 @@ export class BoxEditor {
   }
 
   #finish() {
-    this.#drag = null;
+    this.#end();
     this.#save();
   }
 
-  /** Back to the box from before the drag. */
+  #end() {
+    this.#drag = null;
+    window.removeEventListener("pointerdown", this.#interrupt, { capture: true });
+  }
+
+  /** Back to the box from before the drag. The pointer stays with the picture until it is let go. */
   #cancel() {
     if (!this.#drag) return;
-    const { person, pointer } = this.#drag;
-    this.#drag = null;
+    const { person } = this.#drag;
+    this.#end();
     this.#set(person, person.box);
     this.#unsaved = false;
-    if (this.stage.hasPointerCapture(pointer)) this.stage.releasePointerCapture(pointer);
   }
 
   /** @param {Person | null} person @param {Handle | null} [handle] */
@@ -278,7 +301,11 @@ export class BoxEditor {
     this.#take(event);
     this.update();
     const own = this.#own;
-    if (!this.#canEdit(own) || this.#drag) return;
+    if (this.#drag) return;
+    if (!this.#canEdit(own)) {
+      this.spoken.textContent = this.message.textContent;
+      return;
+    }
     const length = own.grid.step * (event.shiftKey ? 10 : 1);
     const delta = /** @type {[number, number]} */ (direction.map((part) => part * length));
     const box =

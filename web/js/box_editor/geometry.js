@@ -34,11 +34,16 @@ export function clamp(value, low, high) {
   return Math.min(Math.max(value, low), high);
 }
 
-/** Whether a box is one that the node accepts: not empty, and nowhere outside the picture. @param {Box} box */
+/** Whether a box is nowhere outside the picture. @param {Box} box */
 export function isInside(box) {
   const reach = (/** @type {number} */ from, /** @type {number} */ size) =>
-    from >= 0 && size > 0 && roundTo(from + size, 1e-6) <= 1;
+    from >= 0 && roundTo(from + size, 1e-6) <= 1;
   return reach(box.x, box.width) && reach(box.y, box.height);
+}
+
+/** Whether a box has no area. @param {Box} box */
+export function isEmpty(box) {
+  return !(box.width > 0 && box.height > 0);
 }
 
 /**
@@ -149,7 +154,7 @@ export function contains(box, point) {
 
 /**
  * The box a press at a point takes hold of, and by what. The preferred box's handles come first; else the smallest box
- * there is taken, so that a box inside another can be reached.
+ * there is taken, so that a box inside another can be reached; of two that are equally large, the preferred one.
  * @template {{box: Box}} T
  * @param {T[]} items @param {T | undefined} preferred @param {Point} point @param {Point} reach
  * @returns {{item: T, handle: Handle | null} | null}
@@ -159,8 +164,8 @@ export function itemAt(items, preferred, point, reach) {
     const handle = handleAt(preferred.box, point, reach);
     if (handle) return { item: preferred, handle };
   }
-  const area = (/** @type {T} */ item) => item.box.width * item.box.height;
-  const bySize = [...items].sort((a, b) => area(a) - area(b));
+  const area = (/** @type {T} */ item) => roundTo(item.box.width * item.box.height, 1e-6);
+  const bySize = [...items].sort((a, b) => area(a) - area(b) || Number(b === preferred) - Number(a === preferred));
   for (const item of bySize) {
     const handle = item === preferred ? null : handleAt(item.box, point, reach);
     if (handle || contains(item.box, point)) return { item, handle };

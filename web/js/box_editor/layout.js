@@ -13,7 +13,8 @@
  * @property {string} name the node's title, if the user gave it one
  * @property {Box} box
  * @property {Grid} grid
- * @property {"mask" | "bounding_box" | null} replacedBy the connected input that is used instead of the box
+ * @property {"mask" | "bounding_box" | "both" | null} replacedBy the connected input that is used instead of the box; both
+ *   are a mistake
  * @property {boolean} linked whether a number comes from another node, so that it cannot be set here
  */
 
@@ -49,9 +50,19 @@ export function readPeople(node) {
     name: ownTitle(other),
     box: readBox(other),
     grid: readGrid(other),
-    replacedBy: REPLACEMENTS.find((name) => isConnected(other, name)) ?? null,
-    linked: FIELDS.some((name) => isConnected(other, name)),
+    replacedBy: replacementOf(other),
+    // Also by one that will not run: the number on the node does not take its place.
+    linked: FIELDS.some((name) => originOf(other, name) !== null),
   }));
+}
+
+/** @param {object} node @returns {Person["replacedBy"]} */
+function replacementOf(node) {
+  const used = REPLACEMENTS.filter((name) => {
+    const origin = originOf(node, name);
+    return origin && origin.node?.mode !== MUTED;
+  });
+  return used.length > 1 ? "both" : (used[0] ?? null);
 }
 
 /** The title a user gave a node, "" for the one it came with. @param {object} node */
@@ -63,7 +74,7 @@ function ownTitle(node) {
 /** How many people a node before the chain places, such as Auto Layout, which has no boxes to show. @param {object} first */
 function placedBefore(first) {
   const before = sourceOf(first, CHAIN);
-  if (!before || isPlaceFace(before)) return 0;
+  if (!before || isPlaceFace(before) || before.mode === MUTED) return 0;
   return before.inputs?.filter((input) => input.type === "DYNAMICID_FACE" && input.link != null).length ?? 0;
 }
 
@@ -94,16 +105,20 @@ function nextInChain(node) {
 
 /** @param {object} node @returns {Box} */
 export function readBox(node) {
-  const [x, y, width, height] = FIELDS.map((name) => readNumber(node, name) ?? widgetValue(node, name) ?? DEFAULTS[name]);
+  const [x, y, width, height] = FIELDS.map(
+    (name) => readNumber(node, name) ?? numberOf(findWidget(node, name)) ?? DEFAULTS[name],
+  );
   return { x, y, width, height };
 }
 
 /**
- * Steps are those of the arrows on the number widgets, so that the numbers show all that the box has.
+ * Steps are those of the arrows on the number widgets, so that the numbers show all that the box has. A setting of the
+ * interface may leave them fewer decimal places.
  * @param {object} node @returns {Grid}
  */
 function readGrid(node) {
-  const step = findWidget(node, "x")?.options?.step2 || 0.01;
+  const { step2, precision } = findWidget(node, "x")?.options ?? {};
+  const step = Math.max(step2 || 0.01, 10 ** -(precision ?? 2));
   const smallest = (/** @type {string} */ name) => Math.max(findWidget(node, name)?.options?.min ?? 0, step);
   return { step, smallest: { x: smallest("width"), y: smallest("height") } };
 }
@@ -130,7 +145,7 @@ export function writeBox(node, box) {
 
 /**
  * Size in pixels of the picture that the layout is for: that of the latent given to the first sampler its placements lead
- * to. null where the graph does not tell.
+ * to, of those that will run. null where the graph does not tell.
  * @param {object} node @returns {Size | null}
  */
 export function readPictureSize(node) {
@@ -139,9 +154,9 @@ export function readPictureSize(node) {
   while (queue.length && seen.size < SEARCH_LIMIT) {
     const at = queue.shift();
     const latent = at.inputs?.findIndex((input) => input.type === "LATENT" && input.link != null) ?? -1;
-    if (latent >= 0) return sizeFrom(sourceAt(at, latent), new Set());
+    if (latent >= 0 && at.mode !== BYPASSED) return sizeFrom(sourceAt(at, latent), new Set());
     for (const { node: target } of targetsOf(at)) {
-      if (!seen.has(target)) {
+      if (!seen.has(target) && target.mode !== MUTED) {
         seen.add(target);
         queue.push(target);
       }
@@ -177,50 +192,78 @@ function sizeFrom(node, seen) {
 /** @param {object} node @param {string} name */
 const findWidget = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
-/** @param {object} node @param {string} name @returns {number | null} */
-function widgetValue(node, name) {
-  const value = findWidget(node, name)?.value;
-  return typeof value === "number" && Number.isFinite(value) ? value : null;
-}
+/** @param {object | undefined} widget @returns {number | null} */
+const numberOf = (widget) => (Number.isFinite(widget?.value) ? widget.value : null);
 
 /**
- * A number of a node: its widget's, or that of the node which is connected in its place if that one only holds a number.
+ * A number of a node: its widget's, that of a subgraph's own widget for it, or that of the node which is connected in its
+ * place if that one only holds a number.
  * @param {object} node @param {string} name @returns {number | null}
  */
 function readNumber(node, name) {
-  if (!isConnected(node, name)) return widgetValue(node, name);
-  const widget = sourceOf(node, name)?.widgets?.[0];
-  return typeof widget?.value === "number" && ["value", name].includes(widget.name) ? widget.value : null;
+  const origin = originOf(node, name);
+  if (!origin) return numberOf(findWidget(node, name));
+  if (origin.widget) return numberOf(origin.widget);
+  const widget = origin.node?.widgets?.[0];
+  return ["value", name].includes(widget?.name) ? numberOf(widget) : null;
 }
 
-/** Whether an input has a link from a node that will run. @param {object} node @param {string} name */
-function isConnected(node, name) {
-  const input = node.inputs?.find((slot) => slot.name === name);
-  if (input?.link == null) return false;
-  const link = node.graph?.getLink?.(input.link);
-  const origin = link && node.graph.getNodeById(link.origin_id);
-  // No node: the edge of a subgraph, through which a value comes.
-  return !origin || origin.mode !== MUTED;
+/**
+ * What a named input gets in the prompt instead of the node's own value: from a node, or from the widget that stands for it
+ * on the node of a subgraph. Neither is told at the edge of a subgraph that has several nodes. null: nothing.
+ * @param {object} node @param {string} name @returns {{node?: object, widget?: object} | null}
+ */
+function originOf(node, name) {
+  let slot = slotOf(node, name);
+  for (let depth = 0; depth < SEARCH_LIMIT; depth++) {
+    const end = endAt(node, slot);
+    if (!end) return null;
+    if (end.origin) return { node: end.origin };
+    const around = nodeOfSubgraph(node.graph);
+    if (!around) return {};
+    [node, slot] = [around, end.slot];
+    const input = node.inputs?.[slot];
+    const widget = input?.link == null && input?.widget && findWidget(node, input.widget.name);
+    if (widget) return { widget };
+  }
+  return null;
 }
+
+/** The node that stands for a subgraph in another graph, null if that is not just one. @param {object} graph */
+function nodeOfSubgraph(graph) {
+  const root = graph.rootGraph;
+  const graphs = root ? [root, ...(root.subgraphs?.values() ?? [])] : [];
+  const found = graphs.flatMap(({ nodes }) => nodes.filter((node) => node.subgraph === graph));
+  return found.length === 1 ? found[0] : null;
+}
+
+/** @param {object} node @param {string} name */
+const slotOf = (node, name) => node.inputs?.findIndex((input) => input.name === name) ?? -1;
 
 /**
  * The node that a named input is connected to.
  * @param {object} node @param {string} name @returns {object | null}
  */
-function sourceOf(node, name) {
-  return sourceAt(node, node.inputs?.findIndex((input) => input.name === name) ?? -1);
-}
+const sourceOf = (node, name) => sourceAt(node, slotOf(node, name));
 
 /**
- * The node behind an input, past reroutes and bypassed nodes (other than Place Face, whose chain goes on by itself).
+ * The node behind an input.
  * @param {object} node @param {number} slot @returns {object | null}
  */
-function sourceAt(node, slot) {
+const sourceAt = (node, slot) => endAt(node, slot)?.origin ?? null;
+
+/**
+ * Where the links behind an input begin, past reroutes and bypassed nodes (other than Place Face, whose chain goes on by
+ * itself): at a node, or without one at an input of the subgraph around. null: nowhere.
+ * @param {object} node @param {number} slot @returns {{origin: object | null, slot: number} | null}
+ */
+function endAt(node, slot) {
   for (let step = 0; step < SEARCH_LIMIT; step++) {
     const link = node.graph?.getLink?.(node.inputs?.[slot]?.link);
-    const origin = link && node.graph.getNodeById(link.origin_id);
-    if (!origin) return null;
-    if (origin.type !== "Reroute" && (origin.mode !== BYPASSED || isPlaceFace(origin))) return origin;
+    if (!link) return null;
+    const origin = node.graph.getNodeById(link.origin_id);
+    const passes = origin?.type === "Reroute" || (origin?.mode === BYPASSED && !isPlaceFace(origin));
+    if (!passes) return { origin, slot: link.origin_slot };
     node = origin;
     slot = origin.type === "Reroute" ? 0 : origin.inputs?.findIndex((input) => input.type === link.type) ?? -1;
   }

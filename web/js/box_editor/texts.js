@@ -11,7 +11,9 @@ const en = {
   hint: "Drag the box, its edges, or empty space",
   mask: "The connected mask is used, not the box",
   bounding_box: "The connected bounding box is used, not the box",
+  both: "Mask and bounding box are connected: disconnect one",
   linked: "The numbers come from other nodes",
+  empty: "The box is empty",
   outside: "The box leaves the picture",
 };
 
@@ -25,7 +27,9 @@ const languages = {
     hint: "拖动方框或其边缘，或在空白处重画",
     mask: "已连接遮罩，不使用方框",
     bounding_box: "已连接边界框，不使用方框",
+    both: "遮罩与边界框同时连接，请断开其中一个",
     linked: "数值来自其他节点",
+    empty: "方框为空",
     outside: "方框超出画面",
   },
 };
