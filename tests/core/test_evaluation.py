@@ -135,6 +135,21 @@ def test_rows_come_back_from_the_file_as_they_were(references, tmp_path):
         assert len(list(csv.DictReader(file))) == len(written)
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x0b", "\n", "\r", "\r\n"])
+def test_names_with_signs_that_end_a_line_come_back_from_the_file(tmp_path, sign):
+    Results(tmp_path, {}).add(row(names=f"an{sign}na"))
+    with (tmp_path / "results.csv").open("a", encoding="utf-8") as file:
+        file.write("full,half a ro")  # as a killed process leaves it
+    assert [one.names for one in Results(tmp_path, {}).rows] == [f"an{sign}na"]
+
+
+def test_rows_saved_by_a_spreadsheet_are_read(tmp_path):
+    Results(tmp_path, {}).add(row())
+    file = tmp_path / "results.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert Results(tmp_path, {}).rows == [row()]
+
+
 def test_another_evaluation_in_the_folder_is_not_mixed_in(references, tmp_path):
     go(FakeStudio(), references, tmp_path / "out")
     with pytest.raises(InputError, match="holds another evaluation: steps differ"):
