@@ -182,7 +182,7 @@ def take_sample(
 
 
 def write_groups(job: Job) -> None:
-    """Makes or completes the scenes of two and of three people, as groups/*.png with layout.json, and a front picture of
+    """Makes or completes scenes of two and of three people as groups/*.png with layout.json, and a front picture of
     each person.
     """
     if not job.groups:
