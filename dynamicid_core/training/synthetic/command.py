@@ -200,9 +200,9 @@ def write_groups(job: Job) -> None:
             for name, about in done:
                 layout.add(name, about)
                 bar.update()
+        layout.finish()
     except OSError as error:
         raise not_written(folder, error) from error
-    layout.finish()
 
 
 def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str, Any]]:
