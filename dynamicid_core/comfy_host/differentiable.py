@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from ..adapter import AttentionLayer, layers_of
 from ..errors import InputError
 
-_TEXTS_KEPT = 4096
+_TEXTS_KEPT = 256  # of a quarter of a megabyte each; all 42 face prompts, and captions that come again soon
 
 
 class DenoisingModel:
@@ -155,13 +155,13 @@ class FrozenEncoders:
 
     @torch.no_grad()
     def texts(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Prompts -> text tokens [B, 77, D] and pooled text [B, D]; repeated prompts are encoded once."""
-        if len(self._texts) > _TEXTS_KEPT:
-            self._texts.clear()
-        for prompt in set(prompts) - self._texts.keys():
-            context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(prompt), return_pooled=True)
-            self._texts[prompt] = context[:, :77].float().cpu(), pooled.float().cpu()
+        """Prompts -> text tokens [B, 77, D] and pooled text [B, D]; those that come again soon are encoded once."""
+        for prompt in dict.fromkeys(prompts):
+            text = self._texts.pop(prompt, None)
+            self._texts[prompt] = self._encoded(prompt) if text is None else text  # the last used are at the end
         context, pooled = zip(*(self._texts[prompt] for prompt in prompts), strict=True)
+        for prompt in list(self._texts)[:-_TEXTS_KEPT]:
+            del self._texts[prompt]
         return torch.cat(context).to(self.device), torch.cat(pooled).to(self.device)
 
     def contexts(self, prompts: list[str]) -> Tensor:
@@ -198,6 +198,10 @@ class FrozenEncoders:
     def image_size(self) -> int:
         """Side of the pictures that the vision model looks at."""
         return int(self._clip_vision.image_size)
+
+    def _encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
+        context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(prompt), return_pooled=True)
+        return context[:, :77].float().cpu(), pooled.float().cpu()
 
 
 def load_models(

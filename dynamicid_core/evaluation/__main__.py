@@ -21,7 +21,7 @@ from ..face_packs import find_pack, open_pack
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
 from .results import Results, told
-from .run import evaluate, settings_for
+from .run import compared, evaluate, settings_for
 from .tables import make_tables, render
 
 _log = logging.getLogger(__name__)
@@ -88,11 +88,12 @@ def run(options: argparse.Namespace) -> str:
     results = Results(options.out, _about(options, references))
     if any(not results.has(setting.name, case.key) for case in cases for setting in settings):
         evaluate(_studio(options), references, cases, settings, results)
-    tables = make_tables(results.rows)
+    rows = compared(results.rows, cases, settings)
+    tables = make_tables(rows)
     text = render(tables)
     with told(options.out):
         (options.out / "tables.md").write_text(text, encoding="utf-8")
-        draw_sheets(results, references)
+        draw_sheets(rows, options.out, references)
         draw_bars(tables, options.out / "bars.png")
     return text
 

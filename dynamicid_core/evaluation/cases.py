@@ -115,11 +115,16 @@ class Case:
 
 
 def find_references(folder: Path) -> list[Reference]:
-    """The people in a folder, sorted by name: a picture for each, or a folder for each, whose first picture counts."""
+    """The people in a folder, sorted by name: a picture for each, or a folder for each, whose first picture counts.
+
+    What is hidden, such as the thumbnails of a file manager, is nobody.
+    """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Give one with a photo, or a folder of photos, of each person.")
     found: dict[str, Reference] = {}
     for entry in sorted(folder.iterdir()):
+        if _is_hidden(entry):
+            continue
         photos = sorted(filter(_is_picture, entry.iterdir())) if entry.is_dir() else [entry] * _is_picture(entry)
         name = entry.name if entry.is_dir() else entry.stem
         if photos and name in found:
@@ -175,4 +180,8 @@ def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in _PICTURES and not path.name.startswith(".")
+    return path.is_file() and path.suffix.lower() in _PICTURES and not _is_hidden(path)
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")

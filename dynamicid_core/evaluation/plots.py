@@ -10,7 +10,7 @@ from ..drawing import person_colour
 from ..errors import InputError
 from ..images import Photo, open_photo
 from .cases import Reference
-from .results import Results, Row
+from .results import Row
 from .run import BASE, SETTINGS
 from .tables import MEASURES, Table
 
@@ -45,11 +45,14 @@ def draw_bars(tables: Sequence[Table], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def draw_sheets(results: Results, references: Sequence[Reference]) -> None:
-    """For each number of people ``sheet_N.jpg``: rows of cases with the references and a picture of each setting."""
-    for people in sorted({row.people for row in results.rows}):
-        rows = [row for row in results.rows if row.people == people]
-        _draw_sheet(rows, results.folder, references, results.folder / f"sheet_{people}.jpg")
+def draw_sheets(rows: Sequence[Row], folder: Path, references: Sequence[Reference]) -> None:
+    """For each number of people ``sheet_N.jpg``: lines of cases with the references and a picture of each setting.
+
+    folder: that of the pictures, for the sheets too. references: of everybody in the rows.
+    """
+    for people in sorted({row.people for row in rows}):
+        some = [row for row in rows if row.people == people]
+        _draw_sheet(some, folder, references, folder / f"sheet_{people}.jpg")
 
 
 def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Reference], file: Path) -> None:
@@ -57,7 +60,7 @@ def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Referenc
     base = {(row.prompt, row.seed): row for row in rows if row.setting == BASE.name}
     cases: dict[str, dict[str, Row]] = {}
     for row in rows:
-        if row.setting != BASE.name and all(name in known for name in row.names.split("; ")):
+        if row.setting != BASE.name:
             cases.setdefault(row.case, {})[row.setting] = row
     lines = []
     for painted in list(cases.values())[:_CASES_SHOWN]:

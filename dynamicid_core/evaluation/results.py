@@ -1,6 +1,7 @@
 """The rows of an evaluation, in a file that an interrupted run goes on with."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,9 +84,10 @@ class Results:
     def _read(self) -> list[Row]:
         if not self._file.is_file():
             return []
-        text = self._file.read_text(encoding="utf-8")
-        lines = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have left half a row
-        header, *rows = csv.reader(lines) if lines else [_COLUMNS]
+        # Line ends within names stay as they are; spreadsheets may have put a mark before UTF-8.
+        text = self._file.read_bytes().decode("utf-8-sig")
+        whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a row
+        header, *rows = csv.reader(io.StringIO(whole, newline="")) if whole else [_COLUMNS]
         if header != _COLUMNS:
             raise InputError(f"{self._file} has other columns than this version writes. Choose another folder.")
         return [_row(values) for values in rows]

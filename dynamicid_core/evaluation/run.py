@@ -42,6 +42,18 @@ def settings_for(imr: bool) -> tuple[Setting, ...]:
     return (FULL, NO_GATE, NO_IMR) if imr else (NO_IMR, NEITHER)
 
 
+def compared(rows: Sequence[Row], cases: Sequence[Case], settings: Sequence[Setting]) -> list[Row]:
+    """The rows of the cases that every setting has, and of the base model's pictures of them, in the order of ``rows``.
+
+    A folder may hold more, of runs with other people, seeds or limits: means over these would be of other pictures.
+    """
+    there = {(row.setting, row.case) for row in rows}
+    whole = [case for case in cases if all((setting.name, case.key) in there for setting in settings)]
+    wanted = {(setting.name, case.key) for case in whole for setting in settings}
+    wanted |= {(BASE.name, case.base_key) for case in whole}
+    return [row for row in rows if (row.setting, row.case) in wanted]
+
+
 class Studio(Protocol):
     """What makes and reads pictures."""
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError
 from ..files import written_whole
 
@@ -76,7 +78,7 @@ class Metrics:
     def _read(self) -> list[dict[str, float]]:
         if not self._file.is_file():
             return []
-        text = self._file.read_text(encoding="utf-8")
+        text = self._file.read_text(encoding="utf-8-sig")  # a spreadsheet may have put a mark before it
         whole = text[: text.rfind("\n") + 1]  # a computer that went off may have left half a row
         rows = csv.DictReader(io.StringIO(whole))
         return [{name: float(figure) for name, figure in row.items() if figure} for row in rows]
@@ -104,4 +106,11 @@ class Metrics:
 
 def running_mean(values: list[float], width: int) -> list[float]:
     """The mean of each value and up to ``width`` - 1 before it."""
-    return [sum(values[max(0, i - width + 1) : i + 1]) / min(i + 1, width) for i in range(len(values))]
+    count = len(values)
+    # In blocks as long as the window, a window is the end of one and the beginning of the next. Differences of one sum
+    # over all would let a value that is huge, or no number, spoil every mean after it.
+    blocks = np.pad(np.asarray(values, np.float64), (width, -count % width)).reshape(-1, width)
+    sums = blocks.cumsum(axis=1)[1:]
+    sums[:, :-1] += blocks[:-1, :0:-1].cumsum(axis=1)[:, ::-1]
+    means: list[float] = (sums.ravel()[:count] / np.minimum(np.arange(1, count + 1), width)).tolist()
+    return means

@@ -13,7 +13,7 @@ from dynamicid_core.evaluation.__main__ import main, parse
 from dynamicid_core.evaluation.cases import find_references, plan
 from dynamicid_core.evaluation.plots import draw_bars, draw_sheets
 from dynamicid_core.evaluation.results import Results, Row
-from dynamicid_core.evaluation.run import BASE, FULL, NO_GATE, NO_IMR, evaluate, settings_for
+from dynamicid_core.evaluation.run import BASE, FULL, NO_GATE, NO_IMR, compared, evaluate, settings_for
 from dynamicid_core.evaluation.tables import NO_CLIP_T, PAPER, estimate, make_tables, render
 from dynamicid_core.face import Face
 from tests.core.evaluated_faces import SIDE, save_photo, seen, unit
@@ -135,6 +135,21 @@ def test_rows_come_back_from_the_file_as_they_were(references, tmp_path):
         assert len(list(csv.DictReader(file))) == len(written)
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x0b", "\n", "\r", "\r\n"])
+def test_names_with_signs_that_end_a_line_come_back_from_the_file(tmp_path, sign):
+    Results(tmp_path, {}).add(row(names=f"an{sign}na"))
+    with (tmp_path / "results.csv").open("a", encoding="utf-8") as file:
+        file.write("full,half a ro")  # as a killed process leaves it
+    assert [one.names for one in Results(tmp_path, {}).rows] == [f"an{sign}na"]
+
+
+def test_rows_saved_by_a_spreadsheet_are_read(tmp_path):
+    Results(tmp_path, {}).add(row())
+    file = tmp_path / "results.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert Results(tmp_path, {}).rows == [row()]
+
+
 def test_another_evaluation_in_the_folder_is_not_mixed_in(references, tmp_path):
     go(FakeStudio(), references, tmp_path / "out")
     with pytest.raises(InputError, match="holds another evaluation: steps differ"):
@@ -212,7 +227,7 @@ def test_paper_figures_are_for_settings_that_exist():
 def test_plots_and_sheets_are_written(references, tmp_path):
     results = go(FakeStudio(), references, tmp_path / "out")
     draw_bars(make_tables(results.rows), tmp_path / "out" / "bars.png")
-    draw_sheets(results, references)
+    draw_sheets(results.rows, tmp_path / "out", references)
     assert (tmp_path / "out" / "bars.png").stat().st_size > 10_000
     assert Image.open(tmp_path / "out" / "sheet_1.jpg").size == ((1 + 1 + 3) * 256, 4 * 278)
     assert Image.open(tmp_path / "out" / "sheet_2.jpg").size == ((2 + 1 + 3) * 256, 4 * 278)
@@ -268,6 +283,30 @@ def test_pressing_ctrl_c_says_that_it_goes_on(command, capsys, monkeypatch):
     monkeypatch.setattr("dynamicid_core.evaluation.__main__._studio", interrupted)
     assert main(command()) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_the_tables_are_of_the_cases_of_the_command_whatever_else_is_in_the_folder(
+    command, references, tmp_path, monkeypatch
+):
+    options = [*command(imr="imr", **{"keypoint-encoder": "kpe"}), "--people", "1"]
+    studios = iter([FakeStudio(stop_after=14), FakeStudio()])
+    monkeypatch.setattr("dynamicid_core.evaluation.__main__._studio", lambda _: next(studios))
+    assert main([*options, "--seeds", "2", "--limit", "9"]) == 130
+    assert main([*options, "--limit", "4"]) == 0
+    base = len({case.base_key for case in cases_of(references, 1)})
+    lines = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8").splitlines()
+    pictures = [line.split("|")[-2].strip() for line in lines if line.startswith("|") and "paper" not in line]
+    assert pictures[2:] == ["4", "4", "4", str(base)]
+    assert Image.open(tmp_path / "out" / "sheet_1.jpg").height == 4 * 278
+
+
+def test_a_case_that_a_setting_lacks_counts_for_none(references, tmp_path):
+    rows = go(FakeStudio(), references, tmp_path / "out", people=(1,)).rows
+    first, *others = cases_of(references, 1)
+    lacking = [row for row in rows if (row.setting, row.case) != (NO_GATE.name, first.key)]
+    kept = compared(lacking, [first, *others], (FULL, NO_GATE, NO_IMR))
+    assert {row.case for row in kept if row.setting != BASE.name} == {case.key for case in others}
+    assert {row.case for row in kept if row.setting == BASE.name} == {case.base_key for case in others}
 
 
 def test_options_are_read(command):

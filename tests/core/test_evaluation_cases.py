@@ -70,11 +70,12 @@ def test_the_face_prompt_names_expression_and_pose():
     assert Motion("angry", "front").prompt == "in a angry expression, in front view"
 
 
-def test_references_are_photos_or_folders_of_photos(tmp_path):
+def test_references_are_photos_or_folders_of_photos_that_are_not_hidden(tmp_path):
     save_photo(tmp_path / "ben.PNG")
     save_photo(tmp_path / "anna" / "2.jpg")
     save_photo(tmp_path / "anna" / "1.jpg")
-    save_photo(tmp_path / ".thumbnails.png")
+    save_photo(tmp_path / ".thumbnail.png")
+    save_photo(tmp_path / ".ipynb_checkpoints" / "ben-checkpoint.png")
     (tmp_path / "notes.txt").write_text("not a person")
     (tmp_path / "empty").mkdir()
     found = find_references(tmp_path)

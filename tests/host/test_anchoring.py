@@ -1,5 +1,6 @@
 """Anchoring on a tiny model of the host's own classes: losses, gradients, what it sees and learns."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,24 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_models, tmp_path):
         stage.network(some_batch(stage))["loss"].backward()
         grads.append(torch.cat([p.grad.flatten() for p in stage.network.parameters() if p.grad is not None]))
     torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-4)
+
+
+def test_texts_in_use_are_encoded_once_and_the_captions_of_a_large_data_set_do_not_fill_the_memory(monkeypatch):
+    clip, encoded = tiny_clip(), Counter()
+    encoders = core("comfy_host.differentiable").FrozenEncoders(None, clip, None, torch.device("cpu"))
+    tokenize = clip.tokenize
+
+    def counted(text):
+        encoded[text] += 1
+        return tokenize(text)
+
+    monkeypatch.setattr(clip, "tokenize", counted)
+    first = encoders.texts(["caption 0", ""])
+    for number in range(1, 300):
+        encoders.texts([f"caption {number}", "", f"caption {number}"])
+    assert set(encoded.values()) == {1}
+    assert all(map(torch.equal, encoders.texts(["caption 0", ""]), first))
+    assert (encoded["caption 0"], encoded[""]) == (2, 1)
 
 
 def test_dropped_texts_and_faces_are_those_of_nothing(tiny_models, tmp_path):

@@ -1,10 +1,12 @@
 """The figures of a run, in a file that survives what may happen to it."""
 
 import csv
+import math
 
+import numpy as np
 import pytest
 
-from dynamicid_core.training.curves import Metrics
+from dynamicid_core.training.curves import Metrics, running_mean
 
 
 def rows(folder):
@@ -32,6 +34,26 @@ def test_half_a_row_is_left_out_when_a_run_goes_on(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,loss\n1,0.5\n2,1e-")
     Metrics(tmp_path, 2).add(2, {"loss": 0.25})
     assert [row["loss"] for row in rows(tmp_path)] == ["0.5", "0.25"]
+
+
+def test_rows_saved_by_a_spreadsheet_stay_when_a_run_goes_on(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,0.5\n", encoding="utf-8-sig")
+    Metrics(tmp_path, 1)
+    assert [row["loss"] for row in rows(tmp_path)] == ["0.5"]
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 1), (7, 1), (7, 3), (9, 3), (5, 5), (4, 9), (200, 10), (199, 10)])
+def test_a_running_mean_is_that_of_each_value_and_those_before_it(count, width):
+    values = np.random.default_rng(count).normal(1, 1, count).tolist()
+    direct = [np.mean(values[max(0, i - width + 1) : i + 1]) for i in range(count)]
+    assert running_mean(values, width) == pytest.approx(direct, rel=1e-12)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -1e30])
+def test_a_value_that_is_huge_or_no_number_counts_in_its_own_means_only(odd):
+    values = [1.0, 2.0, 3.0, odd, 5.0, 6.0, 7.0, 8.0]
+    expected = [1.0, 1.5, 2.5, odd / 2, odd / 2, 5.5, 6.5, 7.5]
+    assert running_mean(values, 2) == pytest.approx(expected, nan_ok=True)
 
 
 def fill_disk(tmp_path, monkeypatch):

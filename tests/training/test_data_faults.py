@@ -60,6 +60,14 @@ def test_hidden_folders_of_a_person_are_passed_over(tmp_path):
     assert find_people(tmp_path)[0][0].photos == ("a.png", "b.png")
 
 
+def test_a_caption_saved_by_notepad_begins_with_its_first_word(tmp_path):
+    save_astronaut(tmp_path)
+    (tmp_path / "she" / "a.txt").write_text("a woman in a spacesuit\n", encoding="utf-8-sig")
+    (tmp_path / "she" / "b.txt").write_text("", encoding="utf-8-sig")
+    person = find_people(tmp_path)[0][0]
+    assert [person.caption(photo) for photo in person.photos] == ["a woman in a spacesuit", "a photo of a person"]
+
+
 def test_a_shard_cut_off_between_two_samples_is_named(tmp_path):
     shard = write(tmp_path / "set") / "train-000000.tar"
     with tarfile.open(shard) as tar:

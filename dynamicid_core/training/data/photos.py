@@ -32,7 +32,8 @@ class Person:
     def caption(self, photo: str) -> str:
         """The text of the .txt file beside a photo, else a sentence that is true of every photo."""
         path = (self.folder / photo).with_suffix(_CAPTION)
-        text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+        # With or without the mark that Windows programs put before UTF-8.
+        text = path.read_text(encoding="utf-8-sig", errors="replace").strip() if path.is_file() else ""
         return text or DEFAULT_CAPTION
 
 

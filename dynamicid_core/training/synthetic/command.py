@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 import warnings
 from collections import Counter
 from contextlib import closing
@@ -24,10 +23,11 @@ from ...images import Photo, Square
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
 from ..data.sample import Record, Sample, sample_key, to_record
 from ..data.shards import SHARD_SIZE, ShardWriter
-from ..data.storage import not_written, write_whole
+from ..data.storage import not_written
 from ..data.workers import cores, in_parallel
 from . import groups, people, shots
 from .figure import Figure, build, dressed
+from .layout_file import LayoutFile
 from .mesh import HeadMesh, read_mesh
 from .shots import Shot
 
@@ -182,26 +182,27 @@ def take_sample(
 
 
 def write_groups(job: Job) -> None:
-    """Scenes of two and of three people as groups/*.png with layout.json, and a front picture of each person."""
+    """Makes or completes scenes of two and of three people as groups/*.png with layout.json, and a front picture of
+    each person.
+    """
     if not job.groups:
         return
     folder = job.out / "groups"
     random = np.random.default_rng([6, job.seed])
     everybody = max(job.identities, 3)
     who = [random.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
-    file = folder / "layout.json"  # written last
-    layout = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    todo = [(number, people) for number, people in enumerate(who) if _scene_file(number) not in layout]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        layout = LayoutFile(folder)
+        todo = [(number, people) for number, people in enumerate(who) if _scene_file(number) not in layout.scenes]
         bar = tqdm(total=len(who), initial=len(who) - len(todo), unit="scene", dynamic_ncols=True)
         with bar, closing(in_parallel(partial(_write_scene, job), todo, job.workers)) as done:
             for name, about in done:
-                layout[name] = about
+                layout.add(name, about)
                 bar.update()
+        layout.finish()
     except OSError as error:
         raise not_written(folder, error) from error
-    write_whole(file, json.dumps(layout, indent=1).encode())
 
 
 def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str, Any]]:

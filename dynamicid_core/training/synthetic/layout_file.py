@@ -1,0 +1,57 @@
+"""What is known of the scenes of a folder: layout.json, and what goes before it while they are painted."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ..data.storage import write_whole
+
+
+class LayoutFile:
+    """What is known of each scene, by the name of its picture, in the order they were added.
+
+    layout.json says that all are there, and is written last. Until then layout.jsonl has a line per scene, by which an
+    interrupted run goes on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises InputError when what is there is damaged, and OSError."""
+        self._whole, self._begun = folder / "layout.json", folder / "layout.jsonl"
+        self.scenes: dict[str, Any] = {}
+        if self._whole.is_file():
+            self.scenes |= _scenes(self._whole, self._whole.read_bytes())
+        if self._begun.is_file():
+            self._go_on()
+
+    def add(self, name: str, about: Mapping[str, Any]) -> None:
+        """One more scene, whose picture is written. It is on the disk when this returns. Raises OSError."""
+        with open(self._begun, "ab") as file:
+            file.write(json.dumps({name: about}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.scenes[name] = about
+
+    def finish(self) -> None:
+        """Writes layout.json. Raises InputError when the disk is full."""
+        write_whole(self._whole, json.dumps(self.scenes, indent=1).encode())
+        self._begun.unlink(missing_ok=True)
+
+    def _go_on(self) -> None:
+        content = self._begun.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        for line in content[:whole].splitlines():
+            self.scenes |= _scenes(self._begun, line)
+        os.truncate(self._begun, whole)  # a line that a killed run did not finish
+
+
+def _scenes(file: Path, text: bytes) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged ({error}). Delete it, and run the same command again: it paints the scenes anew."
+        ) from error
+    return found
