@@ -11,12 +11,12 @@ from tqdm import tqdm
 from .errors import InputError
 
 Told = Callable[[int, int], None]
-"""Called with the bytes that are there and those of the whole file, 0 while that is not known. What it raises stops the
-download."""
+"""Called before each attempt and after each piece, with the bytes that are there and those of the whole file, 0 while
+that is not known. What it raises stops the download."""
 
 _PIECE = 1 << 18  # bytes; of one that breaks off nothing is kept
-_SECONDS = (10, 60)  # until there is a connection; without a byte
-_ATTEMPTS = 5  # in a row that bring nothing
+_SECONDS = (10, 15)  # until there is a connection; without a byte
+_ATTEMPTS = 5  # in a row that bring nothing new
 
 
 def fetch(url: str, path: Path, told: Told = lambda done, whole: None) -> None:
@@ -29,15 +29,16 @@ def fetch(url: str, path: Path, told: Told = lambda done, whole: None) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    failures = 0
-    with tqdm(desc=path.name, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+    furthest, failures = _size(unfinished), 0
+    with tqdm(desc=url.rpartition("/")[2], unit="B", unit_scale=True, unit_divisor=1024) as bar:
         while True:
-            before = _size(unfinished)
+            told(_size(unfinished), 0)
             try:
                 _go_on(url, unfinished, told, bar)
                 break
             except requests.RequestException:  # a connection that broke, most often
-                failures = 0 if _size(unfinished) > before else failures + 1
+                failures = 0 if _size(unfinished) > furthest else failures + 1
+                furthest = max(furthest, _size(unfinished))
                 if failures == _ATTEMPTS:
                     raise
     os.replace(unfinished, path)

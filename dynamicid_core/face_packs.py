@@ -10,6 +10,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ PROVIDERS = {
     "CoreML": "CoreMLExecutionProvider",
     "DirectML": "DmlExecutionProvider",
 }
+
+_UNPACKING = ".unpacking"
 
 _log = logging.getLogger(__name__)
 
@@ -63,9 +66,9 @@ def find_packs(folders: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _with_models(root: Path) -> Iterator[Path]:
-    """Folders with .onnx files; hidden ones are somebody's work under way."""
+    """Folders with .onnx files, but for those of ``_unpack``."""
     for place, below, files in os.walk(root, followlinks=True):  # model folders are often links to another disk
-        below[:] = [name for name in below if not name.startswith(".")]
+        below[:] = [name for name in below if not name.endswith(_UNPACKING)]
         if any(name.endswith(".onnx") for name in files):
             yield Path(place)
 
@@ -134,46 +137,44 @@ def download_pack(name: str, root: str | Path, told: Told = lambda done, whole: 
     from insightface.utils import storage
 
     folder = Path(root) / "models" / name
-    archive = folder.with_name(f"{name}.zip")
-    fetched = not zipfile.is_zipfile(archive)
+    theirs, ours = (folder.with_name(file) for file in (f"{name}.zip", f".{name}.zip"))
+    archive = theirs if zipfile.is_zipfile(theirs) else ours
     try:
-        if fetched:
+        if not zipfile.is_zipfile(archive):
             _log.info("Downloading the InsightFace pack %s (its weights are for non-commercial research)", name)
-            downloads.fetch(f"{storage.BASE_REPO_URL}/{archive.name}", archive, told)
+            downloads.fetch(f"{storage.BASE_REPO_URL}/{theirs.name}", ours, told)
         _unpack(archive, folder)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        ours.unlink(missing_ok=True)
+        raise InputError(
+            f"{theirs.name} is damaged ({error}). Delete it if it is in {folder.parent}, and run again, which "
+            "downloads it anew."
+        ) from error
     except (InputError, OSError) as error:  # of requests and of the disk: there is one thing to do about all of them
         raise InputError(
             f"The InsightFace pack {name} could not be downloaded ({error}). Run again, which goes on from what is "
-            f"there, or download {archive.name} by hand from InsightFace's release page and put it into "
-            f"{folder.parent}."
+            f"there, or download {theirs.name} by hand from InsightFace's release page and put it into {folder.parent}."
         ) from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        if fetched:
-            archive.unlink()
-        raise InputError(
-            f"{archive.name} is damaged ({error}). Delete it if it is still in {folder.parent}, and run again, which "
-            "downloads it anew."
-        ) from error
-    if fetched:
-        archive.unlink()
+    with suppress(OSError):  # somebody may be looking at it
+        ours.unlink(missing_ok=True)
     return folder
 
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Puts the models in an archive, at whatever depth, into a folder, once they are all there."""
-    hidden = folder.with_name(f".{folder.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
+    unpacking = folder.with_name(folder.name + _UNPACKING)
+    shutil.rmtree(unpacking, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as packed:
-            packed.extractall(hidden)
-        models = sorted(hidden.rglob("*.onnx"))
+            packed.extractall(unpacking)
+        models = sorted(file for file in unpacking.rglob("*.onnx") if not file.name.startswith("."))  # macOS' own
         if not models:
-            raise InputError(f"{archive.name} has no .onnx file")
+            raise zipfile.BadZipFile("it has no .onnx file")
         folder.mkdir(exist_ok=True)
         for model in models:
             os.replace(model, folder / model.name)
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        shutil.rmtree(unpacking, ignore_errors=True)
 
 
 def choose_providers(provider: str) -> list[str]:

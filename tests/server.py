@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 
 class Server(ThreadingHTTPServer):
     """files: by path. cut: after how many bytes each answer breaks off, one after the other. asked: the ranges."""
@@ -52,10 +54,14 @@ class _Answer(BaseHTTPRequestHandler):
 @contextmanager
 def serving(*args, **kwargs):
     server = Server(*args, **kwargs)
+    patch = pytest.MonkeyPatch()
+    for name in ("no_proxy", "NO_PROXY"):
+        patch.setenv(name, "127.0.0.1")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server
     finally:
+        patch.undo()
         server.shutdown()
         server.server_close()
 

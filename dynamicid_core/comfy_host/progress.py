@@ -24,6 +24,7 @@ def download_progress() -> Callable[[int, int], None]:
 
     def told(done: int, whole: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        progress.update_absolute(done, max(done, whole))
+        if whole:
+            progress.update_absolute(done, whole)
 
     return told

@@ -26,6 +26,7 @@ from .states import States
 
 _log = logging.getLogger(__name__)
 _AVERAGE = "average.safetensors"
+_PROCESSES = "number of processes"
 _LOST = 20  # steps in a row
 # Settings that may change when a run goes on; with others it would be another run.
 _FREE = {"steps", "log_every", "save_every", "sample_every", "sample_steps", "keep", "data", "output"}
@@ -60,7 +61,10 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The output folder {output} could not be made: {error}. Choose another one.") from error
     accelerator = Accelerator(
         gradient_accumulation_steps=config.accumulation,
         mixed_precision="bf16" if config.precision == "bf16" else "no",
@@ -76,7 +80,8 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     average = WeightAverage(stage.network, config.ema_decay)  # only now is the network where it trains
     run = _Run(stage, config, accelerator, network, optimiser, average, States(output, config.keep))
     start = run.resume()
-    accelerator.init_trackers("tensorboard")
+    with _curves_are_worth_no_training():
+        accelerator.init_trackers("tensorboard")
     metrics = Metrics(output, start) if accelerator.is_main_process else None
     try:
         with stop_requests() as request:
@@ -103,13 +108,7 @@ class _Run:
     def resume(self) -> int:
         states = self.states.newest_first()
         for state in states:
-            try:
-                self.done = self._load(state)
-            except InputError:
-                raise
-            except Exception as error:  # each kind of file has its own for one that is damaged
-                _log.warning("%s could not be read (%s: %s)", state, type(error).__name__, error)
-            else:
+            if not self._is_anywhere(not self._load(state)):
                 _log.info("Going on from step %d", self.done)
                 return self.done
         if states:
@@ -119,18 +118,30 @@ class _Run:
             )
         return 0
 
-    def _load(self, state: Path) -> int:
-        about = self.states.about(state)
+    def _load(self, state: Path) -> bool:
+        """Whether it could be read. Raises InputError for one of another run."""
+        try:
+            about = self.states.about(state)
+            self._check_identity(about["config"], state)
+            self.accelerator.load_state(str(state))
+            self.average.load(load_file(state / _AVERAGE))
+            self.done = int(about["step"])
+        except InputError:
+            raise
+        except Exception as error:  # each kind of file has its own for one that is damaged
+            _log.warning("%s could not be read (%s: %s)", state, type(error).__name__, error)
+            return False
+        return True
+
+    def _check_identity(self, theirs: Mapping[str, Any], state: Path) -> None:
         mine = self._identity()
-        changed = [name for name in mine if about["config"].get(name, mine[name]) != mine[name]]
+        theirs = {_PROCESSES: mine[_PROCESSES], **theirs}  # older states do not tell
+        changed = [name for name in mine if theirs.get(name) != mine[name]]
         if changed:
             raise InputError(
                 f"{self.config.output} holds another run: {', '.join(changed)} differ. Choose another output folder, "
                 f"or delete {state.parent} to begin anew."
             )
-        self.accelerator.load_state(str(state))
-        self.average.load(load_file(state / _AVERAGE))
-        return int(about["step"])
 
     def steps(self, start: int, metrics: Metrics | None, request: StopRequest) -> None:
         config, accelerator = self.config, self.accelerator
@@ -176,7 +187,10 @@ class _Run:
     def _write_state(self, folder: Path) -> None:
         with self.average.in_place():
             self.stage.save_weights(Path(self.config.output))
-        self.accelerator.save_state(str(folder))
+        try:
+            self.accelerator.save_state(str(folder))
+        except RuntimeError as error:  # what torch's writer makes of a full disk
+            raise OSError(str(error)) from error
         save_file({k: v.contiguous() for k, v in self.average.weights.items()}, folder / _AVERAGE)
 
     def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
@@ -234,7 +248,7 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         settings = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}
-        return {**settings, "number of processes": self.accelerator.num_processes}  # who sees which data
+        return {**settings, _PROCESSES: self.accelerator.num_processes}  # who sees which data
 
 
 @contextmanager

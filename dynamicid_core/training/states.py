@@ -44,7 +44,7 @@ class States:
             _force_to_disk(unfinished)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(unfinished, target)
-        except (OSError, SafetensorError, RuntimeError) as error:  # torch's and safetensors' own for a full disk
+        except (OSError, SafetensorError) as error:  # the latter for a full disk, too
             last = self.newest()
             raise InputError(
                 f"The state of step {step} could not be written to {self._folder}: {error}. Make room; running the "
@@ -52,8 +52,10 @@ class States:
             ) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        for old in self._all()[: -self._keep]:
-            shutil.rmtree(old)
+        states = self._all()
+        here = states.index(target)
+        for other in states[: max(0, here + 1 - self._keep)] + states[here + 1 :]:  # later ones were damaged
+            shutil.rmtree(other)
         return target
 
     def last_step(self) -> int:

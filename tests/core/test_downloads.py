@@ -1,5 +1,7 @@
 """Downloads from a real server on this machine, which breaks off when it is told to."""
 
+import zipfile
+
 import pytest
 
 from dynamicid_core import downloads, face_packs
@@ -24,6 +26,7 @@ def test_a_file_comes_whole_and_it_is_told_how_far(tmp_path):
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["a.zip"]
     assert (tmp_path / "deep" / "a.zip").read_bytes() == CONTENT
     assert len(told) > 1
+    assert told[0] == (0, 0)
     assert told == sorted(told)
     assert told[-1] == (len(CONTENT), len(CONTENT))
 
@@ -32,12 +35,14 @@ def test_a_connection_that_breaks_is_made_again_from_there(tmp_path):
     with serving({"/a": CONTENT}, cut=[3 * PIECE + 5, 0, PIECE]) as server:
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert server.asked == [None, *(f"bytes={pieces * PIECE}-" for pieces in (3, 3, 4))]
+    assert len(server.asked) == 4
+    assert server.asked[1] == server.asked[2] != server.asked[3]
 
 
 def test_a_stopped_download_goes_on_the_next_time(tmp_path):
     def stop(done, whole):
-        raise CancelledError
+        if done:
+            raise CancelledError
 
     with serving({"/a": CONTENT}) as server:
         with pytest.raises(CancelledError):
@@ -59,10 +64,26 @@ def test_what_is_there_of_another_file_is_not_kept(tmp_path, there):
 
 
 def test_a_server_that_always_breaks_off_is_given_up(tmp_path):
-    with serving({"/a": CONTENT}, cut=[PIECE] + [0] * 20) as server, pytest.raises(OSError, match="broken"):
+    with serving({"/a": CONTENT}, cut=[PIECE] + [0] * 20) as server, pytest.raises(OSError, match="bro"):
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
     assert len(server.asked) == 6
     assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:PIECE]
+
+
+def test_a_server_that_always_begins_anew_and_breaks_off_is_given_up(tmp_path):
+    cuts = [3 * PIECE, 2 * PIECE] * 20
+    with serving({"/a": CONTENT}, cut=cuts, ranges=False) as server, pytest.raises(OSError, match="bro"):
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert len(server.asked) == 6
+
+
+def test_cancel_is_seen_before_a_server_that_says_nothing_is_asked(tmp_path):
+    def stop(done, whole):
+        raise CancelledError
+
+    with serving({"/a": CONTENT}) as server, pytest.raises(CancelledError):
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip", stop)
+    assert server.asked == []
 
 
 def test_a_file_that_the_server_lacks_is_told(tmp_path):
@@ -80,7 +101,9 @@ def release(monkeypatch):
 
 
 def test_a_pack_is_unpacked_and_its_archive_is_not_kept(release, tmp_path):
-    release.files["/antelopev2.zip"] = packed("antelopev2/det.onnx", "antelopev2/rec.onnx", "antelopev2/readme.txt")
+    release.files["/antelopev2.zip"] = packed(
+        "antelopev2/det.onnx", "antelopev2/rec.onnx", "antelopev2/readme.txt", "__MACOSX/antelopev2/._det.onnx"
+    )
     folder = face_packs.download_pack("antelopev2", tmp_path)
     assert face_packs.find_packs([tmp_path]) == {"antelopev2": folder}
     assert {file.name for file in folder.iterdir()} == {"det.onnx", "rec.onnx"}
@@ -100,26 +123,39 @@ def test_an_archive_that_is_there_is_unpacked_without_the_internet(release, tmp_
 def test_an_empty_folder_that_a_download_left_is_filled(release, tmp_path):
     release.files["/buffalo_s.zip"] = packed("det.onnx")
     (tmp_path / "models" / "buffalo_s").mkdir(parents=True)
-    (tmp_path / "models" / ".buffalo_s").mkdir()
-    (tmp_path / "models" / ".buffalo_s" / "half.onnx").write_text("of a download that was ended")
+    (tmp_path / "models" / "buffalo_s.unpacking").mkdir()
+    (tmp_path / "models" / "buffalo_s.unpacking" / "half.onnx").write_text("of a download that was ended")
     assert face_packs.find_packs([tmp_path]) == {}
     folder = face_packs.download_pack("buffalo_s", tmp_path)
     assert [file.name for file in folder.iterdir()] == ["det.onnx"]
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_what_is_no_archive_is_told_and_fetched_anew_the_next_time(release, tmp_path):
-    release.files["/buffalo_s.zip"] = b"<html>Please log in to this network</html>"
+@pytest.mark.parametrize("sent", [b"<html>Please log in to this network</html>", packed("readme.txt")])
+def test_what_is_no_pack_is_told_and_fetched_anew_the_next_time(release, tmp_path, sent):
+    release.files["/buffalo_s.zip"] = sent
     with pytest.raises(InputError, match=r"buffalo_s.zip is damaged .* run again"):
         face_packs.download_pack("buffalo_s", tmp_path)
     release.files["/buffalo_s.zip"] = packed("det.onnx")
     assert (face_packs.download_pack("buffalo_s", tmp_path) / "det.onnx").is_file()
 
 
-@pytest.mark.parametrize("content", [None, packed("readme.txt")])
-def test_a_pack_that_cannot_be_had_says_what_to_do_by_hand(release, tmp_path, content):
-    if content:
-        release.files["/buffalo_s.zip"] = content
+def test_a_disk_that_is_full_while_unpacking_costs_no_second_download(release, tmp_path, monkeypatch):
+    release.files["/buffalo_s.zip"] = packed("det.onnx")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "extractall", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            face_packs.download_pack("buffalo_s", tmp_path)
+    folder = face_packs.download_pack("buffalo_s", tmp_path)
+    assert list(folder.parent.iterdir()) == [folder]
+    assert len(release.asked) == 1
+
+
+def test_a_pack_that_cannot_be_had_says_what_to_do_by_hand(release, tmp_path):
     with pytest.raises(InputError, match=r"could not be downloaded .* put it into") as told:
         face_packs.download_pack("buffalo_s", tmp_path)
     assert str(tmp_path / "models") in str(told.value)

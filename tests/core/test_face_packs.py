@@ -18,11 +18,6 @@ needs_pack = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def analysis():
-    return open_pack(PACK, "CPU")
-
-
 @needs_pack
 def test_packs_are_found_at_any_depth_under_any_file_names(tmp_path):
     for nested in ("models/buffalo_l", "antelopev2/antelopev2"):
@@ -132,6 +127,7 @@ def test_a_package_that_is_there_and_does_not_load_says_why(monkeypatch, tmp_pat
         open_pack(tmp_path, "CPU")
 
 
+@needs_pack
 def test_a_provider_that_does_not_start_is_not_said_to_be_used(monkeypatch, caplog):
     monkeypatch.setattr(face_packs, "choose_providers", lambda _: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     caplog.set_level("INFO")

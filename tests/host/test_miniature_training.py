@@ -75,6 +75,9 @@ def test_a_measurement_is_kept_for_the_weights_that_were_measured(tmp_path):
     weights.write_bytes(b"trained on")
     kept([60, 8])
     assert len(asked) == 3
+    for file in tmp_path.rglob("1-0-000.json"):
+        file.write_bytes(b"")  # of a computer that went off
+    assert kept([60, 8]) == {"own": 0.1 + 0.2}
 
 
 def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_from(kitchen):

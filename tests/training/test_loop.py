@@ -2,13 +2,17 @@
 
 import csv
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker
 from safetensors.torch import load_file
 
 from dynamicid_core.errors import InputError
 from dynamicid_core.training import loop
+from dynamicid_core.training.config import LoopConfig
 from dynamicid_core.training.loop import train
 from tests.training.toy import SIZE, Toy, ToyStage, settings
 
@@ -52,10 +56,18 @@ def test_a_step_without_numbers_is_left_out(toy, caplog):
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-def test_a_run_that_is_lost_ends_and_keeps_its_states(toy, monkeypatch):
+def test_a_run_that_is_lost_ends_and_keeps_its_states(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(WithoutNumbers, "bad", range(5, 1000))
     with pytest.raises(InputError, match=r"gradients of the last 20 steps, to step 25, are no numbers.*lower learn"):
-        toy("run", 100, WithoutNumbers, save_every=4, keep=9)
+        toy("run", 100, WithoutNumbers, save_every=4, keep=2)
+    assert states(tmp_path / "run") == ["step-00000020", "step-00000024"]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_a_step_of_which_a_part_is_without_numbers_is_left_out(toy, caplog):
+    folder = toy("run", 6, WithoutNumbers, accumulation=2)
+    assert "Step 2 was left out" in caplog.text
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
 def test_what_batch_normalisation_measured_of_a_batch_without_numbers_is_forgotten(toy):
@@ -82,7 +94,7 @@ def test_a_disk_that_torch_finds_full_is_told_and_nothing_half_written_stays(toy
     def full(*_):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 6402176 vs 6402068")
 
-    monkeypatch.setattr(loop, "save_file", full)
+    monkeypatch.setattr(Accelerator, "save_state", full)
     with pytest.raises(InputError, match=r"could not be written .* goes on from step-00000002"):
         toy("run", 4)
     assert states(folder) == ["step-00000002"]
@@ -114,6 +126,24 @@ def test_a_damaged_state_is_told_and_the_one_before_is_gone_on_from(toy, caplog,
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(folder).items())
 
 
+def test_of_states_later_than_the_one_gone_on_from_none_is_kept(toy):
+    folder = toy("run", 4, save_every=2)
+    (folder / "states" / "step-00000004" / "model.safetensors").write_bytes(b"")
+    toy("run", 3, keep=1)
+    assert states(folder) == ["step-00000003"]
+
+
+def test_another_kind_of_run_is_told_and_not_taken_for_damaged(toy):
+    @dataclass(frozen=True, kw_only=True)
+    class Other(LoopConfig):
+        adapter: str = "a"
+
+    folder = toy("run", 2)
+    stage, given = ToyStage(folder), settings(folder, 4)
+    with pytest.raises(InputError, match="holds another run: adapter differ"):
+        train(stage, Other(**vars(given)), cpu=True)
+
+
 def test_a_run_of_which_every_state_is_damaged_is_not_begun_anew(toy):
     folder = toy("run", 2)
     (folder / "states" / "step-00000002" / "model.safetensors").write_bytes(b"")
@@ -121,13 +151,13 @@ def test_a_run_of_which_every_state_is_damaged_is_not_begun_anew(toy):
         toy("run", 4)
 
 
-def test_curves_that_cannot_be_written_end_no_training(toy, monkeypatch, caplog):
-    from accelerate.tracking import TensorBoardTracker
-
+@pytest.mark.parametrize("call", ["log", "start"])
+def test_curves_that_cannot_be_written_end_no_training(toy, monkeypatch, caplog, call):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(TensorBoardTracker, "log", full)
+    owner, name = (TensorBoardTracker, "log") if call == "log" else (Accelerator, "init_trackers")
+    monkeypatch.setattr(owner, name, full)
     toy("run", 20)
     assert caplog.text.count("TensorBoard's file could not be written") == 1
 

@@ -252,7 +252,8 @@ def measure(
     findings = []
     for case, setting in tqdm(list(product(range(cases), settings)), unit="picture", desc=f"{number} people"):
         name = f"{number}-{SETTINGS.index(setting)}-{case:03d}"
-        found = pieces.kept(name, partial(_case, bench, people, number, case, setting, folder / f"{name}.png"))
+        picture = folder / f"{name}.png"
+        found = pieces.kept(name, partial(_case, bench, people, number, case, setting, picture), picture)
         findings += [Finding(**one) for one in found]
     return findings
 

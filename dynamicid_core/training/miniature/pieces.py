@@ -6,23 +6,33 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..data.storage import write_whole
+from ...evaluation.results import told
+from ...files import written_whole
 
 
 class Pieces:
-    """A folder of small files, one for each measurement of these weights."""
+    """A folder of small files, one for each measurement with these files."""
 
-    def __init__(self, folder: Path, weights: Iterable[Path], about: Any) -> None:
-        """weights: the files that are measured. about: what else the measurements depend on; goes into JSON."""
+    def __init__(self, folder: Path, files: Iterable[Path], about: Any) -> None:
+        """files: what is measured, and with what. about: what else counts; goes into JSON."""
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-        for file in sorted(weights):
+        for file in sorted(files):
             digest.update(file.read_bytes())
         self._folder = folder / f"pieces-{digest.hexdigest()[:12]}"
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def kept(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What ``measure`` returned when it was first asked for under this name, as JSON gives it back."""
+    def kept(self, name: str, measure: Callable[[], Any], picture: Path | None = None) -> Any:
+        """What ``measure`` returned when it was first asked for under this name, as JSON gives it back.
+
+        picture: what it leaves beside; without it, it measures anew.
+        """
         file = self._folder / f"{name}.json"
-        if not file.is_file():
-            write_whole(file, json.dumps(measure()).encode())
-        return json.loads(file.read_bytes())
+        if picture is None or picture.is_file():
+            try:
+                return json.loads(file.read_bytes())
+            except (FileNotFoundError, ValueError):  # not there, or cut off by a computer that went off
+                pass
+        found = json.dumps(measure())
+        with told(file), written_whole(file) as unfinished:
+            unfinished.write_text(found, encoding="utf-8")
+        return json.loads(found)

@@ -14,7 +14,7 @@ from ...comfy_host.differentiable import DenoisingModel
 from ...saa import SaaSettings
 from .. import stages
 from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
-from ..data.shards import SampleIndex
+from ..data.shards import INDEX, SampleIndex
 from ..loop import train
 from ..order import ShardSource
 from ..states import States
@@ -267,8 +267,9 @@ def measure_all(kitchen: Kitchen) -> None:
 
     folder, effort = kitchen.out / "measured", kitchen.effort
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    packed = (kitchen.out / "miniature").glob("*.safetensors")
-    pieces = Pieces(folder, packed, [effort.unseen, effort.ceiling, effort.few_steps])
+    looking = [*kitchen.pack.glob("*.onnx"), kitchen.data(UNSEEN) / INDEX]
+    files = [*(kitchen.out / "miniature").glob("*.safetensors"), *looking]
+    pieces = Pieces(folder, files, [effort.ceiling, effort.few_steps])
     bench = measure.open_bench(kitchen)
     index = SampleIndex(kitchen.data(UNSEEN))
     of_people = [index.samples(name) for name in index.people]
