@@ -1,5 +1,6 @@
 """From photos to a face: InsightFace, CLIP and the face encoder, on the devices ComfyUI has chosen."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from ..portrait import measure, portrait_square
 from .loading import DynamicID
 from .progress import one_by_one
 
+_log = logging.getLogger(__name__)
 CROPS = ("auto", "portrait", "aligned", "whole picture")
 
 
@@ -127,6 +129,11 @@ class _Subject:
 
 def _subject(photo: Photo, face: DetectedFace, crop: str, analysis: FaceAnalysis, channel_order: str) -> _Subject:
     square = central_square(photo) if crop == "whole picture" else portrait_square(photo, face)
+    if crop == "whole picture" and not _is_inside(face, square):
+        _log.warning(
+            "With the crop whole picture, CLIP sees the middle square of the photo only, and the face is not all in "
+            "it: choose auto, or cut the photo"
+        )
     embedding = analysis.embed(photo, face)
     seen = embedding if channel_order == "bgr" else analysis.embed(photo, face, channel_order)
     return _Subject(
@@ -135,6 +142,11 @@ def _subject(photo: Photo, face: DetectedFace, crop: str, analysis: FaceAnalysis
         embedding=torch.from_numpy(embedding),
         keypoints=measure(photo, face, square),
     )
+
+
+def _is_inside(face: DetectedFace, square: Square) -> bool:
+    corners = square.fractions(face.box.reshape(2, 2))
+    return bool((corners >= 0).all() and (corners <= 1).all())
 
 
 def _previews(photo: Photo, found: ChosenFace, cut: Photo) -> list[Photo]:

@@ -390,3 +390,15 @@ def test_either_half_of_a_low_rank_update_is_missed(tmp_path, released, half):
     torch.save(parts, tmp_path / "a.bin")
     with pytest.raises(InputError, match=rf"1\.to_q_lora\.{half}\.weight"):
         read_checkpoint(tmp_path / "a.bin", ADAPTER)
+
+
+def test_an_adapter_saved_on_a_gpu_is_read_without_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save(torch.load(RELEASED, weights_only=True), tmp_path / "a.bin")
+    assert read_checkpoint(tmp_path / "a.bin", ADAPTER).variant == checkpoint.DYNAMICID
+
+
+@pytest.mark.parametrize("variant", [checkpoint.FACEID_PLUS, checkpoint.FACEID_PLUS_V2])
+def test_faceid_plus_learned_from_aligned_faces_in_insightfaces_own_channels(variant):
+    assert (variant.crop, variant.embedding_channel_order) == ("aligned", "bgr")

@@ -101,3 +101,14 @@ def test_people_who_are_not_recognised_are_not_said_to_have_swapped_places():
 
 def test_a_missing_person_counts_as_no_similarity():
     assert compare([found(0)], [like(BEN)], [ANNA, BEN]).mean_similarity == pytest.approx(0.4)
+
+
+def test_two_people_at_one_place_cannot_be_swapped():
+    at = (30.0, 5.0)
+    assert compare([found(0), found(50)], [like(ANNA), like(BEN)], [ANNA, BEN], places=[at, at]).warnings == []
+
+
+def test_the_table_marks_who_each_face_is():
+    seen = [like(CARL), like(ANNA), like(BEN)]
+    table = compare([found(0), found(20), found(40)], seen, [ANNA, BEN, CARL]).table()
+    assert [line.split()[2:].index("0.800*") for line in table.splitlines()[1:4]] == [2, 0, 1]

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dynamicid_core import files
 from dynamicid_core.errors import InputError
 from dynamicid_core.face import Face, average_faces, load_face, mix_faces, save_face
 
@@ -273,3 +274,30 @@ def test_a_name_with_half_an_emoji_is_refused_in_words_that_can_be_printed(tmp_p
     with pytest.raises(InputError, match=r"a\\ud83d.* cannot be a file name") as refused:
         save_face(make_face(), tmp_path, "a\ud83d")
     str(refused.value).encode("utf-8")
+
+
+def test_a_mix_by_attention_is_not_mixed_by_tokens_which_would_lose_its_weights():
+    both = mix_faces([make_face(1), make_face(2)], [0.5, 0.5], "attention")
+    with pytest.raises(InputError, match="cannot be mixed"):
+        mix_faces([both, both], [1, 1], "tokens")
+
+
+def test_a_name_that_was_given_with_its_ending_gets_no_other(tmp_path):
+    assert save_face(make_face(), tmp_path, " anna.safetensors ").name == "anna.safetensors"
+
+
+@pytest.mark.parametrize("name", ["com1", "LPT9", "nul.txt"])
+def test_a_name_that_windows_keeps_for_itself_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be a file name"):
+        save_face(make_face(), tmp_path, name)
+
+
+def test_of_what_could_not_be_written_nothing_is_left(tmp_path):
+    def half():
+        with files.written_whole(tmp_path / "a") as unfinished:
+            unfinished.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        half()
+    assert list(tmp_path.iterdir()) == []

@@ -137,3 +137,18 @@ def test_a_face_too_small_to_know_a_person_by_is_taken_with_a_warning(analysis, 
     chosen = analysis.choose(small, "largest", 0).chosen
     assert chosen.box[2] - chosen.box[0] < 40
     assert "pixels wide: too few to know a person well by" in caplog.text
+
+
+@needs_pack
+def test_every_detection_size_down_to_the_smallest_is_tried(monkeypatch):
+    analysis, tried = open_pack(PACK, "CPU", 640), []
+    monkeypatch.setattr(analysis, "_detect_at", lambda photo, size: tried.append(size) or [])
+    with pytest.raises(InputError, match="Tried detection at 640, 320, 160 pixels"):
+        analysis.choose(photos.coffee(), "largest", 0)
+    assert tried == [640, 320, 160]
+
+
+@needs_pack
+def test_the_detection_size_asked_for_comes_first():
+    with pytest.raises(InputError, match="Tried detection at 320, 160 pixels"):
+        open_pack(PACK, "CPU", 320).choose(photos.coffee(), "largest", 0)

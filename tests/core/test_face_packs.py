@@ -145,3 +145,54 @@ def test_of_two_models_for_one_task_the_known_one_is_taken(tmp_path, caplog):
         analysis = open_pack(tmp_path, "CPU")
     assert analysis.recognition in face_packs.PACK_OF
     assert "a_copy.onnx is left out: the pack has a model for recognition already" in caplog.text
+
+
+def test_a_pack_behind_a_link_is_found(tmp_path):
+    (tmp_path / "disk" / "buffalo_l").mkdir(parents=True)
+    (tmp_path / "disk" / "buffalo_l" / "det.onnx").touch()
+    (tmp_path / "models").mkdir()
+    try:
+        (tmp_path / "models" / "buffalo_l").symlink_to(tmp_path / "disk" / "buffalo_l", target_is_directory=True)
+    except OSError as error:  # Windows wants a right for it
+        pytest.skip(f"no links can be made here: {error}")
+    assert list(find_packs([tmp_path / "models"])) == ["buffalo_l"]
+
+
+def test_two_packs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for place in ("a/pack", "b/pack"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "det.onnx").touch()
+    assert find_packs([tmp_path]) == {"pack": tmp_path / "a" / "pack", "b/pack": tmp_path / "b" / "pack"}
+
+
+@needs_pack
+def test_a_face_below_the_threshold_does_not_count():
+    assert len(open_pack(PACK, "CPU").detect(photos.astronaut())) == 1
+    assert open_pack(PACK, "CPU", threshold=0.99).detect(photos.astronaut()) == []
+
+
+@needs_pack
+def test_models_are_opened_with_the_provider_asked_for(monkeypatch):
+    asked, get_model = [], face_packs._import_insightface()
+
+    def listening(file, **given):
+        asked.append(given["providers"])
+        return get_model(file, **given)
+
+    monkeypatch.setattr(face_packs, "_import_insightface", lambda: listening)
+    open_pack(PACK, "CPU")
+    assert asked == [["CPUExecutionProvider"]] * len(list(Path(PACK).glob("*.onnx")))
+
+
+@pytest.mark.parametrize("asked", ["auto", "CUDA"])
+def test_cuda_is_taken_where_there_is_one(monkeypatch, asked):
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    assert choose_providers(asked) == both
+
+
+def test_nothing_is_said_of_a_cpu_that_nobody_asked_to_be_more(caplog):
+    choose_providers("auto")
+    assert not caplog.text

@@ -58,3 +58,8 @@ def test_points_become_fractions_of_the_square():
     square = central_square(np.zeros((100, 200, 3), np.uint8))
     assert (square.left, square.top, square.side) == (50, 0, 100)
     assert square.fractions(np.array([[50, 0], [150, 100]], np.float32)).tolist() == [[0, 0], [1, 1]]
+
+
+def test_a_square_around_a_box_goes_by_its_longer_side():
+    box = np.array([200, 200, 240, 260], np.float32)
+    assert square_around(np.zeros((500, 500, 3), np.uint8), box, 2.0).side == 120

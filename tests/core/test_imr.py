@@ -64,3 +64,8 @@ def test_keypoint_features_match_the_released_encoder():
     with torch.no_grad():
         out = encoder.eval()(tensors["in.x"])
     torch.testing.assert_close(out, tensors["out_reshaped"], atol=1e-4, rtol=0)
+
+
+def test_the_released_size_has_sixteen_attention_heads():
+    """No tensor tells; the golden ones are small."""
+    assert ImrSizes(768, 1536, 1024, 4, 4096, 4, 4).heads == 16

@@ -69,3 +69,12 @@ def test_the_largest_faces_are_those_of_the_largest_area():
 def test_a_head_has_more_room_above_the_brow_than_below_the_chin():
     (box,) = layouts.from_faces([np.array([100, 100, 140, 140], np.float32)], 400, 400, people=1)
     assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx((86 / 400, 80 / 400, 154 / 400, 150 / 400))
+
+
+def test_rows_leave_room_above_the_heads():
+    assert layouts.head_and_shoulder_rows(2)[0] == Box(0, 0.1, 0.5, 1)
+
+
+def test_a_head_in_a_wide_picture_is_as_wide_as_high_in_pixels():
+    (box,) = layouts.from_faces([np.array([100, 100, 140, 140], np.float32)], 200, 400, people=1)
+    assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx((86 / 400, 80 / 200, 154 / 400, 150 / 200))

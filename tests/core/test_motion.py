@@ -249,3 +249,37 @@ def test_keypoints_whose_head_is_damaged_are_lifted_anew(tmp_path):
         metadata = file.metadata()
     save_file({**tensors, "head_individual": torch.zeros(68, 3)}, path, metadata=metadata)
     assert edit_motion(load_keypoints(path), yaw=5.0).points.isfinite().all()
+
+
+def test_an_open_mouth_leaves_the_eyes_where_they_were():
+    start = keypoints(individual=0.0)
+    moved = edit_motion(start, features=Features(mouth_open=1.0)).points - start.points
+    assert moved[points_of("left eye") + points_of("right eye")].abs().max() < 0.2 * CELL
+
+
+def test_a_head_is_not_turned_beyond_what_can_be_drawn(caplog):
+    start = Keypoints(seen(pitch=40.0), pose=torch.tensor([40.0, 0.0, 0.0]))
+    assert edit_motion(start, pitch=60.0).pose.tolist() == [75, 0, 0]
+    assert caplog.text
+
+
+def test_nothing_is_said_of_a_turn_that_can_be_drawn(caplog):
+    edit_motion(keypoints(), yaw=10.0)
+    assert not caplog.text
+
+
+def test_closing_a_mouth_that_is_nearly_closed_does_not_open_it():
+    tight = keypoints(individual=0.0).points.clone()
+    lips = points_of("mouth inner")
+    tight[lips, 1] = tight[lips, 1].mean() + 0.3 * (tight[lips, 1] - tight[lips, 1].mean())
+    closed = edit_motion(Keypoints(tight), features=Features(mouth_open=-1.0)).points
+    assert (closed - tight).abs().max() < 0.1 * CELL
+
+
+@pytest.mark.parametrize(("preset", "way"), [("happy", -1), ("sad", 1)])
+def test_the_corners_of_the_mouth_go_up_when_happy_and_down_when_sad(preset, way):
+    start = keypoints(individual=0.0)
+    mouth = points_of("mouth outer")
+    corners = [mouth[int(pick(start.points[mouth, 0]))] for pick in (torch.argmin, torch.argmax)]
+    down = (edit_motion(start, preset).points - start.points)[corners, 1]
+    assert (way * down > 0.5 * CELL).all()

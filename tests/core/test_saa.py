@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -269,3 +270,20 @@ def test_a_person_with_a_soft_mask_stays_out_of_another_ones_box():
     difference = (painted(values) - painted(changed)).abs().amax(dim=-1)[0]
     assert difference[[0, 2]].min() > 0.1
     assert difference[[1, 3]].max() < 1e-6
+
+
+def test_what_a_gate_shows_of_a_soft_mask_is_as_soft():
+    query, keys = torch.randn(1, 4, 16), torch.randn(1, 4, 16)
+    identity = saa.project_tokens(keys, keys, 2, torch.float32)
+
+    def gates(mask):
+        return saa.person_gates(query, identity, 0.0, layout_on_grid([from_mask(mask)], [4], 2, 2, boost=0), [4])
+
+    half, whole = gates(torch.tensor([[1.0, 0.5], [0.5, 0.5]])), gates(torch.ones(2, 2))
+    torch.testing.assert_close(half[0, 0, 1:], whole[0, 0, 1:] / 2)
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("mps", torch.float32), ("cuda", torch.float16)])
+def test_apples_devices_attend_in_float32_since_half_precision_overflows_there(device, wanted):
+    query = SimpleNamespace(device=torch.device(device), dtype=torch.float16)
+    assert saa.attention_dtype(query) == wanted

@@ -260,3 +260,17 @@ def test_an_interrupted_sampling_is_not_shown(dynamicid, monkeypatch):
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(*patched, seed=3, callback=interrupt)
     assert torch.equal(look(patched, latent + 0.5)[0], before)
+
+
+def test_each_picture_and_each_person_has_a_map_of_its_own(monkeypatch):
+    maps = torch.zeros(2, 2, 4, 8)
+    maps[1, 1] = 1
+    monkeypatch.setattr(core("comfy_host.inspection"), "activation_maps", lambda *_: {"all": maps})
+    image = torch.zeros(2, 64, 128, 3)
+    sheets = run("DynamicIDActivationMap", model=None, latent={"samples": None}, image=image)[0]
+    red = sheets[..., 0].unflatten(1, (2, 64))[:, :, 40:].mean(dim=(2, 3))  # below the titles
+    assert (red > 0.3).tolist() == [[False, False], [False, True]]
+
+
+def test_maps_are_called_by_the_half_of_the_unet_they_are_of():
+    assert core("comfy_host.inspection").GROUPS == {"input": "down", "middle": "middle", "output": "up"}

@@ -1,12 +1,14 @@
 """Compare Faces, on photographs of real people."""
 
+import sys
+
 import comfy.model_management
 import comfy.utils
 import numpy as np
 import pytest
 
 from tests import photos
-from tests.host.rig import core, faces, run, tiny_clip_vision
+from tests.host.rig import core, faces, node, run, tiny_clip_vision
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,19 @@ def test_placements_of_nobody_are_not_replaced_by_the_faces(face_analysis, famil
     given = {"image": photos.image(photos.group_of_six()), "face_analysis": face_analysis, "placements": nobody}
     with pytest.raises(ValueError, match="nobody to compare with"):
         run("DynamicIDCompareFaces", face_1=family["face_1"], **given)
+
+
+def test_a_place_in_a_wide_picture_is_the_middle_of_its_region():
+    box = core("regions").PixelBox(100, 0, 100, 100)
+    place = sys.modules[node("DynamicIDCompareFaces").__module__]._place
+    assert place(box, np.zeros((100, 400, 3), np.uint8)) == (150, 50)
+
+
+def test_a_batch_is_told_whole(family, face_analysis):
+    """The mean over its pictures, and a table of each."""
+    group, one = photos.group_of_six(), dict(list(family.items())[:1])
+    both = photos.image(group, np.zeros_like(group))
+    _, similarity, table = run("DynamicIDCompareFaces", image=both, face_analysis=face_analysis, **one)
+    assert similarity == pytest.approx(0.5, abs=0.01)
+    assert "1.000*" in table or "0.999*" in table
+    assert "No face was found" in table

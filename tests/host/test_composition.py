@@ -8,7 +8,22 @@ import torch
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-from tests.host.rig import CFG, TENSORS, OneCall, apply, core, eps, faces, prompts, run, sample, tiny_unet
+from tests.host.rig import (
+    CFG,
+    LEFT,
+    RIGHT,
+    TENSORS,
+    OneCall,
+    apply,
+    core,
+    eps,
+    faces,
+    place,
+    prompts,
+    run,
+    sample,
+    tiny_unet,
+)
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 BLOCKS = [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", i) for i in range(3, 12)]
@@ -305,3 +320,34 @@ def test_swapped_prompts_are_told(dynamicid):
     model, positive, negative = apply(dynamicid, faces(1)[0])
     with pytest.raises(ValueError, match="negative input has the positive output of Apply DynamicID"):
         sample(model, negative, positive)
+
+
+def test_the_faces_wait_for_start_percent(dynamicid):
+    """The moment asked for is at 0.498 of the schedule."""
+    face = faces(1)[0]
+    before, after, always = (eps(*apply(dynamicid, face, start_percent=start), LATENT) for start in (0.6, 0.4, 0.0))
+    assert torch.equal(after, always)
+    assert not torch.equal(before, always)
+
+
+def test_attention_that_another_pack_puts_into_the_options_acts_in_the_same_layers(dynamicid):
+    counts = []
+    for model, *prompted in ((tiny_unet(), *prompts()), apply(dynamicid, faces(1)[0])):
+        seen = []
+
+        def other_pack(attention, *given, seen=seen, **named):
+            seen.append(1)
+            return attention(*given, **named)
+
+        listening = model.clone()
+        listening.model_options["transformer_options"]["optimized_attention_override"] = other_pack
+        eps(listening, *prompted, LATENT)
+        counts.append(len(seen))
+    takes_options = core("comfy_host.identity_patch")._TAKES_OPTIONS  # hosts before 0.3.60 have no such overrides
+    assert counts[0] == counts[1] == (32 if takes_options else 0)
+
+
+def test_every_placed_face_must_fit_the_adapter(dynamicid):
+    other = core("face").Face(torch.rand(1, 4, 2048), torch.rand(1, 4, 2048), base_model="sdxl")
+    with pytest.raises(ValueError, match="encoded for sdxl"):
+        apply(dynamicid, place(LEFT, RIGHT, people=[faces(1)[0], other]))

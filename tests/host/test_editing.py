@@ -1,6 +1,7 @@
 """Expression and pose: the IMR through the nodes, and everything that can be missing for it."""
 
 import comfy.model_management
+import numpy as np
 import pytest
 import torch
 
@@ -260,3 +261,11 @@ def test_half_an_edit_has_keypoints_and_pose_half_way(edit):
     half = edit(keypoints=driving(), strength=0.5)
     torch.testing.assert_close(half.keypoints, (POINTS[0] + POINTS[1]) / 2)
     assert half.pose.tolist() == [0, 15, 0]
+
+
+def test_an_edited_face_has_the_pose_of_the_keypoints_and_no_portrait_of_before(editor, clip):
+    portrait = np.zeros((256, 256, 3), np.uint8)
+    given = {"dynamicid": editor, "clip": clip, "target_prompt": HAPPY, "keypoints": driving()}
+    edited = run("DynamicIDEditFace", face=make_face(portrait=portrait, pose=None), **given)[0]
+    assert edited.pose.tolist() == [0, 30, 0]
+    assert edited.portrait is None

@@ -1,8 +1,12 @@
 """From photographs to faces, by real InsightFace, through the nodes."""
 
 import os
+import sys
 from copy import copy
+from pathlib import Path
 
+import comfy.utils
+import folder_paths
 import numpy as np
 import pytest
 import torch
@@ -202,3 +206,38 @@ def test_a_face_file_that_was_written_over_is_loaded_again(encode, models):
     assert load.fingerprint_inputs(name=files[0]) == before
     os.replace(other, path)
     assert load.fingerprint_inputs(name=files[0]) != before
+
+
+def test_the_node_passes_the_detection_threshold_on(face_analysis):
+    strict = run("DynamicIDFaceAnalysisLoader", pack="vectron", provider="CPU", detection_threshold=0.95)[0]
+    assert len(face_analysis.detect(photos.astronaut())) == 1
+    assert strict.detect(photos.astronaut()) == []
+
+
+def test_packs_to_download_stand_behind_those_that_are_there(face_analysis):
+    (pack, *_) = node("DynamicIDFaceAnalysisLoader").define_schema().inputs
+    assert pack.options == ["vectron", "buffalo_l", "antelopev2", "buffalo_s"]
+    assert pack.default == "buffalo_l"
+
+
+@pytest.mark.parametrize("name", ["ip-adapter-faceid-plusv2_sd15.bin", "faceid_plus_v2.bin", "FaceID-Plus-V2.bin"])
+def test_a_second_version_is_known_by_any_spelling_of_its_name(name):
+    undecided = sys.modules[node("DynamicIDLoader").__module__]._undecided
+    folder = Path(folder_paths.get_folder_paths("ipadapter")[0])
+    assert undecided(folder / name).shortcut
+    assert not undecided(folder / "faceid-plus.bin").shortcut
+
+
+def test_a_face_outside_the_square_that_clip_sees_of_a_whole_picture_is_told(encode, caplog):
+    photo = photos.astronaut()
+    encode(photo, crop="whole picture")
+    assert "middle square" not in caplog.text
+    encode(np.pad(photo, ((0, 0), (0, 512), (0, 0))), crop="whole picture")
+    assert "CLIP sees the middle square of the photo only" in caplog.text
+
+
+def test_several_photos_show_how_many_are_done(encode, monkeypatch):
+    done = []
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update", lambda bar, value: done.append((value, bar.total)))
+    encode(photos.astronaut(), photos.astronaut())
+    assert done == [(1, 2)] * 2

@@ -1,10 +1,11 @@
 """Keypoints from real photographs, and by sliders, through the nodes."""
 
+import numpy as np
 import pytest
 import torch
 
 from tests import photos
-from tests.host.rig import core, photo_adapter, run, tiny_clip_vision
+from tests.host.rig import core, driving, make_face, photo_adapter, run, tiny_clip_vision
 
 FLAT = {"yaw": 0.0, "pitch": 0.0, "roll": 0.0}
 
@@ -141,3 +142,19 @@ def test_values_out_of_range_are_refused(astronaut, inputs, message):
 def test_a_missing_keypoints_file_says_where_was_looked():
     with pytest.raises(ValueError, match=r'no file "none\.safetensors"\. Looked in .*keypoints'):
         run("DynamicIDLoadKeypoints", name="none")
+
+
+def test_connected_keypoints_go_before_those_of_the_face():
+    both = run("DynamicIDPoseKeypoints", keypoints=driving(), face=make_face())[0]
+    assert torch.equal(both.points, driving().points)
+
+
+def test_the_preview_of_a_face_shows_its_portrait():
+    portrait = np.full((256, 256, 3), 200, np.uint8)
+    _, preview, _ = run("DynamicIDPoseKeypoints", face=make_face(portrait=portrait), yaw=40.0)
+    assert preview[0, :4].mean() > 0.7
+
+
+def test_a_face_without_a_face_prompt_is_posed():
+    posed = run("DynamicIDPoseKeypoints", face=make_face(face_prompt=None), yaw=10.0)[0]
+    assert posed.points.shape == (106, 2)

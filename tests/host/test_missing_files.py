@@ -1,12 +1,13 @@
 """Lists of files: what a person without files is told, before anything runs."""
 
 import asyncio
+import os
 
 import execution
 import folder_paths
 import pytest
 
-from tests.host.rig import node, run
+from tests.host.rig import core, node, run
 
 LISTS = [
     ("DynamicIDLoadFace", "name", ("dynamicid_faces",), "Encode Face and Save Face make one"),
@@ -56,3 +57,11 @@ def test_a_missing_part_of_an_adapter_is_not_blamed_on_the_adapter(part, dynamic
     assert not any(one.startswith("adapter") for one in told("DynamicIDLoader", **given))
     with pytest.raises(ValueError, match=r'There is no file "nothing\.bin"\. Looked in '):
         run("DynamicIDLoader", **given)
+
+
+def test_folders_and_endings_that_others_have_named_stay(monkeypatch):
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "insightface", (["/elsewhere"], {".bin"}))
+    core("comfy_host.folders").register_model_folders()
+    folders, known = folder_paths.folder_names_and_paths["insightface"]
+    assert folders == ["/elsewhere", os.path.join(folder_paths.models_dir, "insightface")]
+    assert known == {".bin", ".onnx"}

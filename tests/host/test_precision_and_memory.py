@@ -165,3 +165,23 @@ def test_no_float64_is_used(dynamicid):
     with NoDouble():
         patched = apply(dynamicid, placements(CASES["1id_box_s2"]), model=model)
         eps(*patched, TENSORS["in.latent.1id_box_s2"])
+
+
+def test_a_weight_that_stays_in_8_bits_is_updated_in_more():
+    """With --fast the host keeps it so while it is used."""
+    chance = torch.Generator().manual_seed(0)
+    weight, up, down = (torch.randn(shape, generator=chance) for shape in ((8, 6), (8, 2), (2, 6)))
+    small = weight.to(torch.float8_e4m3fn)
+    updated = core("comfy_host.patching").UnmergedUpdate(up, down, 0.5)(small)
+    assert updated.dtype == torch.float8_e4m3fn
+    torch.testing.assert_close(updated.float(), small.float() + 0.5 * up @ down, atol=0.05, rtol=0.07)
+
+
+@pytest.mark.parametrize("all_unpatched", [True, False])
+def test_updates_leave_the_device_when_nobody_uses_the_weights_any_more(all_unpatched):
+    module, model = core("comfy_host.patching"), tiny_unet()
+    update = module.UnmergedUpdate(torch.ones(4, 1, device="meta"), torch.ones(1, 4, device="meta"), 1.0)
+    moved = []
+    update.move_to = moved.append
+    module._frees([update])(model, all_unpatched)
+    assert moved == [model.offload_device] * all_unpatched

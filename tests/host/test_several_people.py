@@ -280,3 +280,39 @@ def test_a_batch_of_reference_images_is_refused(dynamicid, face_analysis):
     given = {"layout": "as in the reference image", "reference_image": reference, "face_analysis": face_analysis}
     with pytest.raises(ValueError, match="takes one reference image; found a batch of 2"):
         run("DynamicIDAutoLayout", face_1=faces(1)[0], **given)
+
+
+@pytest.mark.parametrize(
+    ("layout", "arrange"), [("equal columns", "equal_columns"), ("rows", "head_and_shoulder_rows")]
+)
+def test_auto_layout_goes_by_the_sockets_whatever_order_they_come_in(layout, arrange):
+    people = faces(3)
+    placed, _ = run("DynamicIDAutoLayout", layout=layout, face_3=people[2], face_1=people[0], face_2=people[1])
+    assert [one.face for one in placed] == people
+    assert [one.region for one in placed] == getattr(core("layouts"), arrange)(3)
+
+
+def test_places_as_in_a_wide_picture_are_where_its_faces_are(face_analysis):
+    picture = photos.group_of_six()
+    height, width = picture.shape[:2]
+    assert width != height
+    found = sorted(face.centre for face in face_analysis.detect(picture))
+    people = {f"face_{number}": face for number, face in enumerate(faces(3) * 2, start=1)}
+    given = {"reference_image": photos.image(picture), "face_analysis": face_analysis}
+    placed, _ = run("DynamicIDAutoLayout", layout="as in the reference image", **given, **people)
+    for (x, y), one in zip(found, placed, strict=True):
+        assert one.region.x0 < x / width < one.region.x1
+        assert one.region.y0 < y / height < one.region.y1
+
+
+def test_a_bounding_box_in_pixels_is_that_part_of_a_wide_picture():
+    regions = core("regions")
+    placement = core("face").Placement(faces(1)[0], regions.PixelBox(0, 0, 128, 64))
+    people = core("comfy_host.people").People.of([placement], 1.0)
+    assert people.regions_on((16, 32)) == [regions.Box(0, 0, 0.5, 0.5)]
+
+
+def test_an_area_is_that_part_of_a_wide_latent():
+    rows, box = core("comfy_host.rows"), core("regions").Box
+    row = rows.Row(rows.POSITIVE, (4, 8, 2, 16))
+    assert rows.Forward((row,), 0.0, (8, 32)).views() == (box(0.5, 0.25, 0.75, 0.75),)

@@ -1,0 +1,73 @@
+"""Pictures to look at show things where they are, in the colour of whose they are."""
+
+import numpy as np
+import pytest
+import torch
+
+from dynamicid_core import drawing
+from dynamicid_core.comparison import compare
+from dynamicid_core.face_analysis import DetectedFace
+from dynamicid_core.keypoints import COUNT, Keypoints
+from dynamicid_core.regions import Box
+from tests.core.test_comparison import ANNA, BEN, like
+
+WIDE = np.zeros((100, 400, 3), np.uint8)
+
+
+def face(x0, y0, x1, y1):
+    box = np.array([x0, y0, x1, y1], np.float32)
+    middle = np.array([[(x0 + x1) / 2, (y0 + y1) / 2]], np.float32)
+    return DetectedFace(box, 0.9, np.repeat(middle, 5, axis=0))
+
+
+def has(picture, x, y, colour):
+    """Whether a colour is within two pixels of a place."""
+    near = picture[max(0, round(y) - 2) : round(y) + 3, max(0, round(x) - 2) : round(x) + 3].astype(int)
+    return bool((np.abs(near - np.array(colour)).max(axis=-1) < 40).any())
+
+
+def test_boxes_are_around_the_faces_of_a_wide_photo_and_the_chosen_one_stands_out():
+    other, chosen = face(40, 40, 80, 80), face(200, 20, 260, 80)
+    shown = drawing.draw_faces(WIDE, [other, chosen], chosen)
+    size = drawing.PREVIEW_SIZE
+    scale, top = size / 400, (size - size // 4) // 2
+    assert shown.shape == (size, size, 3)
+    for one, colour in ((other, drawing._OTHER), (chosen, drawing._CHOSEN)):
+        assert has(shown, one.box[2] * scale, top + one.centre[1] * scale, colour)
+    assert has(shown, chosen.centre[0] * scale, top + chosen.centre[1] * scale, drawing._POINT)
+
+
+def test_places_of_a_layout_are_where_they_will_be_in_a_wide_picture():
+    shown = drawing.draw_layout([Box(0, 0, 0.25, 1), Box(0.5, 0.5, 1, 1)], WIDE)
+    assert has(shown, 99, 60, drawing.person_colour(0))
+    assert has(shown, 380, 51, drawing.person_colour(1))
+    assert not shown[20, 350].any()
+
+
+def test_a_face_is_boxed_in_the_colour_of_the_person_it_is():
+    photo = np.zeros((200, 400, 3), np.uint8)
+    faces = [face(20, 80, 80, 180), face(220, 80, 280, 180)]
+    shown = drawing.draw_comparison(photo, compare(faces, [like(BEN), like(ANNA)], [ANNA, BEN]))
+    assert has(shown, 20, 150, drawing.person_colour(1))
+    assert has(shown, 220, 150, drawing.person_colour(0))
+
+
+def test_a_face_of_nobody_is_grey():
+    nobody = np.zeros(512, np.float32)
+    nobody[500] = 1
+    photo = np.zeros((200, 400, 3), np.uint8)
+    faces = [face(20, 80, 80, 180), face(220, 80, 280, 180)]
+    shown = drawing.draw_comparison(photo, compare(faces, [nobody, like(ANNA)], [ANNA]))
+    assert has(shown, 20, 150, drawing._STRANGER)
+    assert has(shown, 220, 150, drawing.person_colour(0))
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_keypoints_are_drawn_where_they_are_with_lines_from_where_they_were(earlier):
+    now, before = torch.full((COUNT, 2), 0.5), torch.full((COUNT, 2), 0.5)
+    now[0], before[0] = torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.25])
+    shown = drawing.draw_keypoints(Keypoints(now), Keypoints(before) if earlier else None)
+    size = drawing.PREVIEW_SIZE
+    assert has(shown, 3 * size / 4, size / 4, drawing._CHOSEN)
+    assert has(shown, size / 4 + 20, size / 4, drawing._OTHER) == earlier
+    assert not has(shown, size / 4, size / 4, drawing._CHOSEN)
