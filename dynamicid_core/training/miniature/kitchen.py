@@ -33,7 +33,7 @@ class Effort:
     of three, for the base model only. ceiling: pictures of each unseen person by which the ceilings are known.
     painted: pictures of everybody as the photo shows them, and as many edited, that the decoder learns from at last.
     measured: number of people -> pictures measured with each setting; few_steps: pictures measured with each sampler
-    and number of steps. Else steps of the stages.
+    and number of steps. smaller: how many times smaller batches are. Else steps of the stages.
     """
 
     people: tuple[int, int] = (1000, 10)
@@ -56,6 +56,7 @@ class Effort:
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
     few_steps: int = 24
+    smaller: int = 1
 
     def share(self, of: float) -> "Effort":
         """As much of all that is learned, with 4 people and one step at least; what is measured stays, and with it the

@@ -68,7 +68,7 @@ def train_autoencoder(kitchen: Kitchen) -> None:
         log_every=20, save_every=400, sample_every=400,
     )  # fmt: skip
     source, first = kitchen.source(PEOPLE, 0.5, 0.5), kitchen.first(miniature.VAE_FILE)
-    _run(lambda timed: AutoencoderStage(source, timed, first), config, kitchen.cpu)
+    _run(lambda timed: AutoencoderStage(source, timed, first), config, kitchen)
 
 
 def train_decoder(kitchen: Kitchen) -> None:
@@ -84,7 +84,7 @@ def train_decoder(kitchen: Kitchen) -> None:
         perception = open_perception(kitchen.pack, encoders.device)
         return DecoderStage(encoders, kitchen.source(PEOPLE, 0, 0), timed, perception, vae)
 
-    _run(stage, config, kitchen.cpu)
+    _run(stage, config, kitchen)
 
 
 def train_contrast(kitchen: Kitchen) -> None:
@@ -94,7 +94,7 @@ def train_contrast(kitchen: Kitchen) -> None:
         steps=kitchen.effort.contrast, batch_size=64, learning_rate=5e-4, weight_decay=0.05, ema_decay=0.99,
         log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: ContrastStage(kitchen.source(PEOPLE, 0.8, 0.8), timed), config, kitchen.cpu)
+    _run(lambda timed: ContrastStage(kitchen.source(PEOPLE, 0.8, 0.8), timed), config, kitchen)
 
 
 def train_judge(kitchen: Kitchen) -> None:
@@ -104,7 +104,7 @@ def train_judge(kitchen: Kitchen) -> None:
         steps=kitchen.effort.judge, batch_size=32, learning_rate=1e-3, weight_decay=0.05,
         ema_decay=0.0, log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: JudgeStage(kitchen.source(OTHERS, 0.5, 0.5), timed), config, kitchen.cpu)
+    _run(lambda timed: JudgeStage(kitchen.source(OTHERS, 0.5, 0.5), timed), config, kitchen)
 
 
 def train_denoising(kitchen: Kitchen) -> None:
@@ -124,7 +124,7 @@ def train_denoising(kitchen: Kitchen) -> None:
             initialise(model.model.diffusion_model, timed.seed)
         return DenoisingStage(denoising_model(model), kitchen.encoders(), source, scenes, timed)
 
-    _run(stage, config, kitchen.cpu)
+    _run(stage, config, kitchen)
 
 
 def train_recogniser(kitchen: Kitchen) -> None:
@@ -134,7 +134,7 @@ def train_recogniser(kitchen: Kitchen) -> None:
         steps=kitchen.effort.recogniser, batch_size=64, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.9,
         log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: RecogniserStage(kitchen.encoders(), kitchen.source(PEOPLE, 0, 0), timed), config, kitchen.cpu)
+    _run(lambda timed: RecogniserStage(kitchen.encoders(), kitchen.source(PEOPLE, 0, 0), timed), config, kitchen)
 
 
 def train_adapter(kitchen: Kitchen) -> None:
@@ -152,7 +152,7 @@ def train_adapter(kitchen: Kitchen) -> None:
         denoiser, looking_on = kitchen.denoiser("denoising"), kitchen.recogniser()
         return RecognisedAnchorStage(denoiser, kitchen.encoders(), source, timed, looking_on)
 
-    _run(stage, config, kitchen.cpu)
+    _run(stage, config, kitchen)
 
 
 def train_together(kitchen: Kitchen) -> None:
@@ -172,7 +172,7 @@ def train_together(kitchen: Kitchen) -> None:
         anchoring = PlacedAnchorStage(denoiser, encoders, people, timed, kitchen.recogniser())
         return TogetherStage(denoiser, _alone(kitchen, denoiser, encoders, timed), anchoring)
 
-    _run(stage, config, kitchen.cpu)
+    _run(stage, config, kitchen)
 
 
 def train_editor(kitchen: Kitchen) -> None:
@@ -191,7 +191,7 @@ def train_editor(kitchen: Kitchen) -> None:
         source = kitchen.source(PEOPLE, _TOLD, 0.0)
         return EditorStage(kitchen.denoiser("together"), kitchen.encoders(), source, timed)
 
-    _run(stage, config, kitchen.cpu)
+    _run(stage, config, kitchen)
 
 
 def train_likeness(kitchen: Kitchen) -> None:
@@ -229,7 +229,7 @@ def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: 
         keep_self_attention(denoiser.network, likeness.network.adapter)
         return together
 
-    _run(stage, config, kitchen.cpu)
+    _run(stage, config, kitchen)
 
 
 def finish(kitchen: Kitchen) -> None:
@@ -254,7 +254,7 @@ def finish(kitchen: Kitchen) -> None:
         source, vae = kitchen.source(PEOPLE, 0, 0), kitchen.weights("decoder", miniature.VAE_FILE)
         return FinishingStage(encoders, source, timed, perception, vae, pictures, known)
 
-    _run(stage, config, kitchen.cpu)
+    _run(stage, config, kitchen)
     _once(lambda kitchen: pack_file(kitchen, miniature.VAE_FILE, "finishing"), kitchen)
 
 
@@ -339,7 +339,7 @@ def _once(stage: Callable[[Kitchen], None], kitchen: Kitchen) -> None:
     state.wait_for_everyone()
 
 
-def _run(stage: Callable[[Any], Any], config: LoopConfig, cpu: bool) -> None:
+def _run(stage: Callable[[Any], Any], config: LoopConfig, kitchen: Kitchen) -> None:
     """Trains what ``stage`` makes of the settings, with the learning rate rising at first and falling at last.
 
     Several processes (accelerate launch) share each batch.
@@ -351,10 +351,10 @@ def _run(stage: Callable[[Any], Any], config: LoopConfig, cpu: bool) -> None:
         config,
         warmup_steps=min(100, steps // 10),
         cooldown_steps=steps * 3 // 5,
-        batch_size=max(1, config.batch_size // PartialState().num_processes),
+        batch_size=max(1, config.batch_size // kitchen.effort.smaller // PartialState().num_processes),
     )
     if States(Path(config.output), config.keep).last_step() < steps:
-        train(stage(config), config, cpu)
+        train(stage(config), config, kitchen.cpu)
 
 
 def _alone(
