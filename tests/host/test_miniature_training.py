@@ -13,7 +13,7 @@ from dynamicid_core.regions import Box
 from dynamicid_core.training.__main__ import main
 from dynamicid_core.training.anchoring import Anchoring
 from dynamicid_core.training.config import LoopConfig
-from dynamicid_core.training.miniature import captions, framing, judge, measure, pieces, recipe, recogniser, report
+from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser, report
 from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
 from dynamicid_core.training.miniature.contrast import ContrastStage
@@ -46,38 +46,6 @@ def test_a_finished_recipe_makes_nothing_again(kitchen):
     before = {file: file.stat().st_mtime_ns for file in files}
     recipe.cook(kitchen, [name for name in recipe.STAGES if name != "measure"])
     assert {file: file.stat().st_mtime_ns for file in files} == before
-
-
-@pytest.mark.slow_in_oldest
-def test_measuring_leaves_tables_and_pictures_to_look_at(kitchen, monkeypatch):
-    recipe.cook(kitchen, ["measure"])
-    folder = kitchen.out / "measured"
-    text = (folder / "tables.md").read_text(encoding="utf-8")
-    assert [setting.label for setting in measure.SETTINGS if setting.label not in text] == []
-    assert {file.name for file in folder.iterdir()} >= {"figures.json", "steps.png", "people_1.jpg", "people_2.jpg"}
-    monkeypatch.setattr(measure.Bench, "picture", lambda *_: pytest.fail("painted again"))
-    (folder / "tables.md").unlink()
-    recipe.cook(kitchen, ["measure"])
-    assert (folder / "tables.md").read_text(encoding="utf-8") == text
-
-
-def test_a_measurement_is_kept_for_the_weights_that_were_measured(tmp_path):
-    weights = tmp_path / "unet.safetensors"
-    weights.write_bytes(b"trained")
-    asked = []
-
-    def kept(about):
-        return pieces.Pieces(tmp_path, [weights], about).kept("1-0-000", lambda: asked.append(1) or {"own": 0.1 + 0.2})
-
-    assert kept([60, 8]) == kept([60, 8]) == {"own": 0.1 + 0.2}
-    assert len(asked) == 1
-    kept([60, 9])
-    weights.write_bytes(b"trained on")
-    kept([60, 8])
-    assert len(asked) == 3
-    for file in tmp_path.rglob("1-0-000.json"):
-        file.write_bytes(b"")  # of a computer that went off
-    assert kept([60, 8]) == {"own": 0.1 + 0.2}
 
 
 def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_from(kitchen):
@@ -383,23 +351,6 @@ def test_scaling_latents_changes_nothing_of_what_comes_back():
         torch.testing.assert_close(mean.std((0, 2, 3)), torch.full((mean.shape[1],), LATENT_STD), atol=1e-3, rtol=0)
         torch.testing.assert_close(mean.mean((0, 2, 3)), torch.zeros(mean.shape[1]), atol=1e-3, rtol=0)
         torch.testing.assert_close(network.decode(mean), back, atol=1e-4, rtol=0)
-
-
-def test_auc_is_how_often_one_of_the_first_is_above_one_of_the_second():
-    assert measure.auc([0.9, 0.8], [0.1, 0.2]) == 1
-    assert measure.auc([0.1], [0.9, 0.2]) == 0
-    assert measure.auc([0.5, 0.1], [0.5, 0.3]) == 0.375
-    assert measure.auc([], [0.5]) == 0.5
-
-
-def test_a_picture_in_which_all_people_seem_far_costs_auc_but_not_the_auc_in_a_picture():
-    def found(own, others):
-        return measure.Finding("", 1, own, others, True, True, True, True, True, False)
-
-    told = measure.summary([found(0.9, [0.7, 0.8]), found(0.3, [0.1, 0.2]), found(None, [])])
-    assert told["auc in a picture"] == 1
-    assert told["auc"] == 0.75
-    assert told["found"] == pytest.approx(2 / 3)
 
 
 def test_faces_too_many_are_told_of_several_people_only():
