@@ -39,7 +39,7 @@ def person(bench, file):
 
 
 def measured(bench, people, number, cases, folder, *settings):
-    findings = measure.measure(bench, people, number, cases, settings, folder, Pieces(folder, [], None))
+    findings = measure.measure(bench, people, number, cases, settings, Pieces(folder, [], None))
     return [measure.summary([one for one in findings if one.setting == setting.label]) for setting in settings]
 
 

@@ -245,14 +245,13 @@ def measure(
     number: int,
     cases: int,
     settings: Sequence[Setting],
-    folder: Path,
     pieces: Pieces,
 ) -> list[Finding]:
-    """Findings of ``cases`` pictures of ``number`` people with each setting; the pictures go to the folder."""
+    """Findings of ``cases`` pictures of ``number`` people with each setting; the pictures go beside the pieces."""
     findings = []
     for case, setting in tqdm(list(product(range(cases), settings)), unit="picture", desc=f"{number} people"):
         name = f"{number}-{SETTINGS.index(setting)}-{case:03d}"
-        picture = folder / f"{name}.png"
+        picture = pieces.folder / f"{name}.png"
         found = pieces.kept(name, partial(_case, bench, people, number, case, setting, picture), picture)
         findings += [Finding(**one) for one in found]
     return findings

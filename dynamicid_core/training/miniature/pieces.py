@@ -11,22 +11,22 @@ from ...files import written_whole
 
 
 class Pieces:
-    """A folder of small files, one for each measurement with these files."""
+    """A folder of small files, one for each measurement with these files. folder: also for the pictures measured."""
 
     def __init__(self, folder: Path, files: Iterable[Path], about: Any) -> None:
         """files: what is measured, and with what. about: what else counts; goes into JSON."""
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for file in sorted(files):
             digest.update(file.read_bytes())
-        self._folder = folder / f"pieces-{digest.hexdigest()[:12]}"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder / f"pieces-{digest.hexdigest()[:12]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def kept(self, name: str, measure: Callable[[], Any], picture: Path | None = None) -> Any:
         """What ``measure`` returned when it was first asked for under this name, as JSON gives it back.
 
         picture: what it leaves beside; without it, it measures anew.
         """
-        file = self._folder / f"{name}.json"
+        file = self.folder / f"{name}.json"
         if picture is None or picture.is_file():
             try:
                 return json.loads(file.read_bytes())

@@ -266,7 +266,6 @@ def measure_all(kitchen: Kitchen) -> None:
     from . import measure, report
 
     folder, effort = kitchen.out / "measured", kitchen.effort
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
     looking = [*kitchen.pack.glob("*.onnx"), kitchen.data(UNSEEN) / INDEX]
     files = [*(kitchen.out / "miniature").glob("*.safetensors"), *looking]
     pieces = Pieces(folder, files, [effort.ceiling, effort.few_steps])
@@ -283,7 +282,7 @@ def measure_all(kitchen: Kitchen) -> None:
     findings = [
         finding
         for number, cases in effort.measured.items()
-        for finding in measure.measure(bench, people, number, cases, measure.SETTINGS, folder / "pictures", pieces)
+        for finding in measure.measure(bench, people, number, cases, measure.SETTINGS, pieces)
     ]
     steps = measure.few_steps(bench, people, effort.few_steps, pieces)
     text = report.tables(ceilings, findings, steps, effort.few_steps)
@@ -292,7 +291,7 @@ def measure_all(kitchen: Kitchen) -> None:
     report.draw_steps(steps, folder / "steps.png")
     for number in effort.measured:
         rows = [
-            (setting.label, report.read_pictures(folder / "pictures", number, place, 8 // number))
+            (setting.label, report.read_pictures(pieces.folder, number, place, 8 // number))
             for place, setting in enumerate(measure.SETTINGS)
         ]
         photos = [person.photo for person in people[:8]]
