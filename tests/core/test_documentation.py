@@ -67,6 +67,18 @@ def test_the_readme_explains_every_dependency():
     assert sorted(row[0].strip("`") for row in listed) == sorted(dependencies)
 
 
+def test_the_readme_says_under_which_name_to_keep_a_file_that_downloads_under_another():
+    """ComfyUI's page leaves downloads to the browser, which names a file by the end of its address."""
+    workflows = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "workflows").glob("*.json")]
+    nodes = [node for workflow in workflows for node in workflow["nodes"]]
+    models = [model for node in nodes for model in node["properties"].get("models", [])]
+    downloads = {(model["url"].rsplit("/", 1)[1], model["name"]) for model in models}
+    renamed = [(saved, name) for saved, name in downloads if saved != name]
+    assert renamed
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert [names for names in renamed if "`{}` to `{}`".format(*names) not in readme] == []
+
+
 def test_the_changelog_begins_with_the_version_of_the_project():
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
     assert re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[0] == version
