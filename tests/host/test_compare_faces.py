@@ -6,8 +6,12 @@ import comfy.model_management
 import comfy.utils
 import numpy as np
 import pytest
+from PIL import Image
 
+from dynamicid_core.comfy_host import miniature
+from dynamicid_core.comparison import SAME_PERSON
 from tests import photos
+from tests.documents import help_page, section
 from tests.host.rig import core, faces, node, run, tiny_clip_vision
 
 
@@ -98,6 +102,16 @@ def test_a_stranger_is_not_recognised(face_analysis, family):
     _, similarity, table = compare(face_analysis, photos.astronaut(), {"face_1": family["face_1"]})
     assert similarity < 0.3
     assert "Face 1 is not to be recognised" in table
+
+
+def test_the_two_people_of_the_miniature_count_as_one_which_the_help_pages_say(face_analysis):
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(miniature.FOLDER.glob("photos/*.jpg"))]
+    one, other = (face_analysis.embed(picture, face_analysis.detect(picture)[0]) for picture in pictures)
+    similarity = float(one @ other)
+    assert similarity > SAME_PERSON
+    numbers = section(help_page("DynamicIDCompareFaces"), "How to read the numbers")
+    tips = section(help_page("DynamicIDMiniatureLoader"), "Tips")
+    assert [text for text in (numbers, tips) if f"{similarity:.2f}" not in text or f"{SAME_PERSON}" not in text] == []
 
 
 def test_a_face_without_an_embedding_cannot_be_compared(face_analysis):
