@@ -104,9 +104,9 @@ class LoadMiniature(io.ComfyNode):
             node_id="DynamicIDMiniatureLoader",
             display_name="Load Miniature",
             category=CATEGORY,
-            description="Loads a whole small model that comes with the pack: for trying every node on any computer, "
-            "without model files of your own. Only the InsightFace pack buffalo_s is downloaded. It paints "
-            f"drawn people in pictures of {size} pixels and knows few words.",
+            description="Loads a whole small model that comes with the pack, for trying every node on any computer "
+            "without model files of your own; only the InsightFace pack buffalo_s is downloaded. The model makes "
+            f"pictures of computer-rendered people, {size} pixels, and knows few words.",
             inputs=[],
             outputs=[
                 io.Model.Output(
@@ -149,8 +149,8 @@ class LoadFaceAnalysis(io.ComfyNode):
                     options=packs,
                     default="buffalo_l" if "buffalo_l" in packs else packs[0],
                     tooltip="A pack below models/insightface, at any depth. buffalo_l is what DynamicID was trained "
-                    "with. A pack of InsightFace's that is not there yet is downloaded (some 300 MB; its weights are "
-                    "for non-commercial research).",
+                    "with. A pack of InsightFace's that is not there yet is downloaded (buffalo_s 130 MB, buffalo_l "
+                    "290 MB, antelopev2 360 MB; the weights are for non-commercial research).",
                 ),
                 io.Combo.Input(
                     "provider",

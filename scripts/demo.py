@@ -38,9 +38,9 @@ INSIGHTFACE_NOTE = (
     "their weights are for non-commercial research only."
 )
 MINIATURE_NOTE = (
-    "This is the miniature, a small model of drawn people after a short training: skin, hair and the form of the head\n"
-    "are those of the photo, faces are soft. For pictures like photographs, set COMFYUI_PATH to a ComfyUI with an\n"
-    "SD 1.5 checkpoint in models/checkpoints, CLIP ViT-H in models/clip_vision and DynamicID's SAA file in\n"
+    "This is the miniature, a small model of rendered people after a short training: skin, hair and the form of the\n"
+    "head are those of the photo, faces are soft. For pictures like photographs, set COMFYUI_PATH to a ComfyUI with\n"
+    "an SD 1.5 checkpoint in models/checkpoints, CLIP ViT-H in models/clip_vision and DynamicID's SAA file in\n"
     "models/dynamicid."
 )
 
@@ -80,7 +80,7 @@ TAKES = (
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line, checked as far as they can be before anything is set up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photo", type=Path, metavar="FILE", help="photograph of a person (default: a drawn one)")
+    parser.add_argument("--photo", type=Path, metavar="FILE", help="photograph of a person (default: a rendered one)")
     parser.add_argument("--prompt", metavar="TEXT", help="what the picture shows (default: the workflow's)")
     parser.add_argument("--steps", type=positive, metavar="N", help="sampling steps (default: the workflow's)")
     parser.add_argument("--size", type=picture_size, metavar="WxH", help="size in pixels (default: the workflow's)")

@@ -7,7 +7,7 @@ from repository import ROOT
 from workflow import WorkflowError
 
 PEOPLE = tuple(ROOT / "dynamicid_core" / "data" / "miniature" / "photos" / f"person_{i}.jpg" for i in (1, 2))
-"""Photos of drawn people."""
+"""Photos of rendered people."""
 MINIATURE = "DynamicIDMiniatureLoader"
 # Loaders whose place the miniature takes, and which of its outputs each of theirs becomes.
 REPLACED = {"CheckpointLoaderSimple": (0, 1, 2), "CLIPVisionLoader": (3,), "DynamicIDLoader": (4,)}

@@ -117,8 +117,8 @@ def run(server: HostServer, path: Path, photos: Path) -> tuple[dict[str, Any], d
 
 
 def provide_photos(workflow: dict[str, Any], folder: Path) -> None:
-    """Give every Load Image a drawn person, under the name the workflow has for it, or for masks a part of the picture:
-    the first mask its left half, the next one its right half.
+    """Give every Load Image a rendered person, under the name the workflow has for it, or for masks a part of the
+    picture: the first mask its left half, the next one its right half.
     """
     people, halves = cycle(PHOTOS), cycle(((0, 0, 256, 512), (256, 0, 512, 512)))
     for node in workflow["nodes"]:

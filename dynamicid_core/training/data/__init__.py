@@ -1,1 +1,1 @@
-"""Data sets to train with: photos of people or painted heads in, WebDataset shards out. ComfyUI is not needed."""
+"""Data sets to train with: photos of people or rendered heads in, WebDataset shards out. ComfyUI is not needed."""

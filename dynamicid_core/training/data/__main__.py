@@ -60,7 +60,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    painted = commands.add_parser(_SYNTHESIZE, help="of painted heads, with exact labels")
+    painted = commands.add_parser(_SYNTHESIZE, help="of rendered heads, with exact labels")
     if arguments[:1] == [_SYNTHESIZE]:  # only then, since it needs packages that photos do not need
         command = _synthetic_command()
         command.add_arguments(painted)
