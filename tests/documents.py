@@ -33,6 +33,8 @@ def rows(text):
 
 def shown(value):
     """A default as the help pages write it."""
+    if value == "":
+        return "Empty"
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, (int, float)) else f"`{value}`"
