@@ -22,6 +22,8 @@ def prepare_comfyui(folder: Path | None, cpu: bool = False) -> Path:
     comfyui = Path(given).resolve()
     if not (comfyui / "comfy" / "model_management.py").is_file():
         raise InputError(f"{comfyui} is no ComfyUI: there is no comfy/model_management.py. Give the folder of main.py.")
+    if not cpu and not _has_accelerator():
+        raise InputError("PyTorch finds no GPU that it can compute on. Add --cpu to use the processor, which is slow.")
     sys.path.insert(0, str(comfyui))
     arguments, sys.argv = sys.argv, [sys.argv[0], "--use-pytorch-cross-attention", *(["--cpu"] if cpu else [])]
     try:
@@ -30,3 +32,11 @@ def prepare_comfyui(folder: Path | None, cpu: bool = False) -> Path:
     finally:
         sys.argv = arguments
     return comfyui
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    if hasattr(torch, "accelerator"):  # since 2.6
+        return torch.accelerator.is_available()
+    return torch.cuda.is_available() or torch.backends.mps.is_available()

@@ -1,6 +1,7 @@
 """Face prompts: expression and head pose as the sentence that the released model was trained with."""
 
 import re
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -8,6 +9,20 @@ from .expression import EXPRESSIONS
 
 TURNED = 10.0
 """Degrees from which on a head counts as turned up, down or to a side, as in the released model."""
+
+
+_WORDS = {
+    "neutral": "calm expressionless relaxed serious",
+    "happy": "cheerful delighted glad grin grinning grins joyful laugh laughing laughs smile smiles smiling",
+    "sad": "cries crying sadness sorrowful tearful unhappy weeping",
+    "angry": "anger annoyed enraged furious mad",
+    "fearful": "afraid fear frightened scared terrified",
+    "disgusted": "disgust",
+    "surprised": "amazed astonished shocked startled surprise",
+}
+_EXPRESSION_OF = {word: name for name in EXPRESSIONS for word in (name, *_WORDS[name].split())}
+_NEGATIONS = "no", "not", "without"
+_FILLERS = "a", "an", "any", "that", "the", "too", "very"
 
 
 def face_prompt(expression: str | None, pose: Tensor | None) -> str:
@@ -22,6 +37,10 @@ def face_prompt(expression: str | None, pose: Tensor | None) -> str:
 
 
 def expression_in(prompt: str) -> str | None:
-    """The first of EXPRESSIONS that a prompt names; None if it names none."""
-    words = re.findall(r"[a-z]+", prompt.lower())
-    return next((word for word in words if word in EXPRESSIONS), None)
+    """The first of EXPRESSIONS that a prompt names, in that word or a common one for it; None if it names none.
+
+    A word with "not", "no" or "without" before it is not named.
+    """
+    words = [word for word in re.findall(r"[a-z]+", prompt.lower()) if word not in _FILLERS]
+    named = (_EXPRESSION_OF.get(word) for before, word in pairwise(["", *words]) if before not in _NEGATIONS)
+    return next(filter(None, named), None)

@@ -154,8 +154,9 @@ class EditFace(io.ComfyNode):
                     "target_prompt",
                     default=face_prompt("happy", None),
                     multiline=True,
-                    tooltip="The expression and pose to give, in words. The released model knows sentences such as: a "
-                    "very surprised expression, front view.",
+                    tooltip="The expression and pose to give, in words, such as: in a very surprised expression, in "
+                    "front view. Without keypoints, one of these words moves the face's own: neutral, happy, sad, "
+                    "angry, fearful, disgusted, surprised.",
                 ),
                 io.String.Input(
                     "source_prompt",

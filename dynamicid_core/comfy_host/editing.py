@@ -1,5 +1,6 @@
 """Changing the motion of a face: text encoder, keypoint encoder and IMR on the devices ComfyUI has chosen."""
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from ..checkpoint import base_model_name
 from ..errors import InputError
+from ..expression import EXPRESSIONS
 from ..face import Face
 from ..face_prompt import expression_in, face_prompt
 from ..keypoints import Keypoints, encoder_input
 from ..motion import edit_motion
 from .loading import DynamicID
+
+_log = logging.getLogger(__name__)
 
 
 def edit_face(
@@ -134,7 +138,15 @@ def _by_words(own: Keypoints, target_prompt: str) -> Keypoints:
     the miniature, words over keypoints that stay are heeded half as often.
     """
     expression = expression_in(target_prompt)
-    return own if expression is None else edit_motion(own, expression)
+    if expression is None:
+        _log.warning(
+            'The target prompt "%s" names no expression, so the keypoints stay those of the photo, and words alone '
+            "change little. Use one of these words, or connect keypoints: %s.",
+            target_prompt.strip(),
+            ", ".join(EXPRESSIONS),
+        )
+        return own
+    return edit_motion(own, expression)
 
 
 def _check_text_size(imr: ModelPatcher, keypoint_encoder: ModelPatcher, texts: Tensor) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dynamicid_core.expression import EXPRESSIONS
 from dynamicid_core.face_prompt import expression_in, face_prompt
 
 
@@ -25,6 +26,22 @@ def test_what_is_not_known_is_neutral_and_in_front():
     assert face_prompt(None, None) == "in a neutral expression, in front view"
 
 
-def test_the_expression_is_read_back_from_a_prompt():
-    assert expression_in("a very Surprised expression, front view") == "surprised"
-    assert expression_in("unhappy about the weather") is None
+@pytest.mark.parametrize(
+    ("prompt", "expression"),
+    [
+        ("a very Surprised expression, front view", "surprised"),
+        ("smiling broadly", "happy"),
+        ("not happy but scared", "fearful"),
+        ("unhappy about the weather", "sad"),
+        ("without a smile, calm", "neutral"),
+        ("a madrigal in front view", None),
+        ("", None),
+    ],
+)
+def test_the_expression_is_read_from_a_prompt(prompt, expression):
+    assert expression_in(prompt) == expression
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_the_expression_is_read_back_from_its_own_sentence(expression):
+    assert expression_in(face_prompt(expression, None)) == expression

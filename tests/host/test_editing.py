@@ -74,9 +74,10 @@ def test_without_keypoints_the_faces_own_get_the_expression_of_the_words(edit, c
     assert not torch.allclose(happy, face.keypoints, atol=1e-2)
 
 
-def test_words_that_name_no_expression_leave_the_keypoints_as_they_are(edit, clip):
+def test_words_that_name_no_expression_leave_the_keypoints_as_they_are_and_say_so(edit, clip, caplog):
     face = make_face()
     edited = edit(face, target_prompt="in side view")
+    assert '"in side view" names no expression' in caplog.text
     wanted = expected(clip, face, face.keypoints, "in side view")
     torch.testing.assert_close(edited.tokens, wanted, atol=2e-5, rtol=0)
     assert torch.equal(edited.keypoints, face.keypoints)

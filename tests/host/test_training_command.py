@@ -30,13 +30,13 @@ def command(tiny_models, tmp_path, monkeypatch, adapter_file):
         writer.add(person, records, {})
     writer.finish()
 
-    def run_command(stage, **settings):
+    def run_command(stage, device=("--cpu",), **settings):
         given = {
             "data": str(tmp_path / "data"), "base_model": "b", "clip_vision": "c", "output": str(tmp_path / stage),
             "steps": 2, "batch_size": 2, "sample_every": 0, "log_every": 1, **settings,
         }  # fmt: skip
         (tmp_path / "run.yaml").write_text("\n".join(f"{name}: {value}" for name, value in given.items()))
-        return core("training.__main__").main([stage, "--config", str(tmp_path / "run.yaml"), "--cpu"])
+        return core("training.__main__").main([stage, "--config", str(tmp_path / "run.yaml"), *device])
 
     return run_command
 
@@ -62,6 +62,12 @@ def test_a_folder_that_is_no_comfyui_is_told(command, tmp_path, capsys, monkeypa
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     assert command("anchor") == 2
     assert "is no ComfyUI" in capsys.readouterr().err
+
+
+def test_a_computer_without_a_gpu_is_told_of_the_option_for_it(command, capsys, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert command("anchor", device=()) == 2
+    assert "Add --cpu" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_base_model_is_told(tmp_path):
