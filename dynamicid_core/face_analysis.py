@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .face_detection import TURNS, FaceDetector, FoundFace
 from .images import Photo
 
 DETECTION, RECOGNITION, KEYPOINTS, POSE = "detection", "recognition", "landmark_2d_106", "landmark_3d_68"
 ALIGNED_SIZE = 112
 _CLIP_SIZE = 224
-_BORDER = 0.5  # of the longer side, for faces that fill the picture
-_SMALLEST_DETECTION = 160
-_GRAIN = 32  # pixels: the detector takes multiples of it
 _SMALL_FACE = 40  # pixels of width, below which ArcFace tells people apart less well
 
 _log = logging.getLogger(__name__)
@@ -54,8 +52,12 @@ class DetectedFace:
 
 @dataclass(frozen=True, eq=False)
 class ChosenFace:
-    """All faces of a photo in the order asked for, and the one at the index asked for."""
+    """All faces of a photo in the order asked for, and the one at the index asked for.
 
+    photo: the photo, which was turned where its faces lay on their side or stood on their heads.
+    """
+
+    photo: Photo
     faces: list[DetectedFace]
     chosen: DetectedFace
 
@@ -88,7 +90,7 @@ class FaceAnalysis:
         detection_size: pixels, rounded down to a multiple of 32.
         """
         self._models = models
-        self._detection_size = max(_GRAIN, detection_size // _GRAIN * _GRAIN)
+        self._detector = FaceDetector(models[DETECTION], detection_size)
 
     @property
     def recognition(self) -> str:
@@ -101,25 +103,23 @@ class FaceAnalysis:
         return Path(getattr(self._models[RECOGNITION], "model_file", ""))
 
     def detect(self, photo: Photo) -> list[DetectedFace]:
-        """All faces of a photo; tries smaller detection sizes, then a border around the picture, before giving up."""
+        """All faces of a photo."""
         bgr = _bgr(photo)
-        for size in self._sizes():
-            found = self._detect_at(bgr, size)
-            if found:
-                return found
-        return self._detect_with_border(bgr)
+        return [self._measure(bgr, face) for face in self._detector.find(bgr)]
 
     def choose(self, photo: Photo, order: str, index: int, number: int = 1, total: int = 1) -> ChosenFace:
         """The face at ``index`` in the given order. number, total: which photo of how many this is, for messages."""
-        faces = in_order(self.detect(photo), order, photo)
         which = f"photo {number} of {total}" if total > 1 else "the photo"
         height, width = photo.shape[:2]
+        upright, faces = self._upright(photo, which)
+        faces = in_order(faces, order, upright)
         if not faces:
-            sizes = ", ".join(str(size) for size in self._sizes())
+            sizes = ", ".join(str(size) for size in self._detector.sizes(photo))
             raise InputError(
-                f"No face found in {which} ({width} x {height}). Tried detection at {sizes} pixels and with a border "
-                f"added. Use a picture in which one face is sharp and at least {_SMALL_FACE} pixels wide, or lower the "
-                "detection threshold in Load Face Analysis."
+                f"No face found in {which} ({width} x {height}). Tried detection at {sizes} pixels, with a border "
+                f"added, and turned. Use a picture in which one face is sharp and at least {_SMALL_FACE} pixels wide, "
+                "or cut the photo to the face. A lower detection threshold in Load Face Analysis finds less certain "
+                "faces, and things that are none."
             )
         if not 0 <= index < len(faces):
             raise InputError(
@@ -131,7 +131,7 @@ class FaceAnalysis:
         across = float(faces[index].box[2] - faces[index].box[0])
         if across < _SMALL_FACE:
             _log.warning("The face in %s is only %d pixels wide: too few to know a person well by", which, across)
-        return ChosenFace(faces, faces[index])
+        return ChosenFace(upright, faces, faces[index])
 
     def embed(self, photo: Photo, face: DetectedFace, channel_order: str = "bgr") -> NDArray[np.float32]:
         """The ArcFace embedding [512] of a face, of length 1.
@@ -142,33 +142,26 @@ class FaceAnalysis:
         feature = self._models[RECOGNITION].get_feat(align(seen, face.landmarks, ALIGNED_SIZE)).flatten()
         return (feature / np.linalg.norm(feature)).astype(np.float32)
 
-    def _sizes(self) -> list[int]:
-        sizes = [self._detection_size]
-        while (half := sizes[-1] // 2 // _GRAIN * _GRAIN) >= _SMALLEST_DETECTION:
-            sizes.append(half)
-        return sizes
+    def _upright(self, photo: Photo, which: str) -> tuple[Photo, list[DetectedFace]]:
+        """The photo and its faces, turned where they lie on their side or stand on their heads: embedding and keypoints
+        of such faces are those of somebody else.
+        """
+        faces = self.detect(photo)
+        turns = self._detector.turns_to_upright(_bgr(photo), max((face.score for face in faces), default=0.0))
+        if turns == 0:
+            return photo, faces
+        _log.warning("%s is not upright; turned it by %s", which.capitalize(), TURNS[turns])
+        photo = np.ascontiguousarray(np.rot90(photo, turns))
+        return photo, self.detect(photo)
 
-    def _detect_at(self, bgr: Photo, size: int) -> list[DetectedFace]:
-        if min(bgr.shape[:2]) * size < max(bgr.shape[:2]):
-            return []  # so narrow that nothing would be left of it
-        boxes, landmarks = self._models[DETECTION].detect(bgr, input_size=(size, size))
-        return [self._measure(bgr, box, points) for box, points in zip(boxes, landmarks, strict=True)]
-
-    def _detect_with_border(self, bgr: Photo) -> list[DetectedFace]:
-        margin = round(max(bgr.shape[:2]) * _BORDER)
-        bordered = np.pad(bgr, ((margin, margin), (margin, margin), (0, 0)))
-        boxes, landmarks = self._models[DETECTION].detect(bordered, input_size=(self._detection_size,) * 2)
-        shift = np.array([margin, margin, margin, margin, 0], np.float32)
-        return [self._measure(bgr, box - shift, points - margin) for box, points in zip(boxes, landmarks, strict=True)]
-
-    def _measure(self, bgr: Photo, box: NDArray[np.float32], landmarks: NDArray[np.float32]) -> DetectedFace:
+    def _measure(self, bgr: Photo, found: FoundFace) -> DetectedFace:
         from insightface.app.common import Face as InsightFace
 
-        face = InsightFace(bbox=box[:4], kps=landmarks, det_score=float(box[4]))
+        face = InsightFace(bbox=found.box, kps=found.landmarks, det_score=found.score)
         for task in (KEYPOINTS, POSE):
             if task in self._models:
                 self._models[task].get(bgr, face)
-        return DetectedFace(box[:4], float(box[4]), landmarks, face.get(KEYPOINTS), face.get("pose"))
+        return DetectedFace(*found, face.get(KEYPOINTS), face.get("pose"))
 
 
 def align(photo: Photo, landmarks: NDArray[np.float32], size: int) -> Photo:

@@ -40,9 +40,12 @@ _SLIDER_ACTIONS = {
     "brow_raise": ("brow_raise", "brow_lower"),
     "eyes_open": ("eyes_wide", "eyes_closed"),
 }
-EYES, MOUTH = ("left eye", "right eye"), ("mouth inner",)
-# Actions that a neutral face is free of; those that undo each other would fit noise.
-_EXPRESSIVE = ("smile", "mouth_open", "brow_raise", "brow_lower", "eyes_wide", "mouth_frown", "lip_stretch")
+_EYES = "left eye", "right eye"
+# Actions that a neutral face is free of: all that a preset may have put in.
+_EXPRESSIVE = (
+    "smile", "mouth_open", "brow_raise", "brow_lower", "eyes_wide", "mouth_frown", "lip_stretch",
+    "brow_inner_up", "nose_wrinkle", "upper_lip_raise", "lips_pressed", "cheek_squint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ def edit_motion(
     _check(preset, {"yaw": yaw, "pitch": pitch, "roll": roll}, features)
     start = keypoints.head or head.lift(keypoints.points, keypoints.pose)
     pose = _within_reach(start.pose, torch.tensor([pitch, yaw, roll]))
-    end = start.turned(pose).displaced(_displacement(start, preset, features))
+    of_preset = _of_preset(start, preset)
+    of_sliders = _of_sliders(start.displaced(of_preset), features)
+    end = start.turned(pose).displaced(of_preset + of_sliders)
     return replace(
         keypoints,
         # Not the projection itself, whose rounding would move points although nothing is set.
@@ -104,14 +109,20 @@ def _within_reach(pose: Tensor, turn: Tensor) -> Tensor:
     return reached
 
 
-def _displacement(start: head.Head, preset: str, features: Features) -> Tensor:
-    """What a preset and the sliders add to the head's shape, [106, 3]."""
+def _of_preset(start: head.Head, preset: str) -> Tensor:
+    """What a preset adds to the head's shape, [106, 3]."""
     total = torch.zeros_like(start.individual)
     if preset != AS_IS:
         for name, amount in zip(_EXPRESSIVE, head.fit_actions(start, _EXPRESSIVE).tolist(), strict=True):
             total -= amount * _action(start, name)
         for name, amount in _MIXTURES[preset].items():
             total += amount * _action(start, name)
+    return total
+
+
+def _of_sliders(start: head.Head, features: Features) -> Tensor:
+    """What the sliders add to the head's shape, [106, 3]."""
+    total = torch.zeros_like(start.individual)
     for slider, (above, below) in _SLIDER_ACTIONS.items():
         amount = getattr(features, slider)
         total += abs(amount) * _action(start, above if amount > 0 else below)
@@ -122,25 +133,31 @@ def _action(start: head.Head, name: str) -> Tensor:
     """The displacement [106, 3] of a full action on this face."""
     actions = head.template().actions
     if name == "mouth_closed":
-        return -actions["mouth_open"] * _how_open(start, MOUTH, actions["mouth_open"])
-    if name == "eyes_closed":
-        # Narrow eyes have less to go until they are closed.
-        average = _height(start.average, EYES)
-        return actions[name] * (_height(start.shape, EYES) / average).clamp(0, 1.5)
-    return actions[name]
+        return -actions["mouth_open"] * _how_open(start, actions["mouth_open"])
+    return _eyes_closed(start) if name == "eyes_closed" else actions[name]
 
 
-def _how_open(start: head.Head, features: tuple[str, ...], opening: Tensor) -> Tensor:
-    """How much of an opening displacement [106, 3] would make the features as high as they are on this face; 0 or
-    more.
+def _eyes_closed(start: head.Head) -> Tensor:
+    """As the template's action closes the average eyes: narrow ones have less to go, and on a turned face each eye has
+    another way.
     """
-    average = _height(start.average, features)
-    excess = _height(start.shape, features) - average
-    return (excess / (_height(start.average + opening, features) - average)).clamp(min=0)
+    action = head.template().actions["eyes_closed"].clone()
+    average = head.template().view(torch.zeros(1), torch.zeros(1))[0]  # from the front, as the action was measured
+    for name in _EYES:
+        eye = head.template().groups[name]
+        lids = action[eye, 1] - action[eye, 1].mean()  # those of the upper lid go down, of the lower up
+        narrower = (lids * (start.shape - average)[eye, 1]).sum() / lids.square().sum()
+        action[eye] *= (1 - narrower).clamp(0, 1.5)
+    return action
 
 
-def _height(shape: Tensor, features: tuple[str, ...]) -> Tensor:
-    """Mean distance from the highest to the lowest point of each feature, in the head frame."""
-    groups = head.template().groups
-    heights = [shape[groups[name], 1].amax() - shape[groups[name], 1].amin() for name in features]
-    return torch.stack(heights).mean()
+def _how_open(start: head.Head, opening: Tensor) -> Tensor:
+    """How much of an opening displacement [106, 3] would make the mouth as high as it is on this face; 0 or more."""
+    average = _mouth_height(start.average)
+    return ((_mouth_height(start.shape) - average) / (_mouth_height(start.average + opening) - average)).clamp(min=0)
+
+
+def _mouth_height(shape: Tensor) -> Tensor:
+    """Between the lips, in the head frame."""
+    y = shape[head.template().groups["mouth inner"], 1]
+    return y.amax() - y.amin()

@@ -165,8 +165,8 @@ class LoadFaceAnalysis(io.ComfyNode):
                     min=160,
                     max=2048,
                     step=32,
-                    tooltip="The photo is shrunk to this many pixels to look for faces; smaller sizes are tried by "
-                    "themselves when nothing is found. Raise it for small faces in large group photos.",
+                    tooltip="The photo is shrunk to this many pixels to look for faces. Smaller sizes are tried, too, "
+                    "for close-ups; larger ones when nothing is found. Raise it for small faces in large group photos.",
                 ),
                 io.Float.Input(
                     "detection_threshold",

@@ -49,13 +49,13 @@ class FaceKeypoints(io.ComfyNode):
         check_face_analysis(face_analysis)
         photo = images.one_photograph(image, "Face Keypoints takes one driving picture")
         found = face_analysis.choose(photo, order, index)
-        keypoints = measure(photo, found.chosen, portrait_square(photo, found.chosen))
+        keypoints = measure(found.photo, found.chosen, portrait_square(found.photo, found.chosen))
         if keypoints is None:
             raise InputError(
                 "This InsightFace pack has no model for keypoints (landmark_2d_106). Choose one that has it in Load "
                 "Face Analysis, such as buffalo_l."
             )
-        marked = drawing.draw_faces(photo, found.faces, found.chosen)
+        marked = drawing.draw_faces(found.photo, found.faces, found.chosen)
         return _keypoints_output(keypoints, [marked, drawing.draw_keypoints(keypoints)])
 
 

@@ -49,9 +49,9 @@ def encode_photos(
     previews: list[Photo] = []
     for number, photo in enumerate(one_by_one(photos), start=1):
         found = analysis.choose(photo, order, index, number, len(photos))
-        subject = _subject(photo, found.chosen, crop, analysis, variant.embedding_channel_order)
+        subject = _subject(found.photo, found.chosen, crop, analysis, variant.embedding_channel_order)
         subjects.append(subject)
-        previews += _previews(photo, found, subject.cut)
+        previews += _previews(found, subject.cut)
     sizes = dynamicid.face_encoder.model.sizes
     features, no_features = clip_features(clip_vision, [subject.cut for subject in subjects], sizes.clip_size)
     seen = torch.stack([subject.seen_embedding for subject in subjects])
@@ -149,12 +149,12 @@ def _is_inside(face: DetectedFace, square: Square) -> bool:
     return bool((corners >= 0).all() and (corners <= 1).all())
 
 
-def _previews(photo: Photo, found: ChosenFace, cut: Photo) -> list[Photo]:
-    marked = draw_faces(photo, found.faces, found.chosen)
+def _previews(found: ChosenFace, cut: Photo) -> list[Photo]:
+    marked = draw_faces(found.photo, found.faces, found.chosen)
     return [
         marked,
         fit_square(central_square(cut).cut(cut)),
-        fit_square(align(photo, found.chosen.landmarks, ALIGNED_SIZE)),
+        fit_square(align(found.photo, found.chosen.landmarks, ALIGNED_SIZE)),
     ]
 
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from dynamicid_core import face_analysis, face_packs
-from dynamicid_core.head import solve_pose
+from dynamicid_core.head import solve_pose, template
 from dynamicid_core.images import Square
 from dynamicid_core.keypoints import Keypoints
-from dynamicid_core.motion import edit_motion
+from dynamicid_core.motion import Features, edit_motion
 from dynamicid_core.portrait import measure
 
 HEADS = Path(__file__).parents[1] / "heads"
@@ -94,6 +94,28 @@ def test_turned_keypoints_are_posed_as_asked(analysis, degrees):
     points = torch.from_numpy(analysis.choose(photo, "largest", 0).chosen.keypoints / photo.shape[0])
     turned = edit_motion(Keypoints(points), yaw=float(degrees))
     assert abs(float(solve_pose(turned.points)[1]) - degrees) < 5
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_eyes_close_at_every_angle_without_crossing(analysis, name):
+    """Between the middles of the lids, in the head frame, where eyes are 0.08 high."""
+    with Image.open(HEADS / name) as picture:
+        photo = np.asarray(picture.convert("RGB"))
+    points = torch.from_numpy(analysis.choose(photo, "largest", 0).chosen.keypoints / photo.shape[0])
+    closed = edit_motion(Keypoints(points), features=Features(eyes_open=-1.0))
+    for eye in ("left eye", "right eye"):
+        upper, lower = middles_of_lids(eye)
+        assert abs(float(closed.head.shape[lower, 1] - closed.head.shape[upper, 1])) < 0.015
+
+
+def middles_of_lids(eye):
+    """The upper and the lower point that are nearest to the middle of the eye."""
+    front = template().view(torch.zeros(1), torch.zeros(1))[0]
+    points = torch.tensor(template().groups[eye])
+    x, y = front[points, 0], front[points, 1]
+    off_middle = (x - (x.amin() + x.amax()) / 2).abs()
+    above = y < y.mean()
+    return [int(points[torch.where(side, off_middle, torch.inf).argmin()]) for side in (above, ~above)]
 
 
 @pytest.mark.parametrize("points", [torch.zeros(106, 2), torch.full((106, 2), 0.5)])

@@ -189,7 +189,7 @@ def test_a_preset_is_told_and_as_is_keeps_what_was_known():
     assert edit_motion(start, yaw=10.0).expression == "sad"
 
 
-@pytest.mark.parametrize("first", ["happy", "surprised"])
+@pytest.mark.parametrize("first", [preset for preset in PRESETS if preset not in ("as is", "neutral")])
 def test_a_preset_takes_the_place_of_the_expression_before(first):
     start = keypoints(individual=0.0)
     again = edit_motion(edit_motion(start, first), "neutral").points
@@ -234,6 +234,19 @@ def test_narrow_eyes_close_without_crossing():
     of_wide, of_narrow = (edit_motion(start, features=Features(eyes_open=-1.0)) for start in (wide, narrow))
     rest = (of_narrow.points - narrow.points)[eye].abs().max()
     assert rest < 0.7 * (of_wide.points - wide.points)[eye].abs().max()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_sliders_close_what_a_preset_opened(preset):
+    """As a second node would, which starts from the preset."""
+    start, closed = keypoints(individual=0.0), Features(mouth_open=-1.0, eyes_open=-1.0)
+    at_once, afterwards = (
+        edit_motion(start, preset, features=closed),
+        edit_motion(edit_motion(start, preset), features=closed),
+    )
+    for feature in ("mouth inner", "left eye", "right eye"):
+        assert height(at_once.points, feature) == pytest.approx(height(afterwards.points, feature), abs=0.1 * CELL)
+    assert height(at_once.points, "mouth inner") < height(start.points, "mouth inner") + CELL
 
 
 def test_beyond_its_views_the_template_shows_the_outermost():

@@ -1,0 +1,108 @@
+"""Where faces are in a photo, however large or small they are, by InsightFace's detector."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .images import Photo
+
+TURNS = ("0 degrees", "90 degrees to the left", "180 degrees", "90 degrees to the right")
+"""Quarter turns, as ``numpy.rot90`` counts them, in words."""
+
+_BORDER = 0.5  # of the longer side, for faces that fill the picture
+_SMALLEST, _LARGEST = 160, 2560
+_GRAIN = 32  # pixels: the detector takes multiples of it
+_LARGE_FACE = 0.25  # of the longer side of a photo; larger faces may show at small detection sizes only
+# Certainty of the detector. Upright faces in 11 photographs and renders had 0.74 to 0.89, the same turned by 90 or
+# 180 degrees 0 to 0.78, always 0.07 less at least.
+_CERTAINLY_UPRIGHT, _MORE_UPRIGHT = 0.8, 0.05
+
+
+class FoundFace(NamedTuple):
+    """box: [4] x0, y0, x1, y1 in pixels. score: certainty, 0 to 1. landmarks: [5, 2] eyes, nose, mouth corners."""
+
+    box: NDArray[np.float32]
+    score: float
+    landmarks: NDArray[np.float32]
+
+
+class FaceDetector:
+    """Tries several detection sizes: a face shows at those that make it neither too small nor too large."""
+
+    def __init__(self, model: Any, size: int) -> None:
+        """model: InsightFace's. size: of the first try, in pixels, rounded down to a multiple of 32."""
+        self._model = model
+        self._size = max(_GRAIN, size // _GRAIN * _GRAIN)
+
+    def find(self, bgr: Photo) -> list[FoundFace]:
+        """All faces of a photo.
+
+        Smaller sizes add faces that are too large for the first one. A border around the picture, and larger sizes for
+        a larger photo, are tried when nothing is found without.
+        """
+        found = self._find_down(bgr) or self._find_with_border(bgr)
+        for size in self._larger_sizes(bgr):
+            found = found or self._find_at(bgr, size)
+        return found
+
+    def sizes(self, photo: Photo) -> list[int]:
+        """What is tried until a face is found."""
+        return [*self._smaller_sizes(), *self._larger_sizes(photo)]
+
+    def turns_to_upright(self, bgr: Photo, score: float) -> int:
+        """By how many quarter turns, see TURNS, the faces become surer ones than those found, whose best has the score;
+        0 if they do not.
+        """
+        if score >= _CERTAINLY_UPRIGHT:
+            return 0
+        scores = [score + _MORE_UPRIGHT, *(self._best_score(np.rot90(bgr, turns)) for turns in (1, 2, 3))]
+        return int(np.argmax(scores))
+
+    def _best_score(self, bgr: Photo) -> float:
+        return max((face.score for face in self._find_down(np.ascontiguousarray(bgr))), default=0.0)
+
+    def _find_down(self, bgr: Photo) -> list[FoundFace]:
+        found: list[FoundFace] = []
+        for size in self._smaller_sizes():
+            least = _LARGE_FACE * max(bgr.shape[:2]) if found else 0.0
+            found += [
+                face
+                for face in self._find_at(bgr, size)
+                if face.box[3] - face.box[1] >= least and not any(_are_one(face, other) for other in found)
+            ]
+        return found
+
+    def _smaller_sizes(self) -> list[int]:
+        sizes = [self._size]
+        while (half := sizes[-1] // 2 // _GRAIN * _GRAIN) >= _SMALLEST:
+            sizes.append(half)
+        return sizes
+
+    def _larger_sizes(self, photo: Photo) -> list[int]:
+        longest = min(max(photo.shape[:2]), _LARGEST)
+        return [size for times in (2, 4, 8) if (size := times * self._size) <= longest]
+
+    def _find_at(self, bgr: Photo, size: int) -> list[FoundFace]:
+        if min(bgr.shape[:2]) * size < max(bgr.shape[:2]):
+            return []  # so narrow that nothing would be left of it
+        boxes, landmarks = self._model.detect(bgr, input_size=(size, size))
+        return [FoundFace(box[:4], float(box[4]), points) for box, points in zip(boxes, landmarks, strict=True)]
+
+    def _find_with_border(self, bgr: Photo) -> list[FoundFace]:
+        margin = round(max(bgr.shape[:2]) * _BORDER)
+        bordered = np.pad(bgr, ((margin, margin), (margin, margin), (0, 0)))
+        return [
+            FoundFace(face.box - margin, face.score, face.landmarks - margin)
+            for face in self._find_at(bordered, self._size)
+        ]
+
+
+def _are_one(face: FoundFace, other: FoundFace) -> bool:
+    """Whether the middle of each box lies in the other box."""
+    return _holds(face.box, other.box) and _holds(other.box, face.box)
+
+
+def _holds(box: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    middle = (other[:2] + other[2:]) / 2
+    return bool((box[:2] < middle).all() and (middle < box[2:]).all())

@@ -1,0 +1,95 @@
+"""Faces that are hard to find in real photographs: very large, very small, not upright."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dynamicid_core.errors import InputError
+from dynamicid_core.face_detection import FaceDetector
+from dynamicid_core.face_packs import open_pack
+from dynamicid_core.images import square_around
+from tests import photos
+
+PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
+pytestmark = pytest.mark.skipif(
+    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
+)
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return open_pack(PACK, "CPU")
+
+
+@pytest.fixture(scope="module")
+def known(analysis):
+    """Of the astronaut, upright and large enough."""
+    return analysis.embed(photos.astronaut(), analysis.detect(photos.astronaut())[0])
+
+
+def similarity(analysis, known, found):
+    return known @ analysis.embed(found.photo, found.chosen)
+
+
+def resized(photo, width, height):
+    return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
+
+
+@pytest.mark.parametrize("detection_size", [640, 1024])
+def test_a_close_up_is_chosen_before_a_small_face_in_the_background(known, detection_size):
+    analysis = open_pack(PACK, "CPU", detection_size)
+    astronaut, group = photos.astronaut(), photos.group_of_six()
+    own, other = (analysis.choose(photo, "largest", 0).chosen.box for photo in (astronaut, group))
+    photo = resized(square_around(astronaut, own, 1.25).cut(astronaut), 1024, 1024).copy()
+    photo[:130, :130] = resized(square_around(group, other, 2.0).cut(group), 130, 130)
+    found = analysis.choose(photo, "largest", 0)
+    assert len(found.faces) == 2
+    assert similarity(analysis, known, found) > 0.8
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_small_face_in_a_large_photo_is_found(analysis, known, width):
+    whole, box = photos.astronaut(), analysis.detect(photos.astronaut())[0].box
+    side = round(whole.shape[0] * width / (box[2] - box[0]))
+    photo = resized(photos.coffee(), 6000, 4000).copy()
+    photo[2000 : 2000 + side, 3000 : 3000 + side] = resized(whole, side, side)
+    found = analysis.choose(photo, "largest", 0)
+    assert found.chosen.box[2] - found.chosen.box[0] == pytest.approx(width, rel=0.2)
+    assert similarity(analysis, known, found) > 0.8
+
+
+@pytest.mark.parametrize("name", ["astronaut", "group_of_six"])
+@pytest.mark.parametrize(
+    ("turns", "back"), [(1, "90 degrees to the right"), (2, "180 degrees"), (3, "90 degrees to the left")]
+)
+def test_a_photo_that_is_not_upright_is_turned_and_told(analysis, caplog, name, turns, back):
+    photo = getattr(photos, name)()
+    found = analysis.choose(np.rot90(photo, turns), "largest", 0, number=2, total=3)
+    assert np.array_equal(found.photo, photo)
+    assert len(found.faces) == len(analysis.detect(photo))
+    assert f"Photo 2 of 3 is not upright; turned it by {back}" in caplog.text
+
+
+def test_an_upright_photo_stays_as_it_is(analysis, caplog):
+    for photo in (photos.astronaut(), photos.actor(), photos.group_of_six()):
+        assert analysis.choose(photo, "largest", 0).photo is photo
+    assert "upright" not in caplog.text
+
+
+def test_all_sizes_are_tried_before_a_photo_is_said_to_have_no_face(analysis, monkeypatch):
+    tried = []
+    monkeypatch.setattr(FaceDetector, "_find_at", lambda self, photo, size: tried.append((photo.shape[:2], size)) or [])
+    with pytest.raises(
+        InputError, match="Tried detection at 640, 320, 160, 1280 pixels, with a border added, and turned"
+    ):
+        analysis.choose(np.zeros((1000, 2000, 3), np.uint8), "largest", 0)
+    upright = [(1000, 2000), 640], [(1000, 2000), 320], [(1000, 2000), 160]
+    assert {*map(tuple, upright), ((3000, 4000), 640), ((1000, 2000), 1280), ((2000, 1000), 160)} <= set(tried)
+
+
+@pytest.mark.parametrize(("asked", "tried"), [(320, "320, 160"), (700, "672, 320, 160"), (100, "96, 192, 384")])
+def test_the_detection_size_asked_for_comes_first(asked, tried):
+    with pytest.raises(InputError, match=f"Tried detection at {tried} pixels"):
+        open_pack(PACK, "CPU", asked).choose(photos.coffee(), "largest", 0)
