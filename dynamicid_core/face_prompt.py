@@ -22,6 +22,7 @@ _WORDS = {
 }
 _EXPRESSION_OF = {word: name for name in EXPRESSIONS for word in (name, *_WORDS[name].split())}
 _NEGATIONS = "no", "not", "without"
+_VIEW = re.compile(r"\b(view|facing|front|side|profile|looking|turned)\b")
 _FILLERS = "a", "an", "any", "that", "the", "too", "very"
 
 
@@ -30,10 +31,21 @@ def face_prompt(expression: str | None, pose: Tensor | None) -> str:
 
     For example "in a happy expression, facing down, in side view". Roll is not told.
     """
+    return f"in a {expression or EXPRESSIONS[0]} expression, {_view(pose)}"
+
+
+def with_view(prompt: str, pose: Tensor | None) -> str:
+    """The prompt, which gets the words for a pose [3] (see ``face_prompt``) if that is known, unless it speaks of one
+    itself.
+    """
+    prompt = prompt.strip()
+    return prompt if pose is None or _VIEW.search(prompt.lower()) else f"{prompt.rstrip(',.')}, {_view(pose)}"
+
+
+def _view(pose: Tensor | None) -> str:
     pitch, yaw, _ = (0.0, 0.0, 0.0) if pose is None else pose.tolist()
     nod = "facing up, " if pitch > TURNED else "facing down, " if pitch < -TURNED else ""
-    side = "front" if abs(yaw) < TURNED else "side"
-    return f"in a {expression or EXPRESSIONS[0]} expression, {nod}in {side} view"
+    return f"{nod}in {'front' if abs(yaw) < TURNED else 'side'} view"
 
 
 def expression_in(prompt: str) -> str | None:

@@ -79,8 +79,13 @@ def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str,
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             there = set(file.keys())
-            # Copies: the originals are windows into the file, which somebody may write over.
-            tensors = {key: file.get_tensor(key).clone() for key in (*kind.needed, *kind.optional) if key in there}
+            # Copies: the originals are windows into the file, which somebody may write over. Other programs may have
+            # stored other dtypes.
+            tensors = {
+                key: file.get_tensor(key).to(torch.float32, copy=True)
+                for key in (*kind.needed, *kind.optional)
+                if key in there
+            }
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path.name} is damaged or no safetensors file. Save the {kind.what} again. ({path})"

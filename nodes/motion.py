@@ -152,11 +152,11 @@ class EditFace(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of the SD1.5 checkpoint. It reads the prompts."),
                 io.String.Input(
                     "target_prompt",
-                    default=face_prompt("happy", None),
+                    default="in a happy expression",
                     multiline=True,
-                    tooltip="The expression and pose to give, in words, such as: in a very surprised expression, in "
-                    "front view. Without keypoints, one of these words moves the face's own: neutral, happy, sad, "
-                    "angry, fearful, disgusted, surprised.",
+                    tooltip="The expression to give, in words, such as: in a very surprised expression. Without "
+                    "keypoints, one of these words moves the face's own: neutral, happy, sad, angry, fearful, "
+                    "disgusted, surprised. What is not said of the pose is taken from the keypoints.",
                 ),
                 io.String.Input(
                     "source_prompt",

@@ -13,7 +13,7 @@ from ..checkpoint import base_model_name
 from ..errors import InputError
 from ..expression import EXPRESSIONS
 from ..face import Face
-from ..face_prompt import expression_in, face_prompt
+from ..face_prompt import expression_in, face_prompt, with_view
 from ..keypoints import Keypoints, encoder_input
 from ..motion import edit_motion
 from .loading import DynamicID
@@ -32,11 +32,11 @@ def edit_face(
 ) -> Face:
     """The face with another expression and pose (paper section 3.3).
 
-    target_prompt: the motion to put in, as a sentence. target: the same as keypoints; None for the face's own, with the
-    preset of the expression that the target prompt names. source_prompt: the motion that the face shows; empty: as it
-    was described when it was encoded. strength: from 0, the untouched tokens, to 1. Raises InputError for a missing IMR
-    or keypoint encoder, an empty target prompt, a face without keypoints, and for a face or a text encoder of another
-    model.
+    target_prompt: the motion to put in, as a sentence; one that does not speak of the view gets the words for that of
+    the target keypoints. target: the motion as keypoints; None for the face's own, with the preset of the expression
+    that the target prompt names. source_prompt: the motion that the face shows; empty: as it was described when it was
+    encoded. strength: from 0, the untouched tokens, to 1. Raises InputError for a missing IMR or keypoint encoder, an
+    empty target prompt, a face without keypoints, and for a face or a text encoder of another model.
     """
     if strength == 0:
         return face
@@ -51,6 +51,7 @@ def edit_face(
         raise InputError(f"strength is {strength:g}; it can be from 0 (untouched) to 1 (the full edit).")
     source_prompt = source_prompt.strip() or describe_face(face)
     target = target or _by_words(own, target_prompt)
+    target_prompt = with_view(target_prompt, target.pose)
     texts = torch.cat([pooled_text(clip, prompt) for prompt in (source_prompt, target_prompt)])
     _check_text_size(imr, keypoint_encoder, texts)
     comfy.model_management.load_models_gpu([imr, keypoint_encoder])
@@ -63,7 +64,7 @@ def edit_face(
         tokens=torch.lerp(face.tokens, edited, strength),
         keypoints=torch.lerp(own.points, target.points, strength),
         pose=target.pose if own.pose is None or target.pose is None else torch.lerp(own.pose, target.pose, strength),
-        face_prompt=target_prompt.strip() if strength >= 0.5 else source_prompt,
+        face_prompt=target_prompt if strength >= 0.5 else source_prompt,
         portrait=None,
     )
 

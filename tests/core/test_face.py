@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dynamicid_core import files
 from dynamicid_core.errors import InputError
@@ -177,6 +177,18 @@ def test_a_loaded_face_stays_what_it_is_when_its_file_is_written_over(tmp_path):
     path.write_bytes(other.read_bytes())  # in place, as cp does
     assert torch.equal(loaded.tokens, anna.tokens)
     assert torch.equal(load_face(path).tokens, ben.tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_face_file_in_another_dtype_is_read_as_float32(tmp_path, dtype):
+    anna = full_face()
+    path = save_face(anna, tmp_path, "anna")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({name: part.to(dtype) for name, part in load_file(path).items()}, path, metadata)
+    loaded = load_face(path)
+    assert {part.dtype for part in vars(loaded).values() if isinstance(part, torch.Tensor)} == {torch.float32}
+    torch.testing.assert_close(loaded.tokens, anna.tokens, atol=1e-2, rtol=1e-2)
 
 
 def test_faces_saved_at_once_under_one_name_are_all_kept(tmp_path):

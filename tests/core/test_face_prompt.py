@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dynamicid_core.expression import EXPRESSIONS
-from dynamicid_core.face_prompt import expression_in, face_prompt
+from dynamicid_core.face_prompt import expression_in, face_prompt, with_view
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,21 @@ def test_the_expression_is_read_from_a_prompt(prompt, expression):
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_the_expression_is_read_back_from_its_own_sentence(expression):
     assert expression_in(face_prompt(expression, None)) == expression
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pose", "whole"),
+    [
+        ("in a happy expression", (0, 20, 0), "in a happy expression, in side view"),
+        ("smiling. ", (-20, 0, 0), "smiling, facing down, in front view"),
+        ("in a happy expression, in front view", (0, 40, 0), "in a happy expression, in front view"),
+        ("sad, Side View", (0, 0, 0), "sad, Side View"),
+        ("sad, looking up", (0, 0, 0), "sad, looking up"),
+    ],
+)
+def test_a_prompt_that_does_not_speak_of_the_view_gets_that_of_the_pose(prompt, pose, whole):
+    assert with_view(prompt, torch.tensor(pose, dtype=torch.float32)) == whole
+
+
+def test_without_a_pose_nothing_is_said_of_the_view():
+    assert with_view(" happy", None) == "happy"

@@ -83,6 +83,17 @@ def test_words_that_name_no_expression_leave_the_keypoints_as_they_are_and_say_s
     assert torch.equal(edited.keypoints, face.keypoints)
 
 
+def test_words_without_a_view_get_that_of_the_keypoints(edit, clip):
+    turned = make_face(pose=torch.tensor([-15.0, 20.0, 0.0]))
+    edited = edit(turned, target_prompt="in a happy expression")
+    whole = "in a happy expression, facing down, in side view"
+    wanted = expected(clip, turned, by_preset(turned, "happy"), whole)
+    torch.testing.assert_close(edited.tokens, wanted, atol=2e-5, rtol=0)
+    assert edited.face_prompt == whole
+    driven = edit(turned, target_prompt="smiling", keypoints=driving())
+    assert driven.face_prompt == "smiling, in side view"
+
+
 def test_a_given_source_prompt_takes_the_place_of_the_description(edit, clip):
     face = make_face()
     edited = edit(face, source_prompt="a very sad expression")
