@@ -14,6 +14,8 @@ from .errors import InputError
 Photo = NDArray[np.uint8]
 """A picture as [height, width, 3] RGB, 0 to 255."""
 
+_FAR_BEYOND_WHITE = 8.0  # sharpening and upscaling go beyond 1 by less
+
 
 @dataclass(frozen=True)
 class Square:
@@ -35,7 +37,7 @@ class Square:
 def photographs(image: Tensor) -> list[Photo]:
     """A ComfyUI IMAGE [B, H, W, C] with values 0 to 1 -> photos. Grey becomes RGB, transparency becomes white.
 
-    Raises InputError for other shapes, empty pictures, and values that are not numbers.
+    Raises InputError for other shapes, empty pictures, values that are not numbers, and values far beyond 1.
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise InputError(
@@ -48,6 +50,11 @@ def photographs(image: Tensor) -> list[Photo]:
         raise InputError(
             f"Photo {bad} of {len(image)} holds values that are not numbers (NaN or infinity). "
             "It was probably broken by the node before this one; use a picture from Load Image."
+        )
+    if image.max() > _FAR_BEYOND_WHITE:
+        raise InputError(
+            f"The picture has values up to {float(image.max()):g}; they must be from 0 to 1. The node before this one "
+            "probably gives 0 to 255: use a picture from Load Image."
         )
     return [_photograph(picture) for picture in image.detach().float().cpu()]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import base_model_name
+from ..comparison import SAME_PERSON
 from ..drawing import draw_faces, fit_square
 from ..errors import InputError
 from ..face import Face, average_faces
@@ -42,6 +43,8 @@ def encode_photos(
     """
     if crop not in CROPS:
         raise InputError(f'"{crop}" is no crop. Choose one of: {", ".join(CROPS)}.')
+    if clip_vision is None:
+        raise InputError("The clip_vision input is empty: that file has no vision model. Connect Load CLIP Vision.")
     check_recognition(dynamicid.recognition, analysis.recognition, "The adapter was trained")
     variant = dynamicid.variant
     crop = variant.crop if crop == "auto" else crop
@@ -52,6 +55,7 @@ def encode_photos(
         subject = _subject(found.photo, found.chosen, crop, analysis, variant.embedding_channel_order)
         subjects.append(subject)
         previews += _previews(found, subject.cut)
+    _tell_strangers(torch.stack([subject.embedding for subject in subjects]))
     sizes = dynamicid.face_encoder.model.sizes
     features, no_features = clip_features(clip_vision, [subject.cut for subject in subjects], sizes.clip_size)
     seen = torch.stack([subject.seen_embedding for subject in subjects])
@@ -61,6 +65,19 @@ def encode_photos(
         subject.face(own, uncond_tokens, base_model) for own, subject in zip(tokens.split(1), subjects, strict=True)
     ]
     return replace(average_faces(faces), recognition=analysis.recognition), previews
+
+
+def _tell_strangers(embeddings: Tensor) -> None:
+    """Warns of photos [B, 512] of which no other one shows the same person."""
+    alike = (embeddings @ embeddings.T).fill_diagonal_(-1.0)
+    strangers = [str(number) for number, own in enumerate(alike, start=1) if float(own.max()) < SAME_PERSON]
+    if strangers and len(embeddings) > 1:
+        _log.warning(
+            "Photos of one person are expected, but none is like number %s of %d: look at the preview, which face was "
+            "taken. The person becomes a mixture",
+            " and ".join(strangers),
+            len(embeddings),
+        )
 
 
 def clip_features(clip_vision: Any, photos: Sequence[Photo], needed_size: int) -> tuple[Tensor, Tensor]:

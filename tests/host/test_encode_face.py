@@ -96,6 +96,19 @@ def test_several_photos_are_averaged(encode):
     assert len(preview) == 6
 
 
+def test_a_batch_of_several_people_is_told(encode, caplog):
+    astronaut, actor = photos.astronaut(), np.asarray(Image.fromarray(photos.actor()).resize((512, 512)))
+    encode(astronaut, astronaut[:, ::-1].copy())
+    assert "expected" not in caplog.text
+    encode(astronaut, actor, astronaut[:, ::-1].copy())
+    assert "none is like number 2 of 3" in caplog.text
+
+
+def test_a_file_without_a_vision_model_is_told(encode):
+    with pytest.raises(ValueError, match="The clip_vision input is empty"):
+        encode(photos.astronaut(), clip_vision=None)
+
+
 def test_order_and_index_choose_the_person(encode):
     group = photos.group_of_six()
     first, second = (encode(group, order="left to right", index=i)[0] for i in (0, 1))
