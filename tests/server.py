@@ -57,7 +57,7 @@ def serving(*args, **kwargs):
     patch = pytest.MonkeyPatch()
     for name in ("no_proxy", "NO_PROXY"):
         patch.setenv(name, "127.0.0.1")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server
     finally:
