@@ -1,8 +1,13 @@
 """Pictures to look at show things where they are, in the colour of whose they are."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import ImageColor
+from scipy.optimize import linear_sum_assignment
 
 from dynamicid_core import drawing
 from dynamicid_core.comparison import compare
@@ -71,3 +76,12 @@ def test_keypoints_are_drawn_where_they_are_with_lines_from_where_they_were(earl
     assert has(shown, 3 * size / 4, size / 4, drawing._CHOSEN)
     assert has(shown, size / 4 + 20, size / 4, drawing._OTHER) == earlier
     assert not has(shown, size / 4, size / 4, drawing._CHOSEN)
+
+
+def test_a_person_has_one_colour_in_the_box_editor_and_in_pictures():
+    script = Path(drawing.__file__).parents[1] / "web" / "js" / "box_editor" / "picture.js"
+    shades = re.findall(r'"(#[0-9a-f]{6})"', script.read_text(encoding="utf-8").partition("const COLOURS")[2])
+    edited = np.array([ImageColor.getrgb(shade) for shade in shades])
+    drawn = np.array([drawing.person_colour(number) for number in range(len(shades))])
+    distances = np.linalg.norm(edited[:, None] - drawn, axis=-1)
+    assert linear_sum_assignment(distances)[1].tolist() == list(range(8))

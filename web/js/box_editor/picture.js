@@ -10,8 +10,9 @@
 import { HANDLES, clamp, handlePoint } from "./geometry.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-// Told apart by people who do not see all colours (Okabe and Ito), in shades that suit dark and light pictures.
-const COLOURS = ["#56b4e9", "#e69f00", "#2bb389", "#cc79a7", "#d5c728", "#e0703a", "#8f9bff", "#a6a6a6"];
+// Those of drawing.py, so that a person is the same one here and in the pictures of other nodes, told apart by people who do
+// not see all colours (Okabe and Ito); in shades that suit dark and light pictures.
+const COLOURS = ["#e69f00", "#56b4e9", "#2bb389", "#d5c728", "#8f9bff", "#e0703a", "#cc79a7", "#a6a6a6"];
 const HANDLE_SIZE = 8;
 const LABEL_HEIGHT = 16;
 const FONT = "11px sans-serif";
