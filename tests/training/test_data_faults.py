@@ -14,7 +14,8 @@ from dynamicid_core.images import open_photo
 from dynamicid_core.training.data import __main__ as command
 from dynamicid_core.training.data.photos import find_people
 from dynamicid_core.training.data.sample import from_record, to_record
-from dynamicid_core.training.data.shards import ShardWriter, dataset, read_samples
+from dynamicid_core.training.data.shards import ShardWriter, read_samples
+from dynamicid_core.training.order import ShardSource
 from tests import photos
 from tests.training.builder import PACK, needs_pack
 from tests.training.test_shards import SETTINGS, sample, write
@@ -77,11 +78,12 @@ def test_a_shard_cut_off_between_two_samples_is_named(tmp_path):
         list(read_samples(tmp_path / "set"))
 
 
-def test_an_empty_data_set_ends_though_it_is_repeated(tmp_path):
+def test_an_empty_data_set_is_refused(tmp_path):
     writer = ShardWriter(tmp_path / "set", SETTINGS)
     writer.add("nobody", {}, {})
     writer.finish()
-    assert list(dataset(tmp_path / "set", repeat=True)) == []
+    with pytest.raises(InputError, match=r"is empty\. Build it"):
+        ShardSource(tmp_path / "set", 0)
 
 
 def test_a_run_killed_while_it_began_can_be_given_again(tmp_path):

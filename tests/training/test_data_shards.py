@@ -6,12 +6,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from dynamicid_core.errors import InputError
 from dynamicid_core.keypoints import raster
 from dynamicid_core.training.data.sample import Sample, from_record, sample_key, to_record
-from dynamicid_core.training.data.shards import SampleIndex, ShardWriter, dataset, read_samples
+from dynamicid_core.training.data.shards import SampleIndex, ShardWriter, read_samples
 
 
 def sample(name, number, size=64):
@@ -42,10 +41,6 @@ def write(folder, people=5, photos=3, shard_size=3):
 
 def keys(samples):
     return [found.key for found in samples]
-
-
-def collate(samples):
-    return samples
 
 
 def test_a_sample_comes_back_from_its_record():
@@ -116,42 +111,6 @@ def test_a_person_never_lies_in_two_shards(tmp_path):
     assert all(len({shard for shard, _ in places}) == 1 for places in index.people.values())
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 7])
-def test_processes_share_the_samples_out(tmp_path, processes):
-    folder = write(tmp_path / "set")
-    parts = [keys(dataset(folder, shuffle=4, process=i, processes=processes)) for i in range(processes)]
-    assert sorted(key for part in parts for key in part) == sorted(keys(read_samples(folder)))
-    assert all(parts), "also where there are more processes than shards"
-
-
-def test_workers_of_a_loader_share_the_samples_out(tmp_path):
-    folder = write(tmp_path / "set")
-    parts = [DataLoader(dataset(folder, process=i, processes=2), 2, num_workers=2, collate_fn=collate) for i in (0, 1)]
-    found = [key for part in parts for batch in part for key in keys(batch)]
-    assert sorted(found) == sorted(keys(read_samples(folder)))
-
-
-def test_the_launchers_process_is_known(tmp_path, monkeypatch):
-    folder = write(tmp_path / "set")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    assert keys(dataset(folder)) == keys(dataset(folder, process=1, processes=2))
-
-
-def test_the_order_is_that_of_the_seed(tmp_path):
-    folder = write(tmp_path / "set")
-    first, again, other = (keys(dataset(folder, shuffle=20, seed=seed)) for seed in (1, 1, 2))
-    assert first == again != other
-    assert first != keys(read_samples(folder))
-
-
-def test_a_repeated_data_set_is_mixed_anew(tmp_path):
-    endless = iter(dataset(write(tmp_path / "set"), shuffle=20, repeat=True))
-    first, second = ([next(endless).key for _ in range(15)] for _ in range(2))
-    assert sorted(first) == sorted(second)
-    assert first != second
-
-
 def test_a_folder_without_a_data_set_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has no index\.json: make a data set there first"):
         read_samples(tmp_path)
@@ -161,7 +120,7 @@ def test_an_unfinished_data_set_is_not_read(tmp_path):
     write(tmp_path / "set")
     (tmp_path / "set" / "index.json").unlink()
     with pytest.raises(InputError, match="not finished"):
-        dataset(tmp_path / "set")
+        read_samples(tmp_path / "set")
 
 
 def test_a_truncated_shard_is_named(tmp_path):

@@ -1,16 +1,12 @@
-"""Samples in WebDataset shards: written so that an interrupted run goes on, read in order, shuffled, or by person."""
+"""Samples in WebDataset shards: written so that an interrupted run goes on, read in order or by person."""
 
 import json
 import os
-import random
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
-
-from torch.utils.data import IterableDataset
 
 from ...errors import InputError
 from .sample import Record, Sample, from_record
@@ -192,67 +188,6 @@ def read_samples(folder: str | Path) -> Iterator[Sample]:
     """All samples of a finished data set in the order they were written."""
     index = SampleIndex(folder)
     return map(from_record, _records(index.folder / shard for shard in index.shards))
-
-
-def dataset(
-    folder: str | Path,
-    *,
-    shuffle: int = 0,
-    seed: int = 0,
-    repeat: bool = False,
-    process: int | None = None,
-    processes: int = 1,
-) -> "ShardDataset":
-    """A finished data set for a DataLoader: each of its workers, on each of several processes, reads its own part.
-
-    shuffle: how many samples to mix at a time, 0 for the written order; shards are mixed too. seed: fixes the order.
-    repeat: go on for ever, mixed anew each time. process, processes: which of how many this is; None asks torch or the
-    launcher. Do not pass the loader to ``Accelerator.prepare``, which would share it out a second time.
-    """
-    return ShardDataset(SampleIndex(folder), shuffle, seed, repeat, None if process is None else (process, processes))
-
-
-class ShardDataset(IterableDataset[Sample]):
-    """See ``dataset``."""
-
-    def __init__(
-        self, index: SampleIndex, shuffle: int, seed: int, repeat: bool, process: tuple[int, int] | None
-    ) -> None:
-        self._index, self._shuffle, self._seed, self._repeat, self._process = index, shuffle, seed, repeat, process
-
-    def __iter__(self) -> Iterator[Sample]:
-        reader, readers = self._reader()
-        for epoch in count() if self._repeat else (0,):
-            samples = map(from_record, self._mixed(self._part(epoch, reader, readers), epoch, reader))
-            first = next(samples, None)
-            if first is None:  # with more readers than samples; it would look for one for ever
-                return
-            yield first
-            yield from samples
-
-    def _reader(self) -> tuple[int, int]:
-        """Which of how many readers this process and worker is."""
-        rank, world, worker, workers = _import_webdataset().utils.pytorch_worker_info()
-        if self._process is not None:
-            rank, world = self._process
-        return rank * workers + worker, world * workers
-
-    def _part(self, epoch: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
-        """Every so many shards; where there are fewer shards than readers, every so many samples."""
-        shards = [self._index.folder / shard for shard in self._index.shards]
-        if self._shuffle:
-            random.Random(f"{self._seed} {epoch}").shuffle(shards)
-        if len(shards) >= readers:
-            return _records(shards[reader::readers])
-        return islice(_records(shards), reader, None, readers)
-
-    def _mixed(self, records: Iterator[dict[str, Any]], epoch: int, reader: int) -> Iterator[dict[str, Any]]:
-        if not self._shuffle:
-            return records
-        shuffle = _import_webdataset().shuffle
-        chance = random.Random(f"{self._seed} {epoch} {reader}")
-        mixed: Iterator[dict[str, Any]] = iter(shuffle(self._shuffle, initial=self._shuffle, rng=chance)(records))
-        return mixed
 
 
 def _records(shards: Iterable[Path]) -> Iterator[dict[str, Any]]:
