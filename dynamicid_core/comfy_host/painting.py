@@ -68,13 +68,12 @@ def paint(
     negative: str,
     sampling: Sampling,
     seed: int,
-    lora_strength: float = 1.0,
 ) -> list[Photo]:
     """Pictures of the people in ``placements``, as a graph of the nodes makes them; without any, of the base model.
 
     Stops when the host is told to interrupt. Raises InputError when adapter, model and faces do not fit each other.
     """
-    latents = paint_latents(base, dynamicid, placements, settings, prompt, negative, sampling, seed, lora_strength)
+    latents = paint_latents(base, dynamicid, placements, settings, prompt, negative, sampling, seed)
     return photographs(base.vae.decode(latents))
 
 
@@ -88,11 +87,10 @@ def paint_latents(
     negative: str,
     sampling: Sampling,
     seed: int,
-    lora_strength: float = 1.0,
 ) -> Tensor:
     """Latents [batch, C, height / 8, width / 8] of what ``paint`` makes, as the VAE decodes them."""
     asked, avoided = (base.clip.encode_from_tokens_scheduled(base.clip.tokenize(text)) for text in (prompt, negative))
-    model, asked, avoided = apply_dynamicid(base.model, asked, avoided, dynamicid, placements, settings, lora_strength)
+    model, asked, avoided = apply_dynamicid(base.model, asked, avoided, dynamicid, placements, settings)
     empty = torch.zeros(sampling.batch, 4, sampling.height // LATENT_CELL, sampling.width // LATENT_CELL)
     empty = comfy.sample.fix_empty_latent_channels(model, empty)
     latents: Tensor = comfy.sample.sample(

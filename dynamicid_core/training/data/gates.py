@@ -21,7 +21,6 @@ DUPLICATE = "duplicate"
 ANOTHER_PERSON = "another person"
 ALONE = "only photo of a person"
 STRAY = "outside of a person's folder"
-REASONS = (UNREADABLE, NO_FACE, SEVERAL_FACES, SMALL_FACE, BLURRED, DUPLICATE, ANOTHER_PERSON, ALONE, STRAY)
 
 LEAST_PHOTOS = 2
 """Of a person: what trains on one photo looks at another of the same person."""
@@ -66,7 +65,9 @@ class Gates:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a photo is left out. photo: its path below the folder of photos. reason: one of REASONS. detail: measured."""
+    """Why a photo is left out. photo: its path below the folder of photos. reason: UNREADABLE, NO_FACE, …
+    detail: measured.
+    """
 
     photo: str
     reason: str

@@ -149,7 +149,6 @@ class Bench:
         portrait = portrait_square(large, face)
         seen = Image.fromarray(_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         pose = solve_pose(torch.from_numpy(portrait.fractions(face.keypoints)))
-        assert pose is not None
         return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
 
 
@@ -300,7 +299,9 @@ def find(
         faces = faces[:1]
     findings = []
     for place, (person, motion) in enumerate(zip(group, motions, strict=True)):
-        here = [face for face in faces if int(_middle(face) / width * len(group)) == place] if len(group) > 1 else faces
+        here = (
+            [face for face in faces if int(face.centre[0] / width * len(group)) == place] if len(group) > 1 else faces
+        )
         if not here:
             findings.append(Finding(setting, len(group), None, [], False, False, False, False, False, crowded))
             continue
@@ -337,7 +338,11 @@ def few_steps(bench: Bench, people: Sequence[Person], cases: int, pieces: Pieces
 def _with_steps(bench: Bench, people: Sequence[Person], cases: int) -> dict[str, float]:
     findings = []
     for case in range(cases):
-        person, clothes, background = people[case % len(people)], COLOURS[case % 11], COLOURS[(case + 5) % 11]
+        person, clothes, background = (
+            people[case % len(people)],
+            COLOURS[case % len(COLOURS)],
+            COLOURS[(case + 5) % len(COLOURS)],
+        )
         photo = bench.picture([person.face], NO_IMR, prompt_for(1, clothes, background), case)
         still = Motion("neutral", "front")
         findings += find(bench, photo, [person], people, [still], clothes, background, "")
@@ -393,7 +398,3 @@ def _motion(case: int, place: int) -> Motion:
     """What is asked of a person of a picture: neighbours differ in both, 28 pictures ask for each pair once."""
     expression, pose = MOTIONS[(case + 9 * place) % len(MOTIONS)]
     return Motion(expression, pose, right=bool(case % 2))
-
-
-def _middle(face: DetectedFace) -> float:
-    return float(face.box[0] + face.box[2]) / 2

@@ -76,11 +76,11 @@ def draw_steps(steps: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def sheet(rows: Sequence[tuple[str, Sequence[Photo]]], path: Path, scale: int = 1) -> None:
+def sheet(rows: Sequence[tuple[str, Sequence[Photo]]], path: Path) -> None:
     """Rows of pictures, each with a title above it."""
     title, margin = 22, 6
-    height = max(photo.shape[0] for _, photos in rows for photo in photos) * scale
-    width = max(sum(photo.shape[1] * scale + margin for photo in photos) for _, photos in rows)
+    height = max(photo.shape[0] for _, photos in rows for photo in photos)
+    width = max(sum(photo.shape[1] + margin for photo in photos) for _, photos in rows)
     board = Image.new("RGB", (width + margin, len(rows) * (title + height + margin)), "white")
     draw, font = ImageDraw.Draw(board), ImageFont.load_default(14)
     for number, (text, photos) in enumerate(rows):
@@ -88,10 +88,8 @@ def sheet(rows: Sequence[tuple[str, Sequence[Photo]]], path: Path, scale: int = 
         draw.text((margin, top + title / 2), text, fill="black", font=font, anchor="lm")
         left = margin
         for photo in photos:
-            picture = Image.fromarray(photo)
-            picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS)
-            board.paste(picture, (left, top + title))
-            left += picture.width + margin
+            board.paste(Image.fromarray(photo), (left, top + title))
+            left += photo.shape[1] + margin
     board.save(path, quality=88)
 
 
