@@ -21,7 +21,9 @@ _LONGEST_NAME = 200  # bytes; file systems take 255, with the ending and a numbe
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a file holds. what: in words ("face"). writer: the node that writes it. needed, optional: tensor names."""
+    """What a file holds. what: in words ("face"). writer: the node that writes it. format, version: what its metadata
+    say it is. needed, optional: tensor names.
+    """
 
     what: str
     writer: str

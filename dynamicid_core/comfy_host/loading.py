@@ -20,8 +20,8 @@ class DynamicID:
     """A loaded adapter and, if they were chosen, IMR and keypoint encoder; all networks under the host's memory
     management.
 
-    variant, recognition, family: see ``Checkpoint``. updates: the adapter's low-rank updates, see
-    ``adapter.low_rank_updates``. What else its file holds is in the networks alone, so that it is in memory once.
+    variant, recognition, family: see ``Checkpoint``. updates: the tensors of the adapter's low-rank updates, see
+    ``adapter.update_weights``. What else its file holds is in the networks alone, so that it is in memory once.
     """
 
     variant: Variant

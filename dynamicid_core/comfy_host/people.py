@@ -16,6 +16,7 @@ class People:
 
     tokens: [2, T, D] float32, row POSITIVE the faces', row NEGATIVE those of no face. token_weights: [1, T, 1], what
     multiplies the values. key_scale: [T], what multiplies the attention logits. counts: tokens a person.
+    regions: where each is to be, None for anywhere.
     """
 
     tokens: Tensor

@@ -1,4 +1,4 @@
-"""The training loop of both stages: one device or many, interrupted and resumed at will.
+"""The training loop of every stage: one device or many, interrupted and resumed at will.
 
 Chance depends on the seed, the step and the process alone, and data comes in an order that the seed fixes; so a run
 that was interrupted and resumed computes what an uninterrupted one does.

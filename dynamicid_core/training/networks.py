@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .. import saa
-from ..adapter import UPDATED, AttentionLayer, IdentityProjections, check_fit, projection_sizes, projection_weights
+from ..adapter import (
+    UPDATED,
+    AttentionLayer,
+    IdentityProjections,
+    check_fit,
+    projection_sizes,
+    projection_weights,
+    update_weights,
+)
 from ..checkpoint import ADAPTER, Checkpoint, Variant
 from ..errors import InputError
 from ..face_encoder import FaceEncoder, FaceEncoderSizes
@@ -74,7 +82,7 @@ class TrainableAdapter(nn.Module):
         adapter = cls(layers, FaceEncoderSizes.of(encoder), ranks.pop(), checkpoint.variant, checkpoint.recognition)
         adapter.face_encoder.load_state_dict(encoder)
         adapter.projections.load_state_dict(projection_weights(tensors))
-        adapter.updates.load_state_dict({f"layers.{k}": v for k, v in tensors.items() if "_lora." in k})
+        adapter.updates.load_state_dict({f"layers.{key}": tensor for key, tensor in update_weights(tensors).items()})
         return adapter
 
     def start_from_text(self, unet: Mapping[str, Tensor]) -> None:

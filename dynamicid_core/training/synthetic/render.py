@@ -57,9 +57,8 @@ def rotation(pose: tuple[float, float, float] | Array) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Look:
-    """The colours of a head, linear RGB 0 to 1. hair: None is bald. brow_arch: from 0, flat, to 1.
-
-    hairline: how much higher than usual, mesh units.
+    """The colours of a head, linear RGB 0 to 1. hair: None is bald. brow_arch: 0 is flat, 1 high; below 0 the
+    middle is lower than the ends. hairline: how much higher than usual, mesh units.
     """
 
     skin: Colour = (0.62, 0.40, 0.29)
