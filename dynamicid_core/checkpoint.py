@@ -26,6 +26,8 @@ from .files import written_whole
 from .imr import ImrSizes, KeypointEncoderSizes
 
 ADAPTER, IMR, KEYPOINT_ENCODER = "adapter", "imr", "keypoint_encoder"
+ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE = (f"{part}.safetensors" for part in (ADAPTER, IMR, KEYPOINT_ENCODER))
+"""What training calls the files of the parts, and those of the miniature are called."""
 PART_NAMES = {ADAPTER: "an adapter (face encoder and SAA)", IMR: "an IMR", KEYPOINT_ENCODER: "a keypoint encoder"}
 FORMAT_VERSION = "1"
 _FORMAT = "dynamicid-{}"

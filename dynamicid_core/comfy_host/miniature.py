@@ -23,7 +23,15 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ..checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint
+from ..checkpoint import (
+    ADAPTER,
+    ADAPTER_FILE,
+    IMR,
+    IMR_FILE,
+    KEYPOINT_ENCODER,
+    KEYPOINT_ENCODER_FILE,
+    read_checkpoint,
+)
 from ..errors import InputError
 from .loading import DynamicID, load_dynamicid
 
@@ -31,9 +39,6 @@ FOLDER = Path(__file__).resolve().parent.parent / "data" / "miniature"
 """Where the shipped weights are."""
 UNET_FILE, VAE_FILE, TEXT_FILE, IMAGE_FILE = (
     f"{name}.safetensors" for name in ("unet", "vae", "text_encoder", "image_encoder")
-)
-ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE = (
-    f"{name}.safetensors" for name in ("adapter", "imr", "keypoint_encoder")
 )
 WORDS = "words"
 """In the text encoder's file: the numbers of the tokens [n] whose rows of the embedding table it holds. All others,

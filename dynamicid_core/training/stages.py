@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from ..checkpoint import (
     ADAPTER,
+    ADAPTER_FILE,
     DYNAMICID,
     IMR,
+    IMR_FILE,
     KEYPOINT_ENCODER,
+    KEYPOINT_ENCODER_FILE,
     VARIANTS,
     Checkpoint,
     read_checkpoint,
@@ -33,9 +36,6 @@ from .data.sample import Sample
 from .networks import TrainableAdapter, start_with_the_tokens
 from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureBatches
 
-ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE = (
-    f"{name}.safetensors" for name in ("adapter", "imr", "keypoint_encoder")
-)
 SHEET_ROWS = 4
 _SHEET_CFG = 5.0
 _FEED_FORWARD = 4  # times the size of the IMR, as in the released one

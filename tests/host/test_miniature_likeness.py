@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dynamicid_core.checkpoint import ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_packs import open_pack
@@ -51,7 +52,7 @@ def test_a_pack_with_another_recognition_model_is_told(kitchen, monkeypatch):
 @pytest.fixture(scope="module")
 def likenesses(kitchen, arcface):
     denoiser, encoders, source, config = parts(kitchen)
-    files = [kitchen.stage("reconfiguration") / file for file in (stages.IMR_FILE, stages.KEYPOINT_ENCODER_FILE)]
+    files = [kitchen.stage("reconfiguration") / file for file in (IMR_FILE, KEYPOINT_ENCODER_FILE)]
     editor = Editor(*stages.open_motion_networks(*files))
     known = perception.known_people(kitchen.data(PEOPLE))
     stage = likeness.LikenessStage(denoiser, encoders, source, config, editor, arcface, known)
@@ -83,7 +84,7 @@ def test_self_attention_and_its_low_rank_updates_stay_as_they_were_and_the_rest_
     kept, rest = changed(miniature.UNET_FILE, lambda name: ".attn1." in name)
     assert not kept
     assert any(".attn2." in name for name in rest)
-    kept, rest = changed(stages.ADAPTER_FILE, is_own_update)
+    kept, rest = changed(ADAPTER_FILE, is_own_update)
     assert not kept
     assert any("_lora" in name for name in rest)
 
@@ -105,21 +106,18 @@ def test_the_unet_alone_sees_the_photos_to_paint_and_scenes_as_often_as_it_is_to
 
 def test_the_imr_learns_and_the_keypoint_encoder_does_not(kitchen):
     names = ("reconfiguration", "likeness", "more_likeness")
-    made = [load_file(kitchen.stage(name) / stages.IMR_FILE) for name in names]
+    made = [load_file(kitchen.stage(name) / IMR_FILE) for name in names]
     for before, after in pairwise(made):
         assert any(not torch.equal(before[name], after[name]) for name in before)
-    assert not (kitchen.stage("likeness") / stages.KEYPOINT_ENCODER_FILE).exists()
-    assert_same_halves(kitchen, miniature.IMR_FILE, made[-1])
+    assert not (kitchen.stage("likeness") / KEYPOINT_ENCODER_FILE).exists()
+    assert_same_halves(kitchen, IMR_FILE, made[-1])
 
 
-@pytest.mark.parametrize(
-    ("file", "packed"),
-    [(miniature.UNET_FILE, miniature.UNET_FILE), (stages.ADAPTER_FILE, miniature.ADAPTER_FILE)],
-)
-def test_unet_and_adapter_are_shipped_half_way_between_both_trainings(kitchen, file, packed):
+@pytest.mark.parametrize("file", [miniature.UNET_FILE, ADAPTER_FILE])
+def test_unet_and_adapter_are_shipped_half_way_between_both_trainings(kitchen, file):
     first, last = (load_file(kitchen.stage(name) / file) for name in ("likeness", "more_likeness"))
     assert any(not torch.equal(first[name], last[name]) for name in first)
-    assert_same_halves(kitchen, packed, {name: (value + last[name]) / 2 for name, value in first.items()})
+    assert_same_halves(kitchen, file, {name: (value + last[name]) / 2 for name, value in first.items()})
 
 
 def assert_same_halves(kitchen, file, expected):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checkpoint import IMR
+from ...checkpoint import IMR, IMR_FILE
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...saa import SaaSettings
 from ..anchoring import AnchorBatch
@@ -21,7 +21,7 @@ from ..data.sample import Sample
 from ..losses import feature_loss
 from ..networks import Layouts, TrainableAdapter, token_spread
 from ..reconfiguration import ReconfigureBatches
-from ..stages import IMR_FILE, AnchorStage, SampleSource, save_motion_network
+from ..stages import AnchorStage, SampleSource, save_motion_network
 from .anchoring import CloseUpAnchoring
 from .edits import EditBatches, Editor, Edits, Pair
 from .framing import in_close_up

@@ -6,10 +6,18 @@ from dataclasses import replace
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint, save_checkpoint
+from ...checkpoint import (
+    ADAPTER,
+    ADAPTER_FILE,
+    IMR,
+    IMR_FILE,
+    KEYPOINT_ENCODER,
+    KEYPOINT_ENCODER_FILE,
+    read_checkpoint,
+    save_checkpoint,
+)
 from ...comfy_host import miniature
 from ...face_packs import open_pack
-from .. import stages
 from .judge import JUDGE_FILE
 from .kitchen import Kitchen
 
@@ -36,18 +44,18 @@ def pack(kitchen: Kitchen) -> None:
         pack_file(kitchen, file, stage)
     first, last = (load_file(kitchen.weights(stage, miniature.UNET_FILE)) for stage in _AVERAGED)
     save_file(_halved(_half_way(first, last)), folder / miniature.UNET_FILE)
-    one, other = (read_checkpoint(kitchen.weights(stage, stages.ADAPTER_FILE), ADAPTER) for stage in _AVERAGED)
+    one, other = (read_checkpoint(kitchen.weights(stage, ADAPTER_FILE), ADAPTER) for stage in _AVERAGED)
     adapter = replace(
         one,
         modules={name: _half_way(weights, other.modules[name]) for name, weights in one.modules.items()},
         recognition=open_pack(kitchen.pack, "CPU").recognition,
     )
-    imr = read_checkpoint(kitchen.weights("more_likeness", stages.IMR_FILE), IMR)
-    of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
+    imr = read_checkpoint(kitchen.weights("more_likeness", IMR_FILE), IMR)
+    of_keypoints = kitchen.weights("reconfiguration", KEYPOINT_ENCODER_FILE)
     for checkpoint, file in (
-        (adapter, miniature.ADAPTER_FILE),
-        (imr, miniature.IMR_FILE),
-        (read_checkpoint(of_keypoints, KEYPOINT_ENCODER), miniature.KEYPOINT_ENCODER_FILE),
+        (adapter, ADAPTER_FILE),
+        (imr, IMR_FILE),
+        (read_checkpoint(of_keypoints, KEYPOINT_ENCODER), KEYPOINT_ENCODER_FILE),
     ):
         halves = {name: _halved(weights) for name, weights in checkpoint.modules.items()}
         save_checkpoint(replace(checkpoint, modules=halves), folder / file)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...checkpoint import ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE
 from ...comfy_host import miniature
 from ...comfy_host.differentiable import DenoisingModel
 from ...saa import SaaSettings
@@ -144,7 +145,7 @@ def train_adapter(kitchen: Kitchen) -> None:
         steps=kitchen.effort.anchoring, batch_size=16, learning_rate=2e-3, ema_decay=0.99,
         rates={"adapter.face_encoder": 0.05, "adapter.updates": 0.5},
         log_every=20, save_every=250, sample_every=500, rank=16, other_clothes=0.5,
-        start_from=str(kitchen.first(miniature.ADAPTER_FILE) or ""),
+        start_from=str(kitchen.first(ADAPTER_FILE) or ""),
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> RecognisedAnchorStage:
@@ -163,7 +164,7 @@ def train_together(kitchen: Kitchen) -> None:
         rates={"anchoring.adapter.face_encoder": 0.1, "denoising": 0.6}, threshold=SaaSettings().threshold,
         log_every=19,  # each kind of batch comes up: one in five is of the other
         save_every=250, sample_every=500, other_clothes=0.5,
-        start_from=str(kitchen.weights("anchoring", stages.ADAPTER_FILE)),
+        start_from=str(kitchen.weights("anchoring", ADAPTER_FILE)),
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> TogetherStage:
@@ -179,9 +180,9 @@ def train_editor(kitchen: Kitchen) -> None:
     """Reconfiguration: IMR and keypoint encoder."""
     config = ReconfigureConfig(
         output=str(kitchen.stage("reconfiguration")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
-        adapter=str(kitchen.weights("together", stages.ADAPTER_FILE)),
-        imr=str(kitchen.first(miniature.IMR_FILE) or ""),
-        keypoint_encoder=str(kitchen.first(miniature.KEYPOINT_ENCODER_FILE) or ""),
+        adapter=str(kitchen.weights("together", ADAPTER_FILE)),
+        imr=str(kitchen.first(IMR_FILE) or ""),
+        keypoint_encoder=str(kitchen.first(KEYPOINT_ENCODER_FILE) or ""),
         steps=kitchen.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=500, size=192, features=64, width=4,
         diffusion_share=0.1, diffusion_weight=100.0,
@@ -196,13 +197,13 @@ def train_editor(kitchen: Kitchen) -> None:
 
 def train_likeness(kitchen: Kitchen) -> None:
     """UNet, adapter and IMR, until what they paint is like the people."""
-    imr = kitchen.weights("reconfiguration", stages.IMR_FILE)
+    imr = kitchen.weights("reconfiguration", IMR_FILE)
     _train_likeness(kitchen, "likeness", "together", imr, kitchen.effort.likeness)
 
 
 def train_more_likeness(kitchen: Kitchen) -> None:
     """The same three go on."""
-    imr = kitchen.weights("likeness", stages.IMR_FILE)
+    imr = kitchen.weights("likeness", IMR_FILE)
     _train_likeness(kitchen, "more_likeness", "likeness", imr, kitchen.effort.more_likeness)
 
 
@@ -213,13 +214,13 @@ def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: 
         steps=steps, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
         rates={"anchoring.editor": 0.5}, threshold=SaaSettings().threshold,
         log_every=19, save_every=180, sample_every=0, other_clothes=0.5,
-        start_from=str(kitchen.weights(before, stages.ADAPTER_FILE)),
+        start_from=str(kitchen.weights(before, ADAPTER_FILE)),
     )  # fmt: skip
 
     def stage(timed: AnchorConfig) -> TogetherStage:
         denoiser, encoders = kitchen.denoiser(before), kitchen.encoders()
         people, perception = kitchen.source(PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
-        of_keypoints = kitchen.weights("reconfiguration", stages.KEYPOINT_ENCODER_FILE)
+        of_keypoints = kitchen.weights("reconfiguration", KEYPOINT_ENCODER_FILE)
         network, keypoint_encoder = stages.open_motion_networks(imr, of_keypoints)
         editor = Editor(network.to(encoders.device), keypoint_encoder.to(encoders.device))
         known = known_people(kitchen.data(PEOPLE))
