@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...comfy_host.miniature import (
@@ -26,6 +25,7 @@ from ...keypoints import COUNT
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..stages import SampleSource, sample_batches
+from .weights import write_weights
 
 _LOCAL = 1.0  # weight of the loss on keypoints and pose
 _PENULTIMATE = -2  # the layer whose features the face encoder gets
@@ -105,8 +105,8 @@ class ContrastStage:
         """text_encoder.safetensors and image_encoder.safetensors."""
         samples = islice(self._source.samples(0, 1), _WORDS_COUNTED)
         words = torch.tensor(sorted({token for sample in samples for token in self._tokens(sample.caption)}))
-        save_file(_contiguous(packed_text_weights(self.network.text.state_dict(), words)), folder / TEXT_FILE)
-        save_file(_contiguous(self.network.image.state_dict()), folder / IMAGE_FILE)
+        write_weights(packed_text_weights(self.network.text.state_dict(), words), folder / TEXT_FILE)
+        write_weights(self.network.image.state_dict(), folder / IMAGE_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Nothing: an embedding cannot be looked at."""
@@ -130,7 +130,3 @@ def _image_network() -> Any:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     return CLIPVisionModelWithProjection(CLIPVisionConfig(**{k: v for k, v in IMAGE.items() if k != "model_type"}))
-
-
-def _contiguous(weights: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...comfy_host.differentiable import FrozenEncoders
@@ -22,6 +22,7 @@ from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
 from .autoencoder import LATENT_STD
 from .framing import FACE_WEIGHT, close_up, face_flatness, face_weights, in_close_up
 from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
+from .weights import write_weights
 
 _FEATURES, _EMBEDDING, _UNLIKE = 0.5, 0.25, 2.5
 _SHAKEN = 0.1  # of the spread of latents, at most: those of the UNet are not exact either
@@ -114,8 +115,7 @@ class DecoderStage:
 
     def save_weights(self, folder: Path) -> None:
         """vae.safetensors, with the encoder as it was."""
-        weights = self._vae.state_dict()
-        save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, folder / VAE_FILE)
+        write_weights(self._vae.state_dict(), folder / VAE_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Pictures of the data, and what comes back of them."""

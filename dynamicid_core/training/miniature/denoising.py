@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
@@ -23,6 +22,7 @@ from ..losses import min_snr_weights
 from ..stages import SHEET_ROWS, SampleSource, paint_samples, sample_batches, save_sheet
 from .captions import reduced
 from .framing import close_up_weights
+from .weights import write_weights
 
 _DROP_TEXT = 0.1
 SCENES = 0.12
@@ -132,8 +132,7 @@ class DenoisingStage:
 
     def save_weights(self, folder: Path) -> None:
         """unet.safetensors."""
-        weights = self._denoiser.network.state_dict()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / UNET_FILE)
+        write_weights(self._denoiser.network.state_dict(), folder / UNET_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Pictures of the data beside what is painted of their captions."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...expression import EXPRESSIONS
@@ -20,6 +20,7 @@ from ..config import LoopConfig
 from ..data.sample import Sample
 from ..stages import SampleSource, sample_batches
 from ..synthetic.people import CLOTH_COLOURS
+from .weights import write_weights
 
 JUDGE_FILE = "judge.safetensors"
 SIZE = 128
@@ -118,8 +119,7 @@ class JudgeStage:
 
     def save_weights(self, folder: Path) -> None:
         """judge.safetensors."""
-        weights = self.network.judge.state_dict()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / JUDGE_FILE)
+        write_weights(self.network.judge.state_dict(), folder / JUDGE_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Nothing: what it says is a table."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...comfy_host.differentiable import FrozenEncoders
@@ -21,6 +21,7 @@ from ..config import LoopConfig
 from ..data.sample import Sample
 from ..stages import SampleSource, sample_batches
 from .autoencoder import LATENT_STD
+from .weights import write_weights
 
 RECOGNISER_FILE = "recogniser.safetensors"
 _EMBEDDING = 512
@@ -129,10 +130,7 @@ class RecogniserStage:
 
     def save_weights(self, folder: Path) -> None:
         """recogniser.safetensors."""
-        weights = self.network.recogniser.state_dict()
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / RECOGNISER_FILE
-        )
+        write_weights(self.network.recogniser.state_dict(), folder / RECOGNISER_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Nothing: what it says are numbers."""

@@ -1,6 +1,10 @@
-"""First weights of ComfyUI's layers, which begin as whatever was in memory."""
+"""First weights of ComfyUI's layers, which begin as whatever was in memory, and files of what became of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 # The last layers of residual branches, which begin at zero, so that a new network passes things on as they are.
@@ -16,6 +20,11 @@ def initialise(network: nn.Module, seed: int) -> nn.Module:
             for kind, parameter in module.named_parameters(recurse=False):
                 parameter.copy_(_first(module, name, kind, parameter, chance))
     return network
+
+
+def write_weights(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Writes a state dict from whatever device."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, file)
 
 
 def _first(module: nn.Module, name: str, kind: str, parameter: Tensor, chance: torch.Generator) -> Tensor:
