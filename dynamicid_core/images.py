@@ -1,5 +1,6 @@
 """Pictures on their way in: ComfyUI's tensors become photographs, photographs become what CLIP looks at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +120,12 @@ def clip_pixels(photo: Photo, size: int) -> Tensor:
     left, top = (new_width - size) // 2, (new_height - size) // 2
     cut = np.asarray(resized)[top : top + size, left : left + size]
     return torch.from_numpy(cut.astype(np.float32) / 255.0)
+
+
+def clip_input(photos: Sequence[Photo], size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What a vision model of this size takes of photos: ``clip_pixels``, normalised, float32 [B, 3, size, size]."""
+    pixels = torch.stack([clip_pixels(photo, size) for photo in photos])
+    return ((pixels - torch.tensor(mean)) / torch.tensor(std)).movedim(-1, 1)
 
 
 def to_image(photos: list[Photo]) -> Tensor:

@@ -1,7 +1,7 @@
 """ComfyUI's models as training needs them: frozen, but letting gradients through."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..adapter import AttentionLayer, layers_of
 from ..errors import InputError
+from ..images import Photo, clip_input
 
 _TEXTS_KEPT = 256  # of a quarter of a megabyte each; all 42 face prompts, and captions that come again soon
 
@@ -134,6 +135,7 @@ class FrozenEncoders:
     def __init__(self, vae: Any, clip: Any, clip_vision: Any, device: torch.device) -> None:
         self._vae, self.clip, self._clip_vision, self.device = vae, clip, clip_vision, device
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
+        self._no_features: Tensor | None = None
 
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
@@ -179,10 +181,16 @@ class FrozenEncoders:
             .to(self.device)
         )
 
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, S, S, 3], 0 to 1, of the vision model's size -> [B, 3, S, S] as it wants them."""
-        mean, std = (torch.tensor(values) for values in (self._clip_vision.image_mean, self._clip_vision.image_std))
-        return ((pixels - mean) / std).movedim(-1, 1)
+    def features_of_nobody(self) -> Tensor:
+        """CLIP features of all-zero pixel values, [1, patches, size]."""
+        if self._no_features is None:
+            self._no_features = self.clip_features(torch.zeros(1, 3, self.image_size, self.image_size))
+        return self._no_features
+
+    def clip_input(self, photos: Sequence[Photo]) -> Tensor:
+        """Photos -> normalised pixels [B, 3, S, S] for ``clip_features``."""
+        vision = self._clip_vision
+        return clip_input(photos, self.image_size, vision.image_mean, vision.image_std)
 
     @property
     def clip_size(self) -> int:

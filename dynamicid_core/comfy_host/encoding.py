@@ -17,7 +17,7 @@ from ..face import Face, average_faces
 from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align, align_for_clip
 from ..face_packs import check_recognition
 from ..face_prompt import face_prompt
-from ..images import Photo, Square, central_square, clip_pixels
+from ..images import Photo, Square, central_square, clip_input
 from ..keypoints import Keypoints
 from ..portrait import measure, portrait_square
 from .loading import DynamicID
@@ -86,9 +86,8 @@ def clip_features(clip_vision: Any, photos: Sequence[Photo], needed_size: int) -
     Zero pixel values, after normalisation, are what the released model trained "no photo" on; no picture gives them.
     Raises InputError when the vision model's hidden size is not the one the face encoder was trained with.
     """
-    pixels = torch.stack([clip_pixels(photo, clip_vision.image_size) for photo in photos]).movedim(-1, 1)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (clip_vision.image_mean, clip_vision.image_std))
-    pixels = torch.cat(((pixels - mean) / std, torch.zeros_like(pixels[:1]))).to(clip_vision.load_device)
+    pixels = clip_input(photos, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
+    pixels = torch.cat((pixels, torch.zeros_like(pixels[:1]))).to(clip_vision.load_device)
     comfy.model_management.load_models_gpu([clip_vision.patcher])
     features = clip_vision.model(pixel_values=pixels, intermediate_output=-2)[1].float()
     if features.shape[-1] != needed_size:

@@ -10,7 +10,7 @@ from ..checkpoint import Variant
 from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..comfy_host.identity_patch import text_attention
 from ..face_analysis import align_for_clip
-from ..images import Photo, clip_pixels
+from ..images import Photo
 from ..keypoints import ARCFACE_POINTS
 from ..saa import SaaSettings
 from .config import AnchorConfig
@@ -79,7 +79,6 @@ class AnchorBatches:
         """variant: of the adapter, which says what ArcFace and CLIP see of the photos."""
         self._encoders, self._timesteps, self._config = encoders, denoiser.timesteps, config
         self._variant = variant
-        self._no_features: Tensor | None = None
 
     def make(self, samples: list[Sample], chance: torch.Generator, device: torch.device) -> AnchorBatch:
         """A batch on the device."""
@@ -97,7 +96,7 @@ class AnchorBatches:
         identities = torch.stack([torch.from_numpy(sample.embedding).float() for sample in samples])
         seen[no_face] = 0
         identities[no_face] = 0
-        features[no_face.to(features.device)] = self._features_of_nobody()
+        features[no_face.to(features.device)] = self._encoders.features_of_nobody()
         return AnchorBatch(
             latents.to(device),
             noise.to(device),
@@ -108,13 +107,6 @@ class AnchorBatches:
             identities.to(device),
             torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples]).to(device),
         )
-
-    def _features_of_nobody(self) -> Tensor:
-        """CLIP features of all-zero pixel values, [1, patches, size]."""
-        if self._no_features is None:
-            size = self._encoders.image_size
-            self._no_features = self._encoders.clip_features(torch.zeros(1, 3, size, size))
-        return self._no_features
 
 
 def pictures(samples: list[Sample]) -> Tensor:
@@ -141,8 +133,7 @@ def faces(samples: list[Sample], encoders: FrozenEncoders, variant: Variant) -> 
     """ArcFace embeddings [B, 512] and CLIP features [B, patches, size] of samples, as an adapter's variant has them."""
     name = "embedding" if variant.embedding_channel_order == "bgr" else "embedding_rgb"
     embeddings = torch.stack([torch.from_numpy(getattr(sample, name)).float() for sample in samples])
-    pixels = torch.stack([clip_pixels(_crop(sample, variant), encoders.image_size) for sample in samples])
-    return embeddings, encoders.clip_features(encoders.normalised(pixels))
+    return embeddings, encoders.clip_features(encoders.clip_input([_crop(sample, variant) for sample in samples]))
 
 
 def _crop(sample: Sample, variant: Variant) -> Photo:

@@ -249,8 +249,8 @@ def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[S
 @torch.no_grad()
 def tokens_of_nobody(adapter: TrainableAdapter, encoders: FrozenEncoders) -> Tensor:
     """[1, T, D], for negative prompts."""
-    features = encoders.clip_features(torch.zeros(1, 3, encoders.image_size, encoders.image_size))
-    return adapter.tokens(torch.zeros(1, adapter.face_encoder.sizes.embedding_size, device=encoders.device), features)
+    embedding = torch.zeros(1, adapter.face_encoder.sizes.embedding_size, device=encoders.device)
+    return adapter.tokens(embedding, encoders.features_of_nobody())
 
 
 def paint_samples(

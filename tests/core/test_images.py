@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPImageProcessor
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.images import central_square, clip_pixels, photographs, square_around
+from dynamicid_core.images import central_square, clip_input, clip_pixels, photographs, square_around
 
 
 def test_grey_and_transparent_pictures_become_rgb():
@@ -68,3 +68,12 @@ def test_points_become_fractions_of_the_square():
 def test_a_square_around_a_box_goes_by_its_longer_side():
     box = np.array([200, 200, 240, 260], np.float32)
     assert square_around(np.zeros((500, 500, 3), np.uint8), box, 2.0).side == 120
+
+
+def test_a_vision_model_takes_normalised_pixels_with_the_channels_first():
+    grey, red = np.full((9, 12, 3), 128, np.uint8), np.full((30, 30, 3), (255, 0, 0), np.uint8)
+    seen = clip_input([grey, red], 6, [0.5, 0.4, 0.3], [0.2, 0.25, 0.5])
+    assert seen.shape == (2, 3, 6, 6)
+    expected = (128 / 255 - torch.tensor([0.5, 0.4, 0.3])) / torch.tensor([0.2, 0.25, 0.5])
+    torch.testing.assert_close(seen[0, :, 2, 3], expected)
+    torch.testing.assert_close(seen[1, :, 0, 5], torch.tensor([2.5, -1.6, -0.6]))

@@ -20,7 +20,7 @@ from ...comfy_host.miniature import (
     build_text_encoder,
     packed_text_weights,
 )
-from ...images import clip_pixels
+from ...images import clip_input
 from ...keypoints import COUNT
 from ..config import LoopConfig
 from ..data.sample import Sample
@@ -94,8 +94,7 @@ class ContrastStage:
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> ContrastBatch:
         """What the network takes."""
         size, mean, std = (getattr(self._clip_vision, name) for name in ("image_size", "image_mean", "image_std"))
-        pixels = torch.stack([clip_pixels(sample.picture, size) for sample in raw])
-        pixels = ((pixels - torch.tensor(mean)) / torch.tensor(std)).movedim(-1, 1)
+        pixels = clip_input([sample.picture for sample in raw], size, mean, std)
         tokens = torch.tensor([self._tokens(sample.caption) for sample in raw])
         keypoints = torch.from_numpy(np.stack([sample.keypoints for sample in raw])).float().flatten(1) * 2 - 1
         pose = torch.from_numpy(np.stack([sample.pose for sample in raw])).float() / _DEGREES
