@@ -45,7 +45,7 @@ def attach(mesh: HeadMesh, front: Array) -> Array:
 
     vertices = mesh.vertices(average_shape())
     jaw = mesh.displacements(average_shape(), {"jawOpen": 1.0})[:, 1]
-    skin, eyes = on_material(mesh, "skin"), on_material(mesh, "eyes")
+    skin, eyes = mesh.made_of("skin"), mesh.made_of("eyes")
     margin = skin & (mesh.lids > 0.5)
     upper, lower = (mesh.lips > 0.2) & (jaw < 0.05), (mesh.lips > 0.2) & (jaw > 0.15)
     allowed = [skin & (vertices[:, 2] > 0)] * POINTS
@@ -62,17 +62,6 @@ def attach(mesh: HeadMesh, front: Array) -> Array:
     # Seen from the front, depth says little: it counts less than the place in the picture.
     pairs = zip(chosen, front, strict=True)
     return np.array([rows[np.linalg.norm((vertices[rows] - p) * [1, 1, 0.3], axis=1).argmin()] for rows, p in pairs])
-
-
-def on_material(mesh: HeadMesh, name: str) -> Array:
-    """Which vertices [n] belong to triangles of a material."""
-    import numpy as np
-
-    from dynamicid_core.training.synthetic.mesh import MATERIALS
-
-    which = np.zeros(len(mesh.rest), bool)
-    which[mesh.triangles[mesh.materials == MATERIALS.index(name)]] = True
-    return which
 
 
 def action_weights(mesh: HeadMesh, name: str) -> dict[str, float]:

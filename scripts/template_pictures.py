@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repository import ROOT
-from template_actions import ACTIONS, attach, on_material
+from template_actions import ACTIONS, attach
 from template_heads import GROUPS, PITCHES, YAWS, Array, average_shape, lights, look_of, view_of
 from template_table import front_of
 
@@ -129,5 +129,5 @@ def attach_68(mesh: HeadMesh, rows: Array) -> Array:
     u, stretch, vt = np.linalg.svd(from_points.T @ to_points)
     rotation = u @ vt
     laid = (mean - from_middle) @ rotation * (stretch.sum() / (from_points**2).sum()) + to_middle
-    skin = np.flatnonzero(on_material(mesh, "skin"))
+    skin = np.flatnonzero(mesh.made_of("skin"))
     return np.array([skin[np.linalg.norm(vertices[skin] - point, axis=1).argmin()] for point in laid])

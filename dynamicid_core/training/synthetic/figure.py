@@ -7,7 +7,7 @@ from scipy import sparse
 from scipy.spatial.transform import Rotation
 
 from . import clothes, hair, people, skin
-from .mesh import MATERIALS, Array, HeadMesh
+from .mesh import Array, HeadMesh
 from .people import Identity
 from .render import Colour, Look, normals, ramp, rotation
 
@@ -56,7 +56,7 @@ def build(identity: Identity, mesh: HeadMesh) -> Figure:
     """Everything of a person that pose, expression and light leave as it is; about half a second."""
     shape = people.shape_of(identity, mesh)
     vertices = mesh.vertices(shape)
-    on_skin = _on_skin(mesh)
+    on_skin = mesh.made_of("skin")
     beard = np.where(on_skin, skin.beard_share(identity, mesh.rest) * skin.BEARD_DEPTH[identity.beard], 0)
     height = mesh.rest[:, 1]
     face = on_skin & (height > _FACE_LOW) & (height < _FACE_HIGH) & (mesh.rest[:, 2] > _FACE_BACK) & (mesh.ears < 0.2)
@@ -105,15 +105,8 @@ def bend(points: Array, with_head: Array, pose: tuple[float, float, float]) -> A
     return (turned + _PIVOT).astype(np.float32)
 
 
-def _on_skin(mesh: HeadMesh) -> Array:
-    """Which vertices are skin, [n]."""
-    on_skin = np.zeros(len(mesh.rest), bool)
-    on_skin[mesh.triangles[mesh.materials == MATERIALS.index("skin")]] = True
-    return on_skin
-
-
 def _cloth(identity: Identity, mesh: HeadMesh) -> Array:
-    return np.where(_on_skin(mesh), clothes.stands_off(identity, mesh.rest), 0).astype(np.float32)
+    return np.where(mesh.made_of("skin"), clothes.stands_off(identity, mesh.rest), 0).astype(np.float32)
 
 
 def _with_head(points: Array) -> Array:
@@ -131,7 +124,7 @@ def _hollow(figure: Figure, surface: Array, outward: Array) -> Array:
 def _landmarks(mesh: HeadMesh, on_skin: Array) -> dict[str, Array]:
     """The five points by which faces are aligned; left and right are the picture's."""
     rest, lips = mesh.rest, np.flatnonzero(mesh.lips > 0.45)
-    eyes = np.unique(mesh.triangles[mesh.materials == MATERIALS.index("eyes")])
+    eyes = np.flatnonzero(mesh.made_of("eyes"))
     middle = np.flatnonzero(on_skin & (abs(rest[:, 0]) < 0.03) & (abs(rest[:, 1] - 6.92) < 0.1))
     across = mesh.vertices({})[eyes, 0]
     seen = rest[eyes, 2] > _PUPIL  # of eyes rest is a direction

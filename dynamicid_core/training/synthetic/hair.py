@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .mesh import MATERIALS, Array, HeadMesh
+from .mesh import Array, HeadMesh
 from .people import Identity
 from .render import ramp, scalp
 from .skin import noise
@@ -100,9 +100,7 @@ class _Skull:
     """How far the skull reaches from its centre, and how far down hair grows, by direction."""
 
     def __init__(self, mesh: HeadMesh, vertices: Array, hairline: float, over_ears: bool) -> None:
-        skin = np.zeros(len(vertices), bool)
-        skin[mesh.triangles[mesh.materials == MATERIALS.index("skin")]] = True
-        rows = np.flatnonzero(skin & (mesh.rest[:, 1] > 6.4) & ((mesh.ears < 0.2) | over_ears))
+        rows = np.flatnonzero(mesh.made_of("skin") & (mesh.rest[:, 1] > 6.4) & ((mesh.ears < 0.2) | over_ears))
         away = vertices[rows] - _CENTRE
         self._length = np.linalg.norm(away, axis=1)
         self._directions = away / self._length[:, None]
