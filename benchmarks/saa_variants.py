@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import comfy.model_patcher
@@ -14,7 +14,7 @@ from dynamicid_core import adapter, saa
 from dynamicid_core.comfy_host import patching
 from dynamicid_core.comfy_host.loading import DynamicID
 from dynamicid_core.face import Face, Placement
-from dynamicid_core.regions import Box, MaskRegion, from_mask
+from dynamicid_core.regions import Box, MaskRegion, Region, from_mask
 
 UNPATCHED = -1
 """Stands for a number of people: the model as it was, without even the low-rank updates."""
@@ -39,7 +39,7 @@ def placements(count: int, soft_masks: bool) -> list[Placement]:
     tokens = [torch.randn(shape, generator=generator) for _ in range(count + 1)]
     faces = [Face(tokens[i], tokens[count], base_model="sd15") for i in range(count)]
     boxes = [Box(i / count, 0.2, (i + 0.9) / count, 0.9) for i in range(count)]
-    regions = [softened(box) for box in boxes] if soft_masks else boxes
+    regions: Sequence[Region] = [softened(box) for box in boxes] if soft_masks else boxes
     return [Placement(face, region) for face, region in zip(faces, regions, strict=True)]
 
 
