@@ -5,10 +5,11 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..dynamicid_core import face_analysis, files, images
+from ..dynamicid_core import files, images
 from ..dynamicid_core.comfy_host import encoding, folders
 from ..dynamicid_core.comfy_host.loading import DynamicID
 from ..dynamicid_core.face import MIX_METHODS, Face, load_face, mix_faces, save_face
+from ..dynamicid_core.face_analysis import FaceAnalysis
 from .sockets import (
     CATEGORY,
     DynamicIDType,
@@ -66,7 +67,7 @@ class EncodeFace(io.ComfyNode):
         cls,
         image: Tensor,
         dynamicid: DynamicID,
-        face_analysis: face_analysis.FaceAnalysis,
+        face_analysis: FaceAnalysis,
         clip_vision: Any,
         order: str,
         index: int,

@@ -5,11 +5,12 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..dynamicid_core import drawing, face_analysis, files, images, motion
+from ..dynamicid_core import drawing, files, images, motion
 from ..dynamicid_core.comfy_host import editing, folders
 from ..dynamicid_core.comfy_host.loading import DynamicID
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face
+from ..dynamicid_core.face_analysis import FaceAnalysis
 from ..dynamicid_core.face_prompt import expression_in, face_prompt
 from ..dynamicid_core.keypoints import Keypoints, load_keypoints, save_keypoints
 from ..dynamicid_core.portrait import measure, portrait_square
@@ -45,7 +46,7 @@ class FaceKeypoints(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Tensor, face_analysis: face_analysis.FaceAnalysis, order: str, index: int) -> io.NodeOutput:
+    def execute(cls, image: Tensor, face_analysis: FaceAnalysis, order: str, index: int) -> io.NodeOutput:
         check_face_analysis(face_analysis)
         photo = images.one_photograph(image, "Face Keypoints takes one driving picture")
         found = face_analysis.choose(photo, order, index)

@@ -5,9 +5,10 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..dynamicid_core import drawing, face_analysis, images, layouts, regions
+from ..dynamicid_core import drawing, images, layouts, regions
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
+from ..dynamicid_core.face_analysis import FaceAnalysis
 from .sockets import (
     CATEGORY,
     BoundingBoxType,
@@ -128,7 +129,7 @@ class AutoLayout(io.ComfyNode):
         cls,
         layout: str,
         reference_image: Tensor | None = None,
-        face_analysis: face_analysis.FaceAnalysis | None = None,
+        face_analysis: FaceAnalysis | None = None,
         **faces: Face,
     ) -> io.NodeOutput:
         people = connected_faces(faces)
@@ -147,7 +148,7 @@ class AutoLayout(io.ComfyNode):
 
 
 def _as_in(
-    reference_image: Tensor | None, analysis: face_analysis.FaceAnalysis | None, people: int
+    reference_image: Tensor | None, analysis: FaceAnalysis | None, people: int
 ) -> tuple[images.Photo, list[regions.Box]]:
     if reference_image is None or analysis is None:
         raise InputError(f'The layout "{layouts.REFERENCE}" needs a reference image and Load Face Analysis connected.')
