@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .errors import InputError
 
-Told = Callable[[int, int], None]
+Report = Callable[[int, int], None]
 """Called before each attempt and after each piece, with the bytes that are there and those of the whole file, 0 while
 that is not known. What it raises stops the download."""
 
@@ -19,7 +19,7 @@ _SECONDS = (10, 15)  # until there is a connection; without a byte
 _ATTEMPTS = 5  # in a row that bring nothing new
 
 
-def fetch(url: str, path: Path, told: Told = lambda done, whole: None) -> None:
+def fetch(url: str, path: Path, report: Report = lambda done, whole: None) -> None:
     """Downloads a file. Until it is whole it is ``path`` with the ending .part, from which another call goes on.
 
     Raises InputError when the server does not have it, and what requests and the disk raise (all OSError) when it
@@ -32,9 +32,9 @@ def fetch(url: str, path: Path, told: Told = lambda done, whole: None) -> None:
     furthest, failures = _size(unfinished), 0
     with tqdm(desc=url.rpartition("/")[2], unit="B", unit_scale=True, unit_divisor=1024) as bar:
         while True:
-            told(_size(unfinished), 0)
+            report(_size(unfinished), 0)
             try:
-                _go_on(url, unfinished, told, bar)
+                _go_on(url, unfinished, report, bar)
                 break
             except requests.RequestException:  # a connection that broke, most often
                 failures = 0 if _size(unfinished) > furthest else failures + 1
@@ -44,7 +44,7 @@ def fetch(url: str, path: Path, told: Told = lambda done, whole: None) -> None:
     os.replace(unfinished, path)
 
 
-def _go_on(url: str, unfinished: Path, told: Told, bar: Any) -> None:
+def _go_on(url: str, unfinished: Path, report: Report, bar: Any) -> None:
     """From where the file ends to the end of what the server has. Raises ConnectionError when less came."""
     import requests
 
@@ -67,7 +67,7 @@ def _go_on(url: str, unfinished: Path, told: Told, bar: Any) -> None:
                 file.write(piece)
                 done += len(piece)
                 bar.update(done - bar.n)
-                told(done, whole)
+                report(done, whole)
     if done < whole:
         raise requests.ConnectionError(f"{url} broke off after {done:,} of {whole:,} bytes")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import downloads
-from .downloads import Told
+from .downloads import Report
 from .errors import InputError, not_importable
 from .face_analysis import DETECTION, RECOGNITION, FaceAnalysis
 
@@ -127,10 +127,10 @@ def open_pack(
     return FaceAnalysis(models, detection_size)
 
 
-def download_pack(name: str, root: str | Path, told: Told = lambda done, whole: None) -> Path:
+def download_pack(name: str, root: str | Path, report: Report = lambda done, whole: None) -> Path:
     """Fetches a pack that InsightFace publishes into ``root``/models/``name`` and returns that folder.
 
-    An archive that is there already, of InsightFace or from a browser, is not fetched again. told: see
+    An archive that is there already, of InsightFace or from a browser, is not fetched again. report: see
     ``downloads.fetch``; what it raises stops the download, which goes on the next time.
     """
     _import_insightface()
@@ -142,7 +142,7 @@ def download_pack(name: str, root: str | Path, told: Told = lambda done, whole: 
     try:
         if not zipfile.is_zipfile(archive):
             _log.info("Downloading the InsightFace pack %s (its weights are for non-commercial research)", name)
-            downloads.fetch(f"{storage.BASE_REPO_URL}/{theirs.name}", ours, told)
+            downloads.fetch(f"{storage.BASE_REPO_URL}/{theirs.name}", ours, report)
         _unpack(archive, folder)
     except (zipfile.BadZipFile, zlib.error) as error:
         ours.unlink(missing_ok=True)

@@ -19,12 +19,12 @@ def one_by_one(items: Sequence[_Item]) -> Iterator[_Item]:
 
 
 def download_progress() -> Callable[[int, int], None]:
-    """What a download is told with, see ``downloads.fetch``."""
+    """What a download reports to, see ``downloads.fetch``."""
     progress = comfy.utils.ProgressBar(1)
 
-    def told(done: int, whole: int) -> None:
+    def report(done: int, whole: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if whole:
             progress.update_absolute(done, whole)
 
-    return told
+    return report

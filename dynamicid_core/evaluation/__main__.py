@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..face_packs import find_pack, open_pack
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
-from .results import Results, told
+from .results import Results, writing
 from .run import compared, evaluate, settings_for
 from .tables import make_tables, render
 
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> str:
     rows = compared(results.rows, cases, settings)
     tables = make_tables(rows)
     text = render(tables)
-    with told(options.out):
+    with writing(options.out):
         (options.out / "tables.md").write_text(text, encoding="utf-8")
         draw_sheets(rows, options.out, references)
         draw_bars(tables, options.out / "bars.png")

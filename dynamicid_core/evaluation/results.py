@@ -44,7 +44,7 @@ _MEASURES = ("clip_t", "face_sim", "expression", "pose", "faces", "disruption")
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Says what to do when something cannot be written there."""
     try:
         yield
@@ -62,7 +62,7 @@ class Results:
         """about: settings by which the pictures differ. Raises InputError when the folder holds rows of others; what
         was not set before, such as a further person's photo, is added.
         """
-        with told(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "results.csv"
         self.rows = self._read()
@@ -76,7 +76,7 @@ class Results:
 
     def add(self, row: Row) -> None:
         """One more row, on the disk when this returns."""
-        with told(self._file), self._file.open("a", encoding="utf-8", newline="") as file:
+        with writing(self._file), self._file.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow(_texts(row))
         self.rows.append(row)
         self._there.add((row.setting, row.case))
@@ -100,12 +100,12 @@ class Results:
                 f"{self.folder} holds another evaluation: {', '.join(changed)} differ ({file.name}). Choose another "
                 "folder for --out."
             )
-        with told(file), written_whole(file) as unfinished:
+        with writing(file), written_whole(file) as unfinished:
             unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
 
     def _write_all(self) -> None:
         with (
-            told(self._file),
+            writing(self._file),
             written_whole(self._file) as unfinished,
             unfinished.open("w", encoding="utf-8", newline="") as file,
         ):

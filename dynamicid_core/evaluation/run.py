@@ -16,7 +16,7 @@ from ..files import written_whole
 from ..images import Photo, open_photo
 from . import metrics
 from .cases import Case, Motion, Reference
-from .results import Results, Row, told
+from .results import Results, Row, writing
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _picture_path(setting: str, key: str) -> str:
 
 def _save(photo: Photo, path: Path) -> None:
     """Writes a picture whole or not at all."""
-    with told(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:
             Image.fromarray(photo).save(unfinished, format="PNG")
