@@ -16,6 +16,7 @@ from typing import Any
 
 from ..checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, VARIANTS, read_checkpoint
 from ..comfyui import prepare_comfyui
+from ..commands import run_command
 from ..errors import InputError
 from ..face_packs import find_pack, open_pack
 from .cases import Reference, find_references, plan
@@ -30,18 +31,13 @@ _FILES = ("base_model", "clip_vision", "adapter", "imr", "keypoint_encoder", "cl
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 when done, 2 for something to put right, 130 when interrupted."""
+    """Exit code, see ``run_command``."""
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        sys.stdout.write(run(options))
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted. What was measured is saved: the same command goes on from here.\n")
-        return 130
-    return 0
+    return run_command(
+        lambda: print(run(options), end=""),
+        "Interrupted. What was measured is saved: the same command goes on from here.",
+    )
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from ..comfyui import prepare_comfyui
+from ..commands import run_command
 from ..errors import InputError
 from ..face_packs import find_pack
 from .config import AnchorConfig, ReconfigureConfig, RunConfig, load_config
@@ -22,20 +23,13 @@ _KINDS: dict[str, type[RunConfig]] = {"anchor": AnchorConfig, "reconfigure": Rec
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 when done, 2 for something to put right, 130 when interrupted."""
+    """Exit code, see ``run_command``."""
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        options.run(options)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last state.", file=sys.stderr)
-        return 130
+        return run_command(lambda: options.run(options), "Interrupted. The same command goes on from the last state.")
     finally:
         part_processes()
-    return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

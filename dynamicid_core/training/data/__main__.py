@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ...commands import run_command
 from ...errors import InputError
 from ...face_packs import PROVIDERS, find_pack
 from . import gates
@@ -33,17 +34,13 @@ An interrupted run goes on when the same command is given again. People who are 
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 when done, 2 for something to put right, 130 when interrupted."""
-    try:
+    """Exit code, see ``run_command``."""
+
+    def work() -> None:
         options = parse(arguments)
         options.run(options)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last whole shard.", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_command(work, "Interrupted. The same command goes on from the last whole shard.")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
