@@ -11,16 +11,16 @@ import comfy.supported_models
 import torch
 from torch import Tensor
 
-from dynamicid_core.checkpoint import ADAPTER, Checkpoint
+from dynamicid_core.adapter import layers_of
+from dynamicid_core.checkpoint import DYNAMICID
 from dynamicid_core.comfy_host.loading import DynamicID, load_dynamicid
+from dynamicid_core.face_encoder import FaceEncoderSizes
+from dynamicid_core.training.networks import TrainableAdapter
 
 Shape = tuple[int, ...]
-Shapes = dict[str, Shape]
 
 RANK = 128
 TEXT_WIDTH, TOKENS = 768, 4
-# Channels of the 16 transformer blocks in the order of the released file: down, up, middle.
-BLOCK_WIDTHS = (320,) * 2 + (640,) * 2 + (1280,) * 2 + (1280,) * 3 + (640,) * 3 + (320,) * 3 + (1280,)
 # Of the low-rank updates, relative to 1/sqrt(fan_in): they should show in the picture and not take it over.
 UPDATE_STRENGTH = 0.1
 
@@ -41,15 +41,15 @@ def sd15(dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
     )
 
 
-def random_adapter() -> DynamicID:
-    """An adapter of the released file's shapes, loaded as its file would be."""
+def random_adapter(unet: comfy.model_patcher.ModelPatcher) -> DynamicID:
+    """An adapter for the UNet of the released file's sizes, loaded as its file would be."""
+    layers = layers_of(unet.model.diffusion_model)
+    checkpoint = TrainableAdapter(layers, FaceEncoderSizes(TEXT_WIDTH), RANK, DYNAMICID).checkpoint()
     generator = torch.Generator().manual_seed(1)
-    modules: dict[str, dict[str, Tensor]] = {"face_encoder": {}, "saa": {}}
-    for name, shape in adapter_shapes().items():
-        part, key = name.split(".", 1)
-        module = modules["saa" if part == "SAA_module" else "face_encoder"]
-        module[key] = random_tensor(key, shape, generator)
-    return load_dynamicid(Checkpoint(ADAPTER, modules))
+    for weights in checkpoint.modules.values():
+        for name, tensor in weights.items():
+            weights[name] = random_tensor(name, tuple(tensor.shape), generator)
+    return load_dynamicid(checkpoint)
 
 
 def unet_config() -> dict[str, object]:
@@ -73,59 +73,6 @@ def unet_config() -> dict[str, object]:
         "transformer_depth_middle": 1,
         "transformer_depth_output": [1] * 9 + [0] * 3,
     }
-
-
-def adapter_shapes() -> Shapes:
-    """The released SAA file: face encoder under `proj_module.`, 32 attention processors under `SAA_module.`."""
-    shapes = {f"proj_module.{key}": shape for key, shape in face_encoder_shapes().items()}
-    for block, width in enumerate(BLOCK_WIDTHS):
-        shapes.update(processor_shapes(2 * block, width, width))
-        shapes.update(processor_shapes(2 * block + 1, width, TEXT_WIDTH))
-        for name in ("to_k_ip", "to_v_ip"):
-            shapes[f"SAA_module.{2 * block + 1}.{name}.weight"] = (width, TEXT_WIDTH)
-    return shapes
-
-
-def processor_shapes(index: int, width: int, context: int) -> Shapes:
-    """Low-rank updates of one attention layer."""
-    sources = {"to_q": width, "to_k": context, "to_v": context, "to_out": width}
-    shapes: Shapes = {}
-    for name, source in sources.items():
-        shapes[f"SAA_module.{index}.{name}_lora.down.weight"] = (RANK, source)
-        shapes[f"SAA_module.{index}.{name}_lora.up.weight"] = (width, RANK)
-    return shapes
-
-
-def face_encoder_shapes(width: int = TEXT_WIDTH, embedding: int = 512, features: int = 1280, depth: int = 4) -> Shapes:
-    """The network that makes 4 identity tokens from an ArcFace embedding and CLIP features."""
-    shapes: Shapes = {
-        **linear("proj.0", 2 * embedding, embedding),
-        **linear("proj.2", TOKENS * width, 2 * embedding),
-        **norm("norm", width),
-        **linear("perceiver_resampler.proj_in", width, features),
-        **linear("perceiver_resampler.proj_out", width, width),
-        **norm("perceiver_resampler.norm_out", width),
-    }
-    for index in range(depth):
-        layer = f"perceiver_resampler.layers.{index}"
-        shapes.update({**norm(f"{layer}.0.norm1", width), **norm(f"{layer}.0.norm2", width)})
-        shapes[f"{layer}.0.to_q.weight"] = (width, width)
-        shapes[f"{layer}.0.to_kv.weight"] = (2 * width, width)
-        shapes[f"{layer}.0.to_out.weight"] = (width, width)
-        shapes.update(norm(f"{layer}.1.0", width))
-        shapes[f"{layer}.1.1.weight"] = (4 * width, width)
-        shapes[f"{layer}.1.3.weight"] = (width, 4 * width)
-    return shapes
-
-
-def linear(name: str, width: int, source: int) -> Shapes:
-    """Weight and bias of a linear layer."""
-    return {f"{name}.weight": (width, source), f"{name}.bias": (width,)}
-
-
-def norm(name: str, width: int) -> Shapes:
-    """Weight and bias of a layer norm."""
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
 def random_tensor(name: str, shape: Shape, generator: torch.Generator) -> Tensor:

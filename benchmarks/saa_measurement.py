@@ -64,7 +64,8 @@ def processor() -> str:
 
 def make_variants(dtype: torch.dtype) -> list[Variant]:
     """Of random weights of that dtype, with all numbers of people of the order."""
-    return variants(sd15(dtype), random_adapter(), ORDER["people"], ORDER["soft_masks"])
+    unet = sd15(dtype)
+    return variants(unet, random_adapter(unet), ORDER["people"], ORDER["soft_masks"])
 
 
 def main() -> None:
