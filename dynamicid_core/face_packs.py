@@ -32,6 +32,9 @@ PROVIDERS = {
     "DirectML": "DmlExecutionProvider",
 }
 
+OWN_PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
+"""Where InsightFace itself keeps the pack that DynamicID was trained with."""
+
 _UNPACKING = ".unpacking"
 
 _log = logging.getLogger(__name__)
@@ -84,6 +87,11 @@ def find_pack(folder: str | Path) -> Path:
         f"There is no InsightFace pack in {folder}. Name the folder of one with --pack; ComfyUI's are in "
         "models/insightface/models, and InsightFace's release page has buffalo_l to download."
     )
+
+
+def model_sizes(folder: Path) -> dict[str, int]:
+    """The model files of a pack and their bytes, by which a data set knows with what it was measured."""
+    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.onnx"))}
 
 
 def open_pack(

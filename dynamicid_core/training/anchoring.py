@@ -93,7 +93,7 @@ class AnchorBatches:
         noise = torch.randn(latents.shape, generator=chance)
         shown = with_other_clothes(samples, config.other_clothes, chance) if config.other_clothes else samples
         seen, features = faces(shown, self._encoders, self._variant)
-        identities = torch.stack([torch.from_numpy(sample.embedding).float() for sample in samples])
+        identities = embeddings_of(samples)
         seen[no_face] = 0
         identities[no_face] = 0
         features[no_face.to(features.device)] = self._encoders.features_of_nobody()
@@ -105,13 +105,23 @@ class AnchorBatches:
             seen.to(device),
             features.to(device),
             identities.to(device),
-            torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples]).to(device),
+            keypoints_of(samples).to(device),
         )
 
 
 def pictures(samples: list[Sample]) -> Tensor:
     """The samples' pictures as the VAE wants them, [B, S, S, 3], 0 to 1."""
     return torch.stack([torch.from_numpy(sample.picture.copy()) for sample in samples]).float() / 255
+
+
+def keypoints_of(samples: list[Sample]) -> Tensor:
+    """[B, 106, 2] in fractions of the pictures, float32."""
+    return torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples])
+
+
+def embeddings_of(samples: list[Sample]) -> Tensor:
+    """By which ArcFace recognises the people, [B, 512], float32."""
+    return torch.stack([torch.from_numpy(sample.embedding).float() for sample in samples])
 
 
 def with_other_clothes(samples: list[Sample], share: float, chance: torch.Generator) -> list[Sample]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ...errors import InputError
 from ...face_analysis import DetectedFace, FaceAnalysis, in_order
-from ...face_packs import open_pack
+from ...face_packs import model_sizes, open_pack
 from ...face_prompt import face_prompt
 from ...images import Photo, open_photo
 from ...portrait import measure, portrait_square
@@ -54,8 +54,7 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """What another run must have in common with this one to go on with its data set."""
-        models = {file.name: file.stat().st_size for file in sorted(self.pack.glob("*.onnx"))}
-        return {"made_by": "build", **asdict(self.gates), "models": models}
+        return {"made_by": "build", **asdict(self.gates), "models": model_sizes(self.pack)}
 
 
 @dataclass(frozen=True, eq=False)

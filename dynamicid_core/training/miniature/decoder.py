@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...comfy_host.differentiable import FrozenEncoders
 from ...comfy_host.miniature import VAE_FILE, vae_network
-from ..anchoring import pictures
+from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
@@ -109,8 +109,8 @@ class DecoderStage:
         return DecoderBatch(
             latents.to(device) + noise.to(device),
             close_up(photos).to(device),
-            in_close_up(torch.stack([torch.from_numpy(sample.keypoints).float() for sample in raw])).to(device),
-            torch.stack([torch.from_numpy(sample.embedding).float() for sample in raw]).to(device),
+            in_close_up(keypoints_of(raw)).to(device),
+            embeddings_of(raw).to(device),
         )
 
     def save_weights(self, folder: Path) -> None:

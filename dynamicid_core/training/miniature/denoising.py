@@ -16,6 +16,7 @@ from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...comfy_host.miniature import UNET_FILE
 from ...errors import InputError
 from ...images import Photo
+from ..anchoring import keypoints_of
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..losses import min_snr_weights
@@ -113,7 +114,7 @@ class DenoisingStage:
         return DenoisingBatch(
             latents,
             torch.randn(latents.shape, generator=chance).to(device),
-            _weights(samples, latents) if samples else torch.ones_like(latents[:, :1]),
+            close_up_weights(keypoints_of(samples), latents) if samples else torch.ones_like(latents[:, :1]),
             torch.randint(self._denoiser.timesteps, (len(shown),), generator=chance).to(device),
             self._encoders.contexts(captions).to(device),
         )
@@ -145,11 +146,6 @@ def _retold(samples: list[Sample], chance: torch.Generator) -> list[Sample]:
     """The samples with captions that are told anew."""
     words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=chance)))
     return [replace(sample, caption=reduced(sample, words, _TOLD, _MOTION)) for sample in samples]
-
-
-def _weights(samples: list[Sample], latents: Tensor) -> Tensor:
-    keypoints = torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples])
-    return close_up_weights(keypoints, latents)
 
 
 def read_scenes(folder: Path) -> dict[int, list[Scene]]:

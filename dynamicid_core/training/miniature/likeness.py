@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...checkpoint import IMR, IMR_FILE
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...saa import SaaSettings
-from ..anchoring import AnchorBatch
+from ..anchoring import AnchorBatch, embeddings_of
 from ..config import AnchorConfig
 from ..data.sample import Sample
 from ..losses import feature_loss
@@ -183,8 +183,7 @@ class LikenessStage(AnchorStage):
         edits = self._edits.make(raw, shown.identities.any(dim=1), chance, device)
         sources = shown.identities.clone()
         if edits is not None:
-            of_edits = [torch.from_numpy(raw[row][0].embedding).float() for row in edits.rows.tolist()]
-            sources[edits.rows] = torch.stack(of_edits).to(device)
+            sources[edits.rows] = embeddings_of([raw[row][0] for row in edits.rows.tolist()]).to(device)
         nothing_yet = torch.zeros(len(raw), dtype=torch.bool, device=device)
         batch = LikenessBatch(**vars(shown), edits=edits, sources=sources, gone_on=nothing_yet)
         with torch.no_grad():

