@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.training.config import LoopConfig
-from dynamicid_core.training.miniature import finishing, measure, painted
+from dynamicid_core.training.miniature import finishing, painted
+from dynamicid_core.training.miniature.bench import Bench
 from dynamicid_core.training.miniature.finishing import FinishingStage, View
 from dynamicid_core.training.miniature.kitchen import PEOPLE
 from dynamicid_core.training.miniature.perception import known_people, open_perception
@@ -15,7 +16,7 @@ from tests.host.miniature_recipe import batches
 
 @pytest.fixture(scope="module")
 def bench(face_analysis):
-    return measure.Bench(miniature.load_miniature(), face_analysis, judge=None)
+    return Bench(miniature.load_miniature(), face_analysis, judge=None)
 
 
 @pytest.fixture(scope="module")

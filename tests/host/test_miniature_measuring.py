@@ -3,6 +3,7 @@
 import pytest
 
 from dynamicid_core.training.miniature import measure, pieces, recipe
+from dynamicid_core.training.miniature.bench import SETTINGS, Bench
 
 
 @pytest.mark.slow_in_oldest
@@ -10,9 +11,9 @@ def test_measuring_leaves_tables_and_pictures_to_look_at(kitchen, monkeypatch):
     recipe.cook(kitchen, ["measure"])
     folder = kitchen.out / "measured"
     text = (folder / "tables.md").read_text(encoding="utf-8")
-    assert [setting.label for setting in measure.SETTINGS if setting.label not in text] == []
+    assert [setting.label for setting in SETTINGS if setting.label not in text] == []
     assert {file.name for file in folder.iterdir()} >= {"figures.json", "steps.png", "people_1.jpg", "people_2.jpg"}
-    monkeypatch.setattr(measure.Bench, "picture", lambda *_: pytest.fail("painted again"))
+    monkeypatch.setattr(Bench, "picture", lambda *_: pytest.fail("painted again"))
     (folder / "tables.md").unlink()
     recipe.cook(kitchen, ["measure"])
     assert (folder / "tables.md").read_text(encoding="utf-8") == text

@@ -15,6 +15,7 @@ from dynamicid_core.comfy_host.editing import edit_face
 from dynamicid_core.comfy_host.encoding import encode_photos
 from dynamicid_core.evaluation.cases import Motion
 from dynamicid_core.training.miniature import judge, measure
+from dynamicid_core.training.miniature.bench import FULL, NO_IMR, NO_SAA, Bench, Person, prompt_for
 from dynamicid_core.training.miniature.pieces import Pieces
 
 MADE = Path(__file__).parents[1] / "miniature"
@@ -23,7 +24,7 @@ PORTRAITS, PAIRS, TRIPLES = 16, 8, 5
 
 @pytest.fixture(scope="module")
 def bench(face_analysis):
-    return measure.Bench(miniature.load_miniature(), face_analysis, judge.open_judge(MADE / judge.JUDGE_FILE))
+    return Bench(miniature.load_miniature(), face_analysis, judge.open_judge(MADE / judge.JUDGE_FILE))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def people(bench):
 def person(bench, file):
     photo = np.asarray(Image.open(file).convert("RGB"))
     face = encode_photos(bench.miniature.dynamicid, bench.analysis, bench.miniature.clip_vision, [photo])[0]
-    return measure.Person(file.stem, photo, face, face.embedding.numpy())
+    return Person(file.stem, photo, face, face.embedding.numpy())
 
 
 def measured(bench, people, number, cases, folder, *settings):
@@ -46,13 +47,13 @@ def measured(bench, people, number, cases, folder, *settings):
 @pytest.fixture(scope="module")
 def portraits(bench, people, tmp_path_factory):
     """Of one person each: edited, and as the photo shows them."""
-    return measured(bench, people, 1, PORTRAITS, tmp_path_factory.mktemp("one"), measure.FULL, measure.NO_IMR)
+    return measured(bench, people, 1, PORTRAITS, tmp_path_factory.mktemp("one"), FULL, NO_IMR)
 
 
 @pytest.fixture(scope="module")
 def pairs(bench, people, tmp_path_factory):
     """Of two people: in boxes, and without SAA's gate and masks."""
-    return measured(bench, people, 2, PAIRS, tmp_path_factory.mktemp("two"), measure.FULL, measure.NO_SAA)
+    return measured(bench, people, 2, PAIRS, tmp_path_factory.mktemp("two"), FULL, NO_SAA)
 
 
 @pytest.mark.slow
@@ -82,7 +83,7 @@ def test_expression_and_pose_come_from_the_edit(portraits):
 @pytest.mark.slow
 def test_words_alone_change_the_expression(bench, people):
     def seen(face, case):
-        photo = bench.picture([face], measure.FULL, measure.prompt_for(1, judge.COLOURS[case], judge.COLOURS[-1]), case)
+        photo = bench.picture([face], FULL, prompt_for(1, judge.COLOURS[case], judge.COLOURS[-1]), case)
         faces = bench.faces(photo)
         return bench.look(photo, faces[0])[1].expression if faces else None
 
@@ -109,7 +110,7 @@ def test_two_people_in_boxes_are_who_they_should_be_and_blend_without_gate_and_m
 
 @pytest.mark.slow
 def test_three_people_in_boxes_are_who_they_should_be(bench, people, tmp_path):
-    (found,) = measured(bench, people, 3, TRIPLES, tmp_path, measure.FULL)
+    (found,) = measured(bench, people, 3, TRIPLES, tmp_path, FULL)
     assert found["found"] > 0.8
     assert found["nearest"] > 0.6  # 1 in 8 by chance
 
@@ -126,8 +127,8 @@ def test_a_picture_with_more_faces_than_people_is_told(bench, people):
 
 @pytest.mark.slow
 def test_the_same_seed_paints_the_same_picture(bench, people):
-    prompt = measure.prompt_for(1, "red", "blue")
-    first, again = (bench.picture([people[0].face], measure.NO_IMR, prompt, 0) for _ in range(2))
-    other = bench.picture([people[0].face], measure.NO_IMR, prompt, 1)
+    prompt = prompt_for(1, "red", "blue")
+    first, again = (bench.picture([people[0].face], NO_IMR, prompt, 0) for _ in range(2))
+    other = bench.picture([people[0].face], NO_IMR, prompt, 1)
     assert np.array_equal(first, again)
     assert np.abs(first.astype(int) - other.astype(int)).mean() > 1

@@ -16,6 +16,7 @@ from dynamicid_core.training.config import LoopConfig
 from dynamicid_core.training.miniature import captions, framing, judge, measure, recipe, recogniser, report
 from dynamicid_core.training.miniature.anchoring import RecognisedAnchorStage
 from dynamicid_core.training.miniature.autoencoder import LATENT_STD, AutoencoderStage, Autoencoding, scaled
+from dynamicid_core.training.miniature.bench import SETTINGS
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
 from dynamicid_core.training.miniature.kitchen import OTHERS, PEOPLE, UNSEEN, Effort
@@ -360,7 +361,7 @@ def test_faces_too_many_are_told_of_several_people_only():
     findings = [
         found(people, setting.label, crowded and people == 2)
         for people in (1, 2)
-        for setting in measure.SETTINGS
+        for setting in SETTINGS
         for crowded in (True, False)
     ]
     one, two = report.tables({}, findings, [], 1).split("### 2 people")

@@ -19,8 +19,8 @@ from ...regions import LATENT_CELL
 from ...saa import SaaSettings
 from ..data.shards import SampleIndex
 from ..data.storage import write_whole
+from .bench import CFG, Bench, enlarged, prompt_for
 from .judge import COLOURS
-from .measure import CFG, Bench, enlarged, prompt_for
 
 _STEPS = 10
 _KEPT_AT_ONCE = 20  # people

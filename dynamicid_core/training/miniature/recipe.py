@@ -244,11 +244,12 @@ def finish(kitchen: Kitchen) -> None:
     def stage(timed: LoopConfig) -> FinishingStage:
         from accelerate import PartialState
 
-        from . import measure, painted
+        from . import painted
+        from .bench import open_bench
 
         encoders = kitchen.encoders()
         perception = open_perception(kitchen.pack, encoders.device)
-        bench, data, folder = measure.open_bench(kitchen), kitchen.data(PEOPLE), Path(timed.output) / "painted"
+        bench, data, folder = open_bench(kitchen), kitchen.data(PEOPLE), Path(timed.output) / "painted"
         with PartialState().main_process_first():
             pictures = painted.paint_people(bench, data, kitchen.effort.painted, folder)
         known = known_people(data).to(encoders.device)
@@ -265,12 +266,13 @@ def measure_all(kitchen: Kitchen) -> None:
     A measurement of the same files is not made again.
     """
     from . import measure, report
+    from .bench import SETTINGS, open_bench
 
     folder, effort = kitchen.out / "measured", kitchen.effort
     looking = [*kitchen.pack.glob("*.onnx"), kitchen.data(UNSEEN) / INDEX]
     files = [*(kitchen.out / "miniature").glob("*.safetensors"), *looking]
     pieces = Pieces(folder, files, [effort.ceiling, effort.few_steps])
-    bench = measure.open_bench(kitchen)
+    bench = open_bench(kitchen)
     index = SampleIndex(kitchen.data(UNSEEN))
     of_people = [index.samples(name) for name in index.people]
     people = [bench.person(samples[0]) for samples in of_people]
@@ -283,7 +285,7 @@ def measure_all(kitchen: Kitchen) -> None:
     findings = [
         finding
         for number, cases in effort.measured.items()
-        for finding in measure.measure(bench, people, number, cases, measure.SETTINGS, pieces)
+        for finding in measure.measure(bench, people, number, cases, SETTINGS, pieces)
     ]
     steps = measure.few_steps(bench, people, effort.few_steps, pieces)
     text = report.tables(ceilings, findings, steps, effort.few_steps)
@@ -293,7 +295,7 @@ def measure_all(kitchen: Kitchen) -> None:
     for number in effort.measured:
         rows = [
             (setting.label, report.read_pictures(pieces.folder, number, place, 8 // number))
-            for place, setting in enumerate(measure.SETTINGS)
+            for place, setting in enumerate(SETTINGS)
         ]
         photos = [person.photo for person in people[:8]]
         report.sheet([("photos, never seen in training", photos), *rows], folder / f"people_{number}.jpg")

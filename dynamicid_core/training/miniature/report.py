@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...images import Photo
 from . import measure
-from .measure import SETTINGS, Finding
+from .bench import SETTINGS
+from .measure import Finding
 
 _COLUMNS = {
     "own": "FaceSim",

@@ -1,0 +1,153 @@
+"""The finished miniature by the path of the nodes, and what looks at its pictures: InsightFace and the judge.
+
+To measure it by, and for its decoder to learn from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...comfy_host.editing import edit_face
+from ...comfy_host.encoding import encode_photos
+from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH, Miniature, load_miniature
+from ...comfy_host.painting import BaseModel, Sampling, paint
+from ...evaluation.cases import Motion
+from ...evaluation.metrics import pose_class
+from ...face import Face, Placement
+from ...face_analysis import DetectedFace, FaceAnalysis
+from ...face_packs import open_pack
+from ...head import solve_pose
+from ...images import Photo
+from ...keypoints import Keypoints
+from ...layouts import equal_columns
+from ...portrait import portrait_square
+from ...regions import Box
+from ...saa import SaaSettings
+from ..data.sample import Sample
+from .judge import JUDGE_FILE, SIZE, Judge, Verdict, ask, open_judge
+from .kitchen import Kitchen
+
+STEPS, CFG = 20, 4.0
+ENLARGED = 3
+"""Times that pictures are enlarged before faces are looked for: the detector does not know faces so small."""
+_COLUMN = 144  # pixels of the picture's width for each of several people
+_NUMBERS = {2: "two", 3: "three"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is switched on: SAA's gate, the people's regions, and editing by the IMR."""
+
+    label: str
+    gate: bool = True
+    regions: bool = True
+    edit: bool = True
+
+
+FULL = Setting("DynamicID")
+NO_SAA = Setting("without SAA's gate and masks", gate=False, regions=False)
+NO_IMR = Setting("without IMR", edit=False)
+SETTINGS = (FULL, NO_SAA, NO_IMR)
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Somebody unseen. photo: what is encoded. embedding: [512] of it."""
+
+    name: str
+    photo: Photo
+    face: Face
+    embedding: NDArray[np.float32]
+
+
+@dataclass(eq=False)
+class Bench:
+    """The models, and what looks at pictures."""
+
+    miniature: Miniature
+    analysis: FaceAnalysis
+    judge: Judge
+    steps: int = STEPS
+    cfg: float = CFG
+    sampler: str = "euler"
+    scheduler: str = "normal"
+
+    def person(self, sample: Sample) -> Person:
+        """Somebody by a photo of the data."""
+        mini = self.miniature
+        with torch.inference_mode():
+            face = encode_photos(mini.dynamicid, self.analysis, mini.clip_vision, [sample.picture])[0]
+        assert face.embedding is not None
+        return Person(sample.identity, sample.picture, face, face.embedding.numpy())
+
+    @torch.inference_mode()
+    def edited(self, person: Person, motion: Motion) -> Face:
+        """A person with the expression and pose of a motion."""
+        face = person.face
+        assert face.keypoints is not None
+        target = motion.keypoints(Keypoints(face.keypoints, face.pose))
+        return edit_face(self.miniature.dynamicid, self.miniature.clip, face, motion.prompt, target)
+
+    def picture(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
+        """Of these people, one anywhere, several in equal columns."""
+        mini = self.miniature
+        several = setting.regions and len(faces) > 1
+        columns: Sequence[Box | None] = equal_columns(len(faces)) if several else [None] * len(faces)
+        width = PICTURE_WIDTH if len(faces) == 1 else _COLUMN * len(faces)
+        return paint(
+            BaseModel(mini.model, mini.clip, mini.vae),
+            mini.dynamicid,
+            [Placement(face, column) for face, column in zip(faces, columns, strict=True)],
+            SaaSettings(gate=setting.gate),
+            prompt,
+            "",
+            Sampling(width, PICTURE_HEIGHT, self.steps, self.cfg, self.sampler, self.scheduler),
+            seed,
+        )[0]
+
+    def faces(self, photo: Photo) -> list[DetectedFace]:
+        """The faces of a picture, in pixels of ``enlarged``."""
+        return self.analysis.detect(enlarged(photo))
+
+    def look(self, photo: Photo, face: DetectedFace) -> tuple[NDArray[np.float32], Verdict, str]:
+        """Embedding [512], what the judge says, and the class of the pose of a face."""
+        large = enlarged(photo)
+        assert face.keypoints is not None
+        portrait = portrait_square(large, face)
+        seen = Image.fromarray(_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        pose = solve_pose(torch.from_numpy(portrait.fractions(face.keypoints)))
+        return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
+
+
+def open_bench(kitchen: Kitchen) -> Bench:
+    """With the files that were packed."""
+    folder = kitchen.out / "miniature"
+    analysis = open_pack(kitchen.pack, "CPU" if kitchen.cpu else "auto")
+    return Bench(load_miniature(folder), analysis, open_judge(folder / JUDGE_FILE))
+
+
+def _as_in_the_data(large: Photo, face: DetectedFace) -> Photo:
+    """The portrait of a face with as much around it as the judge is used to: the edges of a close-up go on."""
+    width = int(max(face.box[2:] - face.box[:2]))
+    wider = np.pad(large, ((width, width), (width, width), (0, 0)), mode="edge")
+    moved = replace(face, box=face.box + width)
+    return portrait_square(wider, moved).cut(wider)
+
+
+def enlarged(photo: Photo) -> Photo:
+    """A picture with three times the pixels in each direction."""
+    height, width = photo.shape[:2]
+    size = (width * ENLARGED, height * ENLARGED)
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC))
+
+
+def prompt_for(number: int, clothes: str, background: str) -> str:
+    """A prompt in the miniature's words; of several people it tells the background only."""
+    where = f"in front of a plain {background} wall"
+    if number > 1:
+        return f"{_NUMBERS[number]} people {where}"
+    return f"a portrait of a person, wearing {'an' if clothes[0] in 'aeiou' else 'a'} {clothes} T-shirt, {where}"
