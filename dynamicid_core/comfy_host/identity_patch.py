@@ -214,7 +214,7 @@ class IdentityPatch:
         def build() -> saa.Layout | None:
             placed = self._people.regions_on(forward.latent)
             return regions.layout_on_grid(
-                placed, self.counts, *grid, forward.boost, views, q.device, dtype, self._pads(q)
+                placed, self.counts, *grid, forward.boost, views=views, device=q.device, dtype=dtype, pad=self._pads(q)
             )
 
         return self._keep((grid, forward.latent, forward.boost, views, q.device, dtype), build)
