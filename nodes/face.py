@@ -15,6 +15,7 @@ from .sockets import (
     DynamicIDType,
     FaceAnalysisType,
     FaceType,
+    check_face,
     check_face_analysis,
     connected_faces,
     face_choice_inputs,
@@ -147,6 +148,7 @@ class SaveFace(io.ComfyNode):
 
     @classmethod
     def execute(cls, face: Face, name: str) -> io.NodeOutput:
+        check_face(face)
         folder = folders.model_folders(folders.FACES)[0]
         file = save_face(face, folder, name).relative_to(folder).as_posix()
         return io.NodeOutput(file, ui=ui.PreviewText(f"Saved as {file}"))

@@ -20,8 +20,8 @@ from .sockets import (
     FaceAnalysisType,
     FaceKeypointsType,
     FaceType,
+    check_face,
     check_face_analysis,
-    connected_faces,
     face_choice_inputs,
 )
 
@@ -132,7 +132,7 @@ class DescribeFace(io.ComfyNode):
 
     @classmethod
     def execute(cls, face: Face) -> io.NodeOutput:
-        (face,) = connected_faces({"face": face})
+        check_face(face)
         sentence = editing.describe_face(face)
         return io.NodeOutput(sentence, ui=ui.PreviewText(sentence))
 
@@ -198,7 +198,7 @@ class EditFace(io.ComfyNode):
         keypoints: Keypoints | None = None,
         strength: float = 1.0,
     ) -> io.NodeOutput:
-        (face,) = connected_faces({"face": face})
+        check_face(face)
         if keypoints is not None:
             _check_keypoints(keypoints)
         return io.NodeOutput(
@@ -313,7 +313,7 @@ def _start(keypoints: Keypoints | None, face: Face | None) -> Keypoints:
         return keypoints
     if face is None:
         raise InputError("Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints).")
-    (face,) = connected_faces({"face": face})
+    check_face(face)
     if face.keypoints is None:
         raise InputError(
             "The face has no keypoints to start from. Encode the photo again with an InsightFace pack that has a "

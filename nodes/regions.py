@@ -15,6 +15,7 @@ from .sockets import (
     FaceAnalysisType,
     FaceType,
     PlacementsType,
+    check_face,
     check_face_analysis,
     connected_faces,
     face_inputs,
@@ -82,6 +83,7 @@ class PlaceFace(io.ComfyNode):
         bounding_box: Any = None,
         placements: tuple[Placement, ...] = (),
     ) -> io.NodeOutput:
+        check_face(face)
         if mask is not None and bounding_box is not None:
             raise InputError("Place Face has a mask and a bounding box. Disconnect one: a person has one region.")
         region: regions.Region

@@ -50,13 +50,17 @@ def check_face_analysis(given: Any) -> None:
         )
 
 
+def check_face(given: Any) -> None:
+    """Raises InputError for anything but a face, which sockets of any type let through."""
+    if not isinstance(given, Face):
+        raise InputError(
+            f"A face is needed; found {type(given).__name__}. Connect Encode Face, Load Face or Edit Expression & Pose."
+        )
+
+
 def connected_faces(faces: dict[str, Face | None]) -> list[Face]:
-    """The faces of such sockets in their order, whichever are connected."""
-    found = [faces[name] for name in sorted(faces) if faces[name] is not None]
+    """The faces of such sockets in their order, whichever are connected. Raises InputError as ``check_face`` does."""
+    found = [face for _, face in sorted(faces.items()) if face is not None]
     for face in found:
-        if not isinstance(face, Face):
-            raise InputError(
-                f"A face is needed; found {type(face).__name__}. Connect Encode Face, Load Face or Edit Expression & "
-                "Pose."
-            )
-    return [face for face in found if face is not None]
+        check_face(face)
+    return found

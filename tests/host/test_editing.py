@@ -245,6 +245,23 @@ def test_something_else_than_keypoints_is_refused(edit):
         edit(keypoints={"people": []})
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        "DynamicIDSaveFace",
+        "DynamicIDPlaceFace",
+        "DynamicIDDescribeFace",
+        "DynamicIDEditFace",
+        "DynamicIDPoseKeypoints",
+    ],
+)
+def test_what_is_no_face_is_refused_wherever_one_is_needed(node):
+    """Nodes whose sockets take any type, such as switches, hand on anything."""
+    others = {"dynamicid": None, "clip": None} if node == "DynamicIDEditFace" else {}
+    with pytest.raises(ValueError, match="A face is needed; found dict"):
+        run(node, face={"tokens": 1}, **others)
+
+
 def test_a_text_encoder_of_another_size_is_refused(edit):
     with pytest.raises(ValueError, match="pooled text has size 32; the IMR needs 64"):
         edit(clip=tiny_clip(hidden=32))
