@@ -17,7 +17,7 @@ def not_written(path: Path, error: OSError) -> InputError:
     """What to say when a disk is full, or a folder may not be written to."""
     return InputError(
         f"{path} could not be written: {error.strerror or error}. Make room on that disk, or choose another --out "
-        "folder; the same command then goes on from the last whole shard."
+        "folder; the same command then goes on from what is whole."
     )
 
 

@@ -44,7 +44,7 @@ def in_parallel(
     except BrokenProcessPool as error:
         raise InputError(
             "A worker process was ended from outside, most often because memory ran out. Run the same command again "
-            "with fewer --workers; it goes on from the last whole shard."
+            "with fewer --workers; it goes on from what is whole."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
