@@ -1,6 +1,7 @@
 """What an evaluation asks for: which people, in which scenes, with which expressions and poses."""
 
 import hashlib
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ _LONGEST_NAME, _LONGEST_KEY = 50, 200  # bytes; names of people become names of 
 _BETWEEN_NAMES = ("+", ";")  # in the names of pictures, and in tables
 # Step from one person of a group to the next through MOTIONS: another expression and another pose.
 _NEXT_MOTION = 9
+# Step from one scene of a group to its next. It has no factor in common with the number of scenes, so that a group meets
+# each; and the groups of one round and of the next, who begin at neighbouring scenes, share few.
+_NEXT_SCENE = 3
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,9 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
     """The cases with so many people in a picture: every group, scene, seed and motion, at most ``limit`` of them.
 
     Groups are neighbours in the list of names, which goes round: as many groups as people. The order is fixed and
-    even: 28 neighbours ask for each expression and pose once, any first ones are spread over people and scenes. So a
-    higher limit keeps the cases of a lower one. Raises InputError when there are fewer names than people.
+    even: 28 neighbours ask for each expression and pose once, any first ones have each group equally often (give or
+    take one), in scene after scene, and no group, scene and seed again before all have come. So a higher limit keeps
+    the cases of a lower one. Raises InputError when there are fewer names than people.
     """
     if not 1 <= people <= MOST_PEOPLE:
         raise InputError(f"{people} people were asked for; it can be 1 to {MOST_PEOPLE}.")
@@ -163,14 +168,29 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
     if seeds < 1 or (limit is not None and limit < 1):
         raise InputError("--seeds and --limit must be at least 1.")
     groups = [tuple(names[(first + i) % len(names)] for i in range(people)) for first in range(len(names))]
-    settings = [(group, scene, seed) for seed in range(seeds) for scene in range(len(SCENES)) for group in groups]
-    random.Random(0).shuffle(settings)
+    settings = _settings(groups, seeds)
+    # Counting on in both lists at once meets their pairs until both end together; from there on, each motion is asked of
+    # the setting after the one it began with.
+    both_end = math.lcm(len(MOTIONS), len(settings))
     cases = [
-        _case(*settings[(turn + first) % len(settings)], first)
-        for turn in range(len(settings))
-        for first in range(len(MOTIONS))
+        _case(*settings[(i + i // both_end) % len(settings)], i % len(MOTIONS))
+        for i in range(len(MOTIONS) * len(settings))
     ]
     return cases[:limit]
+
+
+def _settings(groups: Sequence[tuple[str, ...]], seeds: int) -> list[tuple[tuple[str, ...], int, int]]:
+    """Every group in every scene with every seed: rounds in which each group comes once, in another scene each time.
+
+    The order within a round is drawn anew, lest somebody always meets the same few motions.
+    """
+    chance = random.Random(0)
+    return [
+        (group, (number + _NEXT_SCENE * turn) % len(SCENES), seed)
+        for seed in range(seeds)
+        for turn in range(len(SCENES))
+        for number, group in chance.sample(list(enumerate(groups)), len(groups))
+    ]
 
 
 def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:

@@ -1,5 +1,7 @@
 """What an evaluation asks for, and of whom."""
 
+from collections import Counter
+
 import pytest
 import torch
 from PIL import Image
@@ -30,6 +32,24 @@ def test_a_limited_plan_is_even_and_grows_without_changing(people):
         asked = [(case.motions[place].expression, case.motions[place].pose) for case in cases]
         assert sorted(asked) == sorted(MOTIONS * 2)
     assert len({case.scene for case in cases}) == len(SCENES)
+
+
+@pytest.mark.parametrize("limit", [10, 28, 280])
+@pytest.mark.parametrize("number", [1, 5, 28, 100])
+def test_a_limited_plan_has_everybody_equally_often_in_as_many_scenes_as_can_be(number, limit):
+    cases = plan([f"{i:03}" for i in range(number)], 1, seeds=1, limit=limit)
+    pictures = Counter(case.people for case in cases)
+    assert len(pictures) == min(number, limit)
+    assert max(pictures.values()) - min(pictures.values()) <= 1
+    assert len({(case.people, case.scene, case.seed) for case in cases}) == min(limit, number * len(SCENES))
+    assert len({case.scene for case in cases}) == len(SCENES) or limit < 28
+
+
+def test_a_plan_of_several_seeds_holds_every_case_once_and_begins_with_the_first_seed():
+    cases = plan(["a", "b", "c", "d", "e"], people=2, seeds=3)
+    assert len({case.key for case in cases}) == len(cases) == 5 * len(SCENES) * 3 * len(MOTIONS)
+    assert {case.seed for case in cases[: 5 * len(SCENES)]} == {0}
+    assert {case.seed for case in cases[: 15 * len(SCENES)]} == {0, 1, 2}
 
 
 def test_the_people_of_a_group_differ_in_expression_and_pose():
