@@ -40,8 +40,8 @@ _LONGEST_NAME, _LONGEST_KEY = 50, 200  # bytes; names of people become names of 
 _BETWEEN_NAMES = ("+", ";")  # in the names of pictures, and in tables
 # Step from one person of a group to the next through MOTIONS: another expression and another pose.
 _NEXT_MOTION = 9
-# Step from one scene of a group to its next. It has no factor in common with the number of scenes, so that a group meets
-# each; and the groups of one round and of the next, who begin at neighbouring scenes, share few.
+# Step from one scene of a group to its next. It has no factor in common with the number of scenes, so that the group
+# meets each; and it is more than 1, so that few groups, who begin with neighbouring scenes, soon have met all of them.
 _NEXT_SCENE = 3
 
 
@@ -112,7 +112,14 @@ class Case:
     def key(self) -> str:
         """Its name, which differs from that of every other case."""
         asked = "+".join(f"{motion.expression}-{motion.pose}" for motion in self.motions)
-        who = f"{'+'.join(self.people)}_{asked}"
+        return self._key(f"{'+'.join(self.people)}_{asked}")
+
+    @property
+    def unedited_key(self) -> str:
+        """The name of a picture of it that no motion is asked of."""
+        return self._key("+".join(self.people))
+
+    def _key(self, who: str) -> str:
         if len(who.encode()) > _LONGEST_KEY:
             who = f"people{len(self.people)}_{hashlib.sha256(who.encode()).hexdigest()[:16]}"
         return f"{who}_scene{self.scene}_seed{self.seed}"
@@ -169,8 +176,8 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
         raise InputError("--seeds and --limit must be at least 1.")
     groups = [tuple(names[(first + i) % len(names)] for i in range(people)) for first in range(len(names))]
     settings = _settings(groups, seeds)
-    # Counting on in both lists at once meets their pairs until both end together; from there on, each motion is asked of
-    # the setting after the one it began with.
+    # Counting on in both lists at once meets new pairs until both end together; from there on, each motion goes with the
+    # setting after the one it began with.
     both_end = math.lcm(len(MOTIONS), len(settings))
     cases = [
         _case(*settings[(i + i // both_end) % len(settings)], i % len(MOTIONS))

@@ -73,12 +73,17 @@ def faces_found(matches: Sequence[Match | None]) -> float:
 
 def expression_share(matches: Sequence[Match | None], asked: Sequence[str]) -> float:
     """Expr: share of the people whose expression was classified as the one asked. No face is not it."""
-    return _share([None if match is None else match.seen.expression for match in matches], asked)
+    return share([None if match is None else match.seen.expression for match in matches], asked)
 
 
 def pose_share(matches: Sequence[Match | None], asked: Sequence[str]) -> float:
     """Pose: share of the people whose ``pose_class`` is the one asked. No face is not it."""
-    return _share([None if match is None else pose_class(match.seen.pose) for match in matches], asked)
+    return share([None if match is None else pose_class(match.seen.pose) for match in matches], asked)
+
+
+def share(seen: Sequence[str | None], asked: Sequence[str]) -> float:
+    """Of the people, those whose class is the one asked; None is no class."""
+    return sum(one == wanted for one, wanted in zip(seen, asked, strict=True)) / len(asked)
 
 
 def pose_class(pose: Tensor) -> str:
@@ -113,7 +118,3 @@ def disruption(picture: Photo, base: Photo, boxes: Sequence[NDArray[np.float32]]
         return math.nan
     difference = np.abs(picture.astype(np.float32) - base.astype(np.float32)) / 255
     return float(difference[outside].mean())
-
-
-def _share(seen: Sequence[str | None], asked: Sequence[str]) -> float:
-    return sum(one == wanted for one, wanted in zip(seen, asked, strict=True)) / len(asked)

@@ -15,9 +15,10 @@ from ..files import written_whole
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One picture. setting: by name. case: its key. people: how many. names, asked, seen, similarities: one for each
-    person, joined by "; ". The measures are means over the people of the picture, None where there is nothing to
-    measure. disruption: see ``metrics.disruption``. picture: below the folder of the file.
+    """A case with a setting. setting: by name. case: its key. people: how many. names, asked, seen, similarities: one
+    for each person, joined by "; ". The measures are means over the people of the picture, None where there is nothing
+    to measure. disruption: see ``metrics.disruption``. picture: below the folder of the file; several cases may have
+    one together.
     """
 
     setting: str

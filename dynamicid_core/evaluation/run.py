@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -82,13 +82,16 @@ def evaluate(
 ) -> None:
     """Adds to the results a row for every case with every setting, and one for every picture of the base model.
 
-    What is there already is not painted again. Raises InputError for a reference without a usable face.
+    What is there already is not painted again. Without editing, cases that differ in the motion only have one picture
+    together. Raises InputError for a reference without a usable face.
     """
     every = [(case, setting) for case in cases for setting in settings]
     missing = [(case, setting) for case, setting in every if not results.has(setting.name, case.key)]
     needed = {name for case, _ in missing for name in case.people}
     faces = {one.name: _encode(studio, one) for one in references if one.name in needed}
-    run = _Run(studio, results, faces)
+    without_editing = {setting.name for setting in settings if not setting.edit}
+    unedited = {_subject(row): row for row in results.rows if row.setting in without_editing}
+    run = _Run(studio, results, faces, unedited)
     for case, setting in tqdm(missing, initial=len(every) - len(missing), total=len(every), unit="picture"):
         run.measure(case, setting)
 
@@ -99,43 +102,58 @@ class _BasePicture:
     faces: list[metrics.SeenFace]
 
 
+_Subject = tuple[str, str, str, int]
+"""What a picture without editing depends on: the setting, the names, the prompt and the seed."""
+
+
 @dataclass(eq=False)
 class _Run:
+    """unedited: a row of each picture that is there already, of the settings without editing."""
+
     studio: Studio
     results: Results
     faces: dict[str, Face]
+    unedited: dict[_Subject, Row]
     base_pictures: dict[str, _BasePicture] = field(default_factory=dict)
 
     def measure(self, case: Case, setting: Setting) -> None:
+        twin = None if setting.edit else self.unedited.get((setting.name, _names(case), case.prompt, case.seed))
+        if twin is not None and (self.results.folder / twin.picture).is_file():
+            self.results.add(_of_another_motion(twin, case))
+            return
+        row = self._painted(case, setting)
+        self.results.add(row)
+        if not setting.edit:
+            self.unedited[_subject(row)] = row
+
+    def _painted(self, case: Case, setting: Setting) -> Row:
         base = self._base(case)
         people = [self.faces[name] for name in case.people]
         if setting.edit:
             edited = [self.studio.edit(face, motion) for face, motion in zip(people, case.motions, strict=True)]
         photo = self.studio.paint(edited if setting.edit else people, setting.gate, case.prompt, case.seed)
-        path = _picture_path(setting.name, case.key)
+        path = _picture_path(setting.name, case.key if setting.edit else case.unedited_key)
         _save(photo, self.results.folder / path)
         seen = self.studio.look(photo)
         matches = metrics.assign(seen, [_embedding(face) for face in people])
         disruption = metrics.disruption(photo, base.photo, [one.face.box for one in [*seen, *base.faces]])
-        self.results.add(
-            Row(
-                setting=setting.name,
-                case=case.key,
-                people=len(people),
-                names="; ".join(case.people),
-                prompt=case.prompt,
-                seed=case.seed,
-                asked="; ".join(f"{motion.expression} {motion.pose}" for motion in case.motions),
-                seen="; ".join(_describe(match) for match in matches),
-                similarities="; ".join("none" if match is None else f"{match.similarity:.4f}" for match in matches),
-                clip_t=self.studio.agreement(photo, case.prompt),
-                face_sim=metrics.face_similarity(matches),
-                expression=metrics.expression_share(matches, [motion.expression for motion in case.motions]),
-                pose=metrics.pose_share(matches, [motion.pose for motion in case.motions]),
-                faces=metrics.faces_found(matches),
-                disruption=None if math.isnan(disruption) else disruption,
-                picture=path,
-            )
+        return Row(
+            setting=setting.name,
+            case=case.key,
+            people=len(people),
+            names=_names(case),
+            prompt=case.prompt,
+            seed=case.seed,
+            asked=_asked(case),
+            seen="; ".join(_describe(match) for match in matches),
+            similarities="; ".join("none" if match is None else f"{match.similarity:.4f}" for match in matches),
+            clip_t=self.studio.agreement(photo, case.prompt),
+            face_sim=metrics.face_similarity(matches),
+            expression=metrics.expression_share(matches, [motion.expression for motion in case.motions]),
+            pose=metrics.pose_share(matches, [motion.pose for motion in case.motions]),
+            faces=metrics.faces_found(matches),
+            disruption=None if math.isnan(disruption) else disruption,
+            picture=path,
         )
 
     def _base(self, case: Case) -> _BasePicture:
@@ -191,6 +209,30 @@ def _encode(studio: Studio, reference: Reference) -> Face:
 def _embedding(face: Face) -> np.ndarray:
     assert face.embedding is not None  # of a face that was just encoded
     return face.embedding.numpy()
+
+
+def _of_another_motion(row: Row, case: Case) -> Row:
+    """The row of a case whose picture has been measured for one that differs in the motion only."""
+    seen = [described.split() for described in row.seen.split("; ")]  # "none" is no expression and no pose
+    return replace(
+        row,
+        case=case.key,
+        asked=_asked(case),
+        expression=metrics.share([words[0] for words in seen], [motion.expression for motion in case.motions]),
+        pose=metrics.share([words[-1] for words in seen], [motion.pose for motion in case.motions]),
+    )
+
+
+def _subject(row: Row) -> _Subject:
+    return row.setting, row.names, row.prompt, row.seed
+
+
+def _names(case: Case) -> str:
+    return "; ".join(case.people)
+
+
+def _asked(case: Case) -> str:
+    return "; ".join(f"{motion.expression} {motion.pose}" for motion in case.motions)
 
 
 def _describe(match: metrics.Match | None) -> str:

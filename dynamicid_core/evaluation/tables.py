@@ -48,7 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Line:
-    """A setting in a table. measured, paper: by measure; what is not known is missing."""
+    """A setting in a table. pictures: how many were painted. measured, paper: by measure; unknown ones are missing."""
 
     setting: Setting
     pictures: int
@@ -64,12 +64,17 @@ class Table:
     lines: list[Line]
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean with a 95 % percentile bootstrap over pictures; the same values always give the same interval."""
-    chance, given = np.random.default_rng(0), np.asarray(values, np.float64)
-    means = [given[chance.integers(len(given), size=len(given))].mean() for _ in range(_RESAMPLES)]
+def estimate(groups: Sequence[Sequence[float]]) -> Estimate:
+    """The mean of all values with a 95 % percentile bootstrap over groups; the same ones always give the same interval.
+
+    groups: values that hang together. Drawn one by one, values of one picture would count as so many pictures.
+    """
+    chance = np.random.default_rng(0)
+    sums, counts = np.array([(sum(group), len(group)) for group in groups], np.float64).T
+    draws = (chance.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
+    means = [sums[drawn].sum() / counts[drawn].sum() for drawn in draws]
     low, high = np.percentile(means, (2.5, 97.5))
-    return Estimate(float(given.mean()), float(low), float(high))
+    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
 
 
 def make_tables(rows: Sequence[Row]) -> list[Table]:
@@ -88,9 +93,9 @@ def render(tables: Sequence[Table]) -> str:
     if any("clip_t" not in line.measured for table in tables for line in table.lines):
         parts.append(NO_CLIP_T)
     parts.append(
-        "Means over pictures, with 95 % bootstrap intervals over pictures. Disruption: mean absolute difference to the "
-        "base model's picture outside the faces, 0 to 1. Paper: arXiv 2503.06505. EVALUATION.md says how each is "
-        "measured."
+        "Means over cases, with 95 % bootstrap intervals; cases with the same people, scene and noise are drawn "
+        "together. Disruption: mean absolute difference to the base model's picture outside the faces, 0 to 1. Paper: "
+        "arXiv 2503.06505. EVALUATION.md says how each is measured."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -100,9 +105,19 @@ def _lines(title: str, rows: Sequence[Row], people: Sequence[int]) -> Iterator[L
         mine = [row for row in rows if row.setting == setting.name and row.people in people]
         if not mine:
             continue
-        known = {name: [value for row in mine if (value := getattr(row, name)) is not None] for name in MEASURES}
-        measured = {name: estimate(values) for name, values in known.items() if values}
-        yield Line(setting, len(mine), measured, PAPER.get(title, {}).get(setting.name, {}))
+        measured = {name: estimate(groups) for name in MEASURES if (groups := _grouped(mine, name))}
+        pictures = len({row.picture for row in mine})
+        yield Line(setting, pictures, measured, PAPER.get(title, {}).get(setting.name, {}))
+
+
+def _grouped(rows: Sequence[Row], measure: str) -> list[list[float]]:
+    """Its values where it is known, those of the same people, scene and noise together."""
+    groups: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        value = getattr(row, measure)
+        if value is not None:
+            groups.setdefault((row.names, row.prompt, row.seed), []).append(value)
+    return list(groups.values())
 
 
 def _cells(table: Table) -> Iterator[list[str]]:

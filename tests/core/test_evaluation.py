@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,49 @@ def test_a_place_that_cannot_be_written_is_told(references, tmp_path, place):
         (tmp_path / "out" / f"{place}.part").mkdir(parents=True)
     with pytest.raises(InputError, match=rf"{place}.* could not be written: .*the same command then goes on"):
         go(FakeStudio(), references, tmp_path / "out")
+
+
+def test_what_no_motion_is_asked_of_is_painted_once_for_all_motions(references, tmp_path):
+    studio, settings = FakeStudio(), (FULL, NO_IMR)
+    results = Results(tmp_path, {})
+    cases = cases_of(references, 2, limit=70)
+    latents = {(case.people, case.prompt, case.seed) for case in cases}
+    evaluate(studio, references, cases, settings, results)
+    assert sum(gate and people == 2 for people, gate, *_ in studio.painted) == 70 + len(latents)
+    assert len(latents) == 30
+    plain = [row for row in results.rows if row.setting == NO_IMR.name]
+    assert [row.case for row in plain] == [case.key for case in cases]
+    assert len({row.picture for row in plain}) == len(latents)
+    (table,) = make_tables(results.rows)
+    assert [line.pictures for line in table.lines] == [70, 30, len({case.base_key for case in cases})]
+
+
+@pytest.mark.parametrize("faces", [0, 1, 2])
+def test_the_row_of_another_motion_is_the_one_that_its_own_picture_would_have(references, tmp_path, faces):
+    studio = FakeStudio()
+    shown = [seen(unit(1), 8, "sad", (15.0, 0, 0)), seen(unit(0, 1), 20, "happy")]
+    studio.look = lambda photo: shown[:faces]
+    cases = cases_of(references, 2, limit=70)
+    evaluate(studio, references, cases, [NO_IMR], Results(tmp_path / "together", {}))
+    results = Results(tmp_path / "each", {})
+    for case in cases:
+        alone = Results(tmp_path / case.key, {})
+        evaluate(studio, references, [case], [NO_IMR], alone)
+        results.rows += [row for row in alone.rows if row.setting == NO_IMR.name]
+    together = [row for row in Results(tmp_path / "together", {}).rows if row.setting == NO_IMR.name]
+    assert together == results.rows
+    assert len({(row.expression, row.pose) for row in together}) > (1 if faces else 0)
+
+
+def test_pictures_of_an_earlier_run_serve_for_other_motions_as_long_as_they_are_there(references, tmp_path):
+    cases = cases_of(references, 1, limit=60)
+    evaluate(FakeStudio(), references, cases[:30], [NO_IMR], Results(tmp_path, {}))
+    gone = Results(tmp_path, {}).rows[-1]
+    (tmp_path / gone.picture).unlink()
+    studio = FakeStudio()
+    evaluate(studio, references, cases, [NO_IMR], Results(tmp_path, {}))
+    assert studio.painted == [(1, True, gone.prompt, gone.seed)]
+    assert sum(row.setting == NO_IMR.name for row in Results(tmp_path, {}).rows) == 60
 
 
 def test_settings_without_an_imr_need_no_editing():
@@ -190,20 +234,40 @@ def row(setting=FULL, people=1, **changes):
 
 def test_the_interval_is_the_bootstrap_of_the_mean():
     values = np.random.default_rng(3).normal(0.4, 0.1, 400)
-    found = estimate(values)
+    found = estimate([[value] for value in values])
     assert found.mean == pytest.approx(values.mean())
     error = 1.96 * values.std() / 20
     assert found.low == pytest.approx(values.mean() - error, abs=0.1 * error)
     assert found.high == pytest.approx(values.mean() + error, abs=0.1 * error)
-    assert estimate(values) == found
+    assert estimate([[value] for value in values]) == found
+
+
+def test_values_of_one_group_count_as_one_in_the_interval():
+    values = np.random.default_rng(3).normal(0.4, 0.1, 50)
+    once, often = (estimate([[value] * times for value in values]) for times in (1, 10))
+    assert (often.mean, often.low, often.high) == pytest.approx((once.mean, once.low, once.high))
+
+
+def test_a_group_of_many_values_weighs_more_in_the_mean():
+    assert estimate([[1.0, 1.0, 1.0], [0.0]]).mean == 0.75
+
+
+def test_cases_that_differ_in_the_motion_only_are_one_group():
+    scenes = [row(NO_IMR, face_sim=value, prompt=f"p{i}") for i, value in enumerate((0.2, 0.3, 0.6))]
+    repeated = [replace(one, case=f"c{i}") for one in scenes for i in range(10)]
+    (once,), (often,) = make_tables(scenes), make_tables(repeated)
+    assert str(often.lines[0].measured["face_sim"]) == str(once.lines[0].measured["face_sim"])
+    (others,) = make_tables([replace(one, names=f"{i}") for i, one in enumerate(repeated)])
+    assert others.lines[0].measured["face_sim"].high < once.lines[0].measured["face_sim"].high
 
 
 def test_one_picture_has_an_interval_of_no_width():
-    assert str(estimate([0.5])) == "0.500 (0.500 to 0.500)"
+    assert str(estimate([[0.5]])) == "0.500 (0.500 to 0.500)"
 
 
 def test_the_papers_figures_stand_beside_the_measured():
-    rows = [row(), row(NO_GATE), row(NO_IMR), row(BASE, face_sim=None), row(people=2), row(people=3)]
+    rows = [row(), row(NO_GATE), row(NO_IMR), row(BASE, face_sim=None)]
+    rows += [row(people=2, picture="2.png"), row(people=3, picture="3.png")]
     tables = make_tables(rows)
     assert [table.title for table in tables] == ["One person", "Several people", "2 people", "3 people"]
     text = render(tables)
