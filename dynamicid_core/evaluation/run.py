@@ -46,12 +46,15 @@ def compared(rows: Sequence[Row], cases: Sequence[Case], settings: Sequence[Sett
     """The rows of the cases that every setting has, and of the base model's pictures of them, in the order of ``rows``.
 
     A folder may hold more, of runs with other people, seeds or limits: means over these would be of other pictures.
+    Where faces leave nothing of a picture to measure disruption in, its case has none with the other settings either.
     """
     there = {(row.setting, row.case) for row in rows}
     whole = [case for case in cases if all((setting.name, case.key) in there for setting in settings)]
     wanted = {(setting.name, case.key) for case in whole for setting in settings}
     wanted |= {(BASE.name, case.base_key) for case in whole}
-    return [row for row in rows if (row.setting, row.case) in wanted]
+    kept = [row for row in rows if (row.setting, row.case) in wanted]
+    covered = {row.case for row in kept if row.setting != BASE.name and row.disruption is None}
+    return [replace(row, disruption=None) if row.case in covered else row for row in kept]
 
 
 class Studio(Protocol):

@@ -373,6 +373,16 @@ def test_a_case_that_a_setting_lacks_counts_for_none(references, tmp_path):
     assert {row.case for row in kept if row.setting == BASE.name} == {case.base_key for case in others}
 
 
+def test_disruption_is_compared_over_cases_that_have_one_with_every_setting():
+    """With one setting, faces cover a whole picture."""
+    first, other = plan(["a", "b"], people=1, seeds=1, limit=2)
+    found = {(FULL, first): None, (FULL, other): 0.1, (NO_IMR, first): 0.5, (NO_IMR, other): 0.3}
+    rows = [row(setting, case=case.key, names=case.people[0], disruption=one) for (setting, case), one in found.items()]
+    (table,) = make_tables(compared(rows, [first, other], (FULL, NO_IMR)))
+    assert [line.measured["disruption"].mean for line in table.lines] == [0.1, 0.3]
+    assert [line.measured["face_sim"].mean for line in table.lines] == [0.5, 0.5]
+
+
 def test_options_are_read(command):
     options = parse([*command(), "--people", "3,1", "--size", "640x512"])
     assert (options.people, options.size, options.steps, options.limit) == ([1, 3], (640, 512), 50, 280)
