@@ -14,6 +14,7 @@ from .errors import InputError
 
 Photo = NDArray[np.uint8]
 """A picture as [height, width, 3] RGB, 0 to 255."""
+_NO_PHOTOS = (".txt", ".json", ".csv", ".md", ".db", ".ini")
 
 _FAR_BEYOND_WHITE = 8.0  # sharpening and upscaling go beyond 1 by less
 
@@ -74,6 +75,19 @@ def one_photograph(image: Tensor, taken: str) -> Photo:
     return photo
 
 
+def is_photo(path: Path) -> bool:
+    """Everything but hidden files, texts, and what Windows leaves in folders of photos: what is no picture can then be
+    called unreadable instead of being passed over.
+    """
+    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in _NO_PHOTOS
+
+
+def photos_in(folder: Path) -> list[str]:
+    """Paths of the photos in a folder and in its folders that are not hidden: below it, with /, sorted."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if is_photo(path))
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+
 def open_photo(path: Path) -> Photo:
     """A photo upright, as its camera meant it; grey becomes RGB, transparency becomes white. Raises InputError."""
     try:
@@ -86,7 +100,16 @@ def open_photo(path: Path) -> Photo:
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
             return np.array(picture.convert("RGB"))
     except Exception as error:  # for broken files, Pillow raises what its many decoders raise
-        raise InputError(f"{path} could not be read as a picture ({error})") from error
+        raise _unreadable(path, error) from error
+
+
+def check_photo(path: Path) -> None:
+    """Raises InputError for a file that is no picture. Only its beginning is read, so the rest may still be damaged."""
+    try:
+        with Image.open(path):
+            pass
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 def central_square(photo: Photo) -> Square:
@@ -131,6 +154,10 @@ def clip_input(photos: Sequence[Photo], size: int, mean: Sequence[float], std: S
 def to_image(photos: list[Photo]) -> Tensor:
     """Photos of one size -> a ComfyUI IMAGE [B, H, W, 3]."""
     return torch.from_numpy(np.stack(photos).astype(np.float32) / 255.0)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} could not be read as a picture ({error})")
 
 
 def _photograph(picture: Tensor) -> Photo:

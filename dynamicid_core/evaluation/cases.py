@@ -12,7 +12,7 @@ import torch
 from ..errors import InputError
 from ..expression import EXPRESSIONS
 from ..face_prompt import face_prompt
-from ..images import Photo, open_photo
+from ..images import Photo, check_photo, is_photo, open_photo, photos_in
 from ..keypoints import Keypoints
 from ..layouts import MOST_PEOPLE
 from ..motion import LIMIT, edit_motion
@@ -35,7 +35,6 @@ SCENES = (
 _WHO = ("a person", *(f"{n} people" for n in ("two", "three", "four", "five", "six", "seven", "eight")))
 # Pitch and yaw that are asked for, in degrees: well beyond the 10 at which a class begins.
 _ANGLES = {FRONT: (0.0, 0.0), SIDE: (0.0, 30.0), UP: (20.0, 0.0), DOWN: (-20.0, 0.0)}
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _LONGEST_NAME, _LONGEST_KEY = 50, 200  # bytes; names of people become names of files, which have an end
 _BETWEEN_NAMES = ("+", ";")  # in the names of pictures, and in tables
 # Step from one person of a group to the next through MOTIONS: another expression and another pose.
@@ -126,28 +125,28 @@ class Case:
 
 
 def find_references(folder: Path) -> list[Reference]:
-    """The people in a folder, sorted by name: a picture for each, or a folder for each, whose first picture counts.
+    """The people in a folder, sorted by name: a photo for each, or a folder for each, whose first photo counts.
 
-    What is hidden, such as the thumbnails of a file manager, is nobody.
+    What is a photo is as ``build`` has it, see ``is_photo``.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Give one with a photo, or a folder of photos, of each person.")
     found: dict[str, Reference] = {}
     for entry in sorted(folder.iterdir()):
-        if _is_hidden(entry):
+        photo = _first_photo(entry)
+        if photo is None:
             continue
-        photos = sorted(filter(_is_picture, entry.iterdir())) if entry.is_dir() else [entry] * _is_picture(entry)
         name = entry.name if entry.is_dir() else entry.stem
-        if photos and name in found:
-            raise InputError(f"{folder} has two people named {name}: {found[name].path} and {photos[0]}. Rename one.")
-        if photos:
-            found[name] = Reference(name, photos[0])
+        if name in found:
+            raise InputError(f"{folder} has two people named {name}: {found[name].path} and {photo}. Rename one.")
+        found[name] = Reference(name, photo)
     if not found:
         raise InputError(
-            f"{folder} has no photos ({', '.join(_PICTURES)}), neither in it nor in its folders. Put a photo, or a "
-            "folder of photos, of each person there."
+            f"{folder} has no photos, neither in it nor in its folders. Put a photo, or a folder of photos, of each "
+            "person there."
         )
-    for name in found:
+    for name, reference in found.items():
+        _check_is_picture(reference)
         if len(name.encode()) > _LONGEST_NAME:
             raise InputError(
                 f"The name {name} takes {len(name.encode())} bytes; {_LONGEST_NAME} are allowed. Rename the photo."
@@ -176,8 +175,8 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
         raise InputError("--seeds and --limit must be at least 1.")
     groups = [tuple(names[(first + i) % len(names)] for i in range(people)) for first in range(len(names))]
     settings = _settings(groups, seeds)
-    # Counting on in both lists at once meets new pairs until both end together; from there on, each motion goes with the
-    # setting after the one it began with.
+    # Counting on in both lists at once meets new pairs until both end together; from there on, each motion goes with
+    # the setting after the one it began with.
     both_end = math.lcm(len(MOTIONS), len(settings))
     cases = [
         _case(*settings[(i + i // both_end) % len(settings)], i % len(MOTIONS))
@@ -206,9 +205,19 @@ def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
     return Case(group, tuple(Motion(expression, pose, right) for expression, pose in motions), scene, seed)
 
 
-def _is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in _PICTURES and not _is_hidden(path)
+def _check_is_picture(reference: Reference) -> None:
+    """Raises InputError now for what would else be found when the models are loaded."""
+    try:
+        check_photo(reference.path)
+    except InputError as error:
+        raise InputError(
+            f"{error}. It is taken for the photo of {reference.name}: remove it, or put a picture in its place."
+        ) from error
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
+def _first_photo(entry: Path) -> Path | None:
+    """Of a person's folder, unless it is hidden; or the entry itself, where it is a photo."""
+    if not entry.is_dir():
+        return entry if is_photo(entry) else None
+    photos = [] if entry.name.startswith(".") else photos_in(entry)
+    return entry / photos[0] if photos else None

@@ -304,6 +304,7 @@ def test_plots_and_sheets_are_written(references, tmp_path):
 def command(tmp_path, references):
     for name in ("base", "vision", "adapter", "imr", "kpe"):
         (tmp_path / name).write_bytes(b"weights")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "one.onnx").touch()
 
@@ -321,7 +322,8 @@ def command(tmp_path, references):
     ("changes", "said"),
     [
         ({"references": "nowhere"}, "There is no folder"),
-        ({"references": "pack"}, "has no photos"),
+        ({"references": "empty"}, "has no photos"),
+        ({"references": "pack"}, "one.onnx could not be read as a picture .*taken for the photo of one"),
         ({"base-model": "nowhere"}, "There is no file .*nowhere \\(--base-model\\)"),
         ({"clip-vision": "nowhere"}, "\\(--clip-vision\\)"),
         ({"adapter": "nowhere"}, "\\(--adapter\\)"),

@@ -12,7 +12,8 @@ from dynamicid_core.evaluation.cases import MOTIONS, SCENES, Motion, find_refere
 from dynamicid_core.expression import EXPRESSIONS
 from dynamicid_core.head import solve_pose, template
 from dynamicid_core.keypoints import Keypoints
-from tests.core.evaluated_faces import save_photo
+from dynamicid_core.training.data.photos import find_people
+from tests.core.evaluated_faces import SIDE, save_photo
 
 
 def test_the_motions_are_every_expression_in_every_pose():
@@ -102,6 +103,23 @@ def test_references_are_photos_or_folders_of_photos_that_are_not_hidden(tmp_path
     assert [(one.name, one.path.name) for one in found] == [("anna", "1.jpg"), ("ben", "ben.PNG")]
 
 
+def test_references_are_taken_from_a_folder_as_the_photos_of_a_data_set(tmp_path):
+    for photo in ("ben/2019/1.jpg", "carl.tif", "eva/1.gif", "top/1.jpg", "top/0/.cache/1.jpg"):
+        save_photo(tmp_path / photo)
+    save_photo(tmp_path / "fay.png")
+    (tmp_path / "fay.png").rename(tmp_path / "fay.jfif")
+    (tmp_path / "top" / "0.txt").write_text("a caption")
+    for leftover in ("Thumbs.db", "top/Thumbs.db", "desktop.ini"):
+        (tmp_path / leftover).write_bytes(b"of a file manager")
+    found = {one.name: one for one in find_references(tmp_path)}
+    assert list(found) == ["ben", "carl", "eva", "fay", "top"]
+    assert all(one.read().shape == (SIDE, SIDE, 3) for one in found.values())
+    (build_from, *_) = find_people(tmp_path)
+    assert [(one.name, one.folder / one.photos[0]) for one in build_from] == [
+        (name, found[name].path) for name in ("ben", "eva", "top")
+    ]
+
+
 def test_a_rotated_photo_is_read_upright(tmp_path):
     picture = Image.new("RGB", (8, 4))
     exif = picture.getexif()
@@ -120,6 +138,13 @@ def test_references_that_cannot_be_used_are_told(tmp_path):
         find_references(tmp_path)[0].read()
     save_photo(tmp_path / "a.png")
     with pytest.raises(InputError, match="two people named a"):
+        find_references(tmp_path)
+
+
+def test_a_first_photo_that_is_none_is_told_with_its_person(tmp_path):
+    save_photo(tmp_path / "dora" / "2.jpg")
+    (tmp_path / "dora" / "1.heic").write_bytes(b"of a telephone")
+    with pytest.raises(InputError, match=r"1\.heic could not be read as a picture .* the photo of dora: remove it"):
         find_references(tmp_path)
 
 

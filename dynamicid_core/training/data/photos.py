@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...images import is_photo, photos_in
 
 DEFAULT_CAPTION = "a photo of a person"
 _CAPTION = ".txt"
-_NO_PHOTOS = (_CAPTION, ".json", ".csv", ".md")
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def find_people(folder: Path) -> tuple[list[Person], list[str]]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. --photos names a folder that holds a folder per person.")
     people = [
-        Person(place.name, place, tuple(_photos(place)))
+        Person(place.name, place, tuple(photos_in(place)))
         for place in sorted(folder.iterdir())
         if place.is_dir() and not place.name.startswith(".")
     ]
-    strays = [path.name for path in sorted(folder.iterdir()) if _is_photo(path)]
+    strays = [path.name for path in sorted(folder.iterdir()) if is_photo(path)]
     people = [person for person in people if person.photos]
     if not people:
         found = f"{len(strays)} photos, but none" if strays else "no photo"
@@ -58,13 +58,3 @@ def find_people(folder: Path) -> tuple[list[Person], list[str]]:
             "person."
         )
     return people, strays
-
-
-def _photos(folder: Path) -> list[str]:
-    found = (path.relative_to(folder) for path in folder.rglob("*") if _is_photo(path))
-    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
-
-
-def _is_photo(path: Path) -> bool:
-    """Everything but hidden files and texts: what is no picture is then listed as unreadable instead of passed over."""
-    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in _NO_PHOTOS
