@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
+from dynamicid_core.errors import InputError
 from dynamicid_core.face_prompt import face_prompt
 from dynamicid_core.images import open_photo
 from dynamicid_core.training.data import gates
@@ -16,6 +18,7 @@ from dynamicid_core.training.data.build import build_person
 from dynamicid_core.training.data.gates import Gates, strangers
 from dynamicid_core.training.data.photos import find_people
 from dynamicid_core.training.data.shards import read_samples
+from dynamicid_core.training.order import ShardSource
 from tests import photos
 from tests.training.builder import contents, faces, needs_pack, run, save_person, turned
 
@@ -56,9 +59,19 @@ def test_rejected_photos_are_listed_with_their_reason(built):
         rows = {row["photo"]: row["reason"] for row in csv.DictReader(file)}
     assert rows == {
         "actor/broken.jpg": "unreadable",
-        "lonely/plain.jpg": "only photo of a person",
+        "lonely/plain.jpg": "too few photos",
         "stray.png": "outside of a person's folder",
     }
+
+
+def test_people_of_whom_there_is_one_photo_can_be_let_in_for_anchoring(tmp_path):
+    for name, picture in faces().items():
+        save_person(tmp_path / "photos", name, picture, ("plain",))
+    assert run(tmp_path / "photos", tmp_path / "set", "--size=64", "--least-photos=1") == 0
+    source = ShardSource(tmp_path / "set", seed=0)
+    assert {sample.identity for sample in islice(source.samples(0, 1), len(faces()))} == set(faces())
+    with pytest.raises(InputError, match="has two photos, and reconfiguration learns from one to another"):
+        next(source.people(0, 1, photos=2))
 
 
 def test_the_manifest_counts_every_photo_once(built):
@@ -172,7 +185,7 @@ def test_of_two_different_people_none_is_kept(analysis, tmp_path):
     faces()["hopper"].save(tmp_path / "who" / "other.png")
     samples, rejected = build_person(analysis, find_people(tmp_path)[0][0], Gates(size=64))
     assert samples == []
-    assert {found.reason for found in rejected} == {gates.ANOTHER_PERSON, gates.ALONE}
+    assert {found.reason for found in rejected} == {gates.ANOTHER_PERSON, gates.TOO_FEW}
 
 
 def test_several_strangers_do_not_take_the_person_with_them():

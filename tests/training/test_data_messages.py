@@ -41,6 +41,7 @@ def test_photos_without_folders_are_explained(tmp_path, capsys):
         ("--min-face=0", "--min-face is 0"),
         ("--sharpness=nan", "--sharpness is nan"),
         ("--agreement=2", "--agreement is 2"),
+        ("--least-photos=0", "--least-photos is 0"),
         ("--workers=0", "--workers is 0"),
         ("--shard-size=0", "--shard-size is 0"),
     ],

@@ -70,7 +70,7 @@ def run_build(options: argparse.Namespace) -> None:
         photos=options.photos,
         out=options.out,
         pack=find_pack(options.pack),
-        gates=Gates(options.size, options.min_face, options.sharpness, options.agreement),
+        gates=Gates(options.size, options.min_face, options.sharpness, options.agreement, options.least_photos),
         provider=options.provider,
         workers=options.workers,
         shard_size=options.shard_size,
@@ -108,6 +108,13 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=limits.agreement,
         help="least ArcFace cosine of a face to the person's others, -1 keeps all (default: %(default)s)",
+    )
+    add(
+        "--least-photos",
+        type=int,
+        default=limits.least_photos,
+        metavar="N",
+        help="least photos to keep of a person; 1 is enough for anchoring alone (default: %(default)s)",
     )
     add("--workers", type=int, default=cores(), help="processes (default: one per core, here %(default)s)")
     add("--provider", choices=["auto", *PROVIDERS], default="auto", help="where models run (default: %(default)s)")

@@ -111,7 +111,7 @@ def build_person(analysis: FaceAnalysis, person: Person, limits: Gates) -> tuple
     judged = [examine(analysis, person, photo, limits) for photo in person.photos]
     rejected = [found for found in judged if isinstance(found, Rejection)]
     candidates = [found for found in judged if isinstance(found, Candidate)]
-    for sieve in (_without_duplicates, _without_strangers, _unless_alone):
+    for sieve in (_without_duplicates, _without_strangers, _unless_too_few):
         candidates, out = sieve(candidates, limits)
         rejected += [Rejection(f"{person.name}/{photo}", reason, detail) for photo, reason, detail in out]
     return [candidate.sample for candidate in candidates], sorted(rejected, key=lambda found: found.photo)
@@ -203,10 +203,11 @@ def _without_strangers(candidates: list[Candidate], limits: Gates) -> _Sieved:
     return kept, out
 
 
-def _unless_alone(candidates: list[Candidate], _: Gates) -> _Sieved:
-    if len(candidates) >= gates.LEAST_PHOTOS:
+def _unless_too_few(candidates: list[Candidate], limits: Gates) -> _Sieved:
+    if len(candidates) >= limits.least_photos:
         return candidates, []
-    return [], [(candidate.photo, gates.ALONE, f"{gates.LEAST_PHOTOS} needed") for candidate in candidates]
+    detail = f"{len(candidates)} of the person left, at least {limits.least_photos} needed"
+    return [], [(candidate.photo, gates.TOO_FEW, detail) for candidate in candidates]
 
 
 def _work(job: Job, person: Person) -> Built:

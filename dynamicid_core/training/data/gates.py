@@ -19,11 +19,11 @@ SMALL_FACE = "small face"
 BLURRED = "blurred"
 DUPLICATE = "duplicate"
 ANOTHER_PERSON = "another person"
-ALONE = "only photo of a person"
+TOO_FEW = "too few photos"
 STRAY = "outside of a person's folder"
 
 LEAST_PHOTOS = 2
-"""Of a person: what trains on one photo looks at another of the same person."""
+"""Of a person: reconfiguration learns from one photo to another. Anchoring needs one only."""
 SHARP = 0.01
 """See ``sharpness``. Measured on 31 faces of at least 128 pixels in photographs that packages ship: 0.021 to 0.77, in
 the middle 0.07. Blurred by 1 % of the face (standard deviation) 26 of them are below 0.01, by 1.5 % all."""
@@ -44,13 +44,15 @@ class Gates:
     """What a photo must be to be kept.
 
     size: of the pictures made of it, pixels. min_face: least pixels of the longer side of the face. sharpness: least
-    ``sharpness``. agreement: least cosine of a face to the middle of the person's other faces.
+    ``sharpness``. agreement: least cosine of a face to the middle of the person's other faces. least_photos: that are
+    kept of a person, or none.
     """
 
     size: int = 512
     min_face: int = 128
     sharpness: float = SHARP
     agreement: float = SAME_PERSON
+    least_photos: int = LEAST_PHOTOS
 
     def __post_init__(self) -> None:
         if self.size < 64 or self.size % 8:
@@ -61,6 +63,8 @@ class Gates:
             raise InputError(f"--sharpness is {self.sharpness:g}; it must be 0 (keep all) or more, such as {SHARP:g}.")
         if not -1 <= self.agreement <= 1:
             raise InputError(f"--agreement is {self.agreement:g}; a cosine is from -1 (keep all) to 1.")
+        if self.least_photos < 1:
+            raise InputError(f"--least-photos is {self.least_photos}; it must be at least 1.")
 
 
 @dataclass(frozen=True)
