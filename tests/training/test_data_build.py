@@ -1,6 +1,7 @@
 """The data set builder on real photographs, with real InsightFace models."""
 
 import csv
+import io
 import json
 from itertools import islice
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_prompt import face_prompt
@@ -108,9 +109,9 @@ def test_a_finished_run_given_again_changes_nothing(built, source, capsys):
 # --- the gates -------------------------------------------------------------------------------------------------------
 
 
-def reasons(analysis, tmp_path, pictures, limits=None):
-    """Photo -> why it is left out, among good photos of the astronaut that are there too."""
-    save_person(tmp_path, "she", faces()["astronaut"], ("plain", "mirrored", "both"))
+def reasons(analysis, tmp_path, pictures, limits=None, who="astronaut"):
+    """Photo -> why it is left out, among good photos of somebody that are there too."""
+    save_person(tmp_path, "she", faces()[who], ("plain", "mirrored", "both"))
     for name, picture in pictures.items():
         picture.save(tmp_path / "she" / f"{name}.png")
     people, _ = find_people(tmp_path)
@@ -165,6 +166,23 @@ def test_a_photo_saved_or_lit_anew_is_a_duplicate(analysis, tmp_path):
     assert set(found.values()) == {gates.DUPLICATE}
     assert len(found) == 2, "one of the three stays"
     assert "smaller" in found
+
+
+def test_a_photo_before_a_wall_is_a_duplicate_when_it_comes_back_from_a_messenger(analysis, tmp_path):
+    """Of a wall that is lit from one side, JPEG leaves steps: parts that were a little brighter are so no longer."""
+    portrait = turned(faces()["hopper"], -12)
+    wall = np.zeros((portrait.height, portrait.width, 3)) + np.linspace(200, 206, portrait.width)[:, None]
+    x0, y0, x1, y1 = analysis.choose(np.asarray(portrait), "largest", 0).chosen.box
+    width, height = x1 - x0, y1 - y0
+    head = Image.new("L", portrait.size)
+    ellipse = (x0 - 0.15 * width, y0 - 0.3 * height, x1 + 0.15 * width, y1 + 0.1 * height)
+    ImageDraw.Draw(head).ellipse(ellipse, fill=255)
+    photo = Image.composite(portrait, Image.fromarray(wall.round().astype(np.uint8)), head)
+    file = io.BytesIO()
+    photo.resize((photo.width * 3 // 4, photo.height * 3 // 4)).save(file, "JPEG", quality=40)
+    limits = Gates(size=64, min_face=100)
+    found = reasons(analysis, tmp_path, {"photo": photo, "sent": Image.open(file)}, limits, who="hopper")
+    assert found == {"sent": gates.DUPLICATE}
 
 
 def test_of_duplicates_the_largest_face_stays(analysis, tmp_path):

@@ -92,6 +92,14 @@ def test_a_duplicate_names_the_photo_that_stays(analysis, tmp_path):
     assert rejected == {"she/bright.png": (gates.DUPLICATE, "of large.png")}
 
 
+@pytest.mark.parametrize("brightness", [0, 128, 255])
+def test_pictures_without_contrast_are_like_nothing(brightness):
+    flat = gates.thumbnail(np.full((64, 64, 3), brightness, np.uint8))
+    points = np.zeros((106, 2), np.float32)
+    assert not flat.any()
+    assert not gates.is_duplicate(flat, points, flat, points)
+
+
 def test_the_six_of_a_group_are_six_people(analysis):
     group = photos.group_of_six()
     embeddings = [analysis.embed(group, face) for face in analysis.detect(group)]

@@ -180,10 +180,10 @@ def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Sieved:
     """Of photos that are the same, the one with the largest face stays."""
     kept: dict[int, Any] = {}
     out = []
-    hashes = [gates.picture_hash(candidate.sample.picture) for candidate in candidates]
+    small = [gates.thumbnail(candidate.sample.picture) for candidate in candidates]
     for i in sorted(range(len(candidates)), key=lambda i: -candidates[i].face_side):
         points = candidates[i].sample.keypoints
-        same = (j for j in kept if gates.is_duplicate(hashes[i], points, hashes[j], candidates[j].sample.keypoints))
+        same = (j for j in kept if gates.is_duplicate(small[i], points, small[j], candidates[j].sample.keypoints))
         twin = next(same, None)
         if twin is None:
             kept[i] = candidates[i]
