@@ -114,6 +114,35 @@ def test_the_same_face_many_times_has_no_strangers(analysis):
     assert gates.strangers([], 0.35) == {}
 
 
+def unrelated(count, start=0):
+    rows = np.random.default_rng(start).normal(size=(count, 512)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_hundreds_of_strangers_take_few_rounds(monkeypatch):
+    rounds = []
+    compare = gates._cosines_to_the_others
+    monkeypatch.setattr(gates, "_cosines_to_the_others", lambda rows: rounds.append(len(rows)) or compare(rows))
+    assert len(gates.strangers(unrelated(800), 0.35)) == 799
+    assert len(rounds) < 120
+    assert sum(rounds) < 30 * 800
+
+
+def test_few_strangers_go_one_by_one():
+    person = unrelated(1) + 0.7 * unrelated(40, 1)
+    several = np.concatenate([person / np.linalg.norm(person, axis=1, keepdims=True), unrelated(25, 2)])
+    left, expected = list(range(len(several))), {}
+    while True:
+        cosines = gates._cosines_to_the_others(several[left])
+        if cosines.min() >= 0.35:
+            break
+        expected[left.pop(int(cosines.argmin()))] = pytest.approx(float(cosines.min()))
+    found = gates.strangers(several, 0.35)
+    assert list(found) == list(expected)
+    assert found == expected
+    assert sorted(found) == list(range(40, 65))
+
+
 @pytest.mark.parametrize("photos_of_one", [3, 4])
 def test_strangers_are_measured_against_the_median_of_the_others(photos_of_one):
     embeddings = np.random.default_rng(0).normal(size=(photos_of_one, 512)).astype(np.float32)

@@ -1,5 +1,6 @@
 """Photos, a folder per person -> a data set: each photo is measured, judged and cropped, on all cores."""
 
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from .sample import Record, Sample, sample_key, to_record
 from .shards import SHARD_SIZE, ShardWriter
 from .workers import in_parallel
 
+_log = logging.getLogger(__name__)
 _THINNEST = 100  # longer in shorter sides of a photo; the detector breaks when a side shrinks to no pixel
 
 
@@ -93,6 +95,7 @@ def build(job: Job) -> ShardWriter:
         with bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
             for built in results:
                 writer.add(built.name, built.records, built.about)
+                _warn_of_several_people(built)
                 counts.update(people=1, accepted=len(built.records), rejected=len(built.about["rejected"]))
                 bar.update(built.about["photos"])
                 bar.set_postfix(people=counts["people"], accepted=counts["accepted"], rejected=counts["rejected"])
@@ -222,6 +225,17 @@ def _work(job: Job, person: Person) -> Built:
         "rejected": [[found.photo, found.reason, found.detail] for found in rejected],
     }
     return Built(person.name, {sample.key: to_record(sample) for sample in samples}, about)
+
+
+def _warn_of_several_people(built: Built) -> None:
+    strangers = sum(reason == gates.ANOTHER_PERSON for _, reason, _ in built.about["rejected"])
+    if 2 * strangers > built.about["photos"]:
+        _log.warning(
+            "The folder %s looks like one of several people: %d of %d photos show another person than the others.",
+            built.name,
+            strangers,
+            built.about["photos"],
+        )
 
 
 @cache
