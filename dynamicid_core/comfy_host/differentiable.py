@@ -1,6 +1,7 @@
 """ComfyUI's models as training needs them: frozen, but letting gradients through."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from ..adapter import AttentionLayer, layers_of
 from ..errors import InputError
 from ..images import Photo, clip_input
 
+_log = logging.getLogger(__name__)
+_TEXT_LENGTH = 77  # tokens, with those of begin and end; the host puts longer texts into several of these
 _TEXTS_KEPT = 256  # of a quarter of a megabyte each; all 42 face prompts, and captions that come again soon
 
 
@@ -136,6 +139,7 @@ class FrozenEncoders:
         self._vae, self.clip, self._clip_vision, self.device = vae, clip, clip_vision, device
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
         self._no_features: Tensor | None = None
+        self._told_of_length = False
 
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
@@ -209,7 +213,14 @@ class FrozenEncoders:
 
     def _encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(prompt), return_pooled=True)
-        return context[:, :77].float().cpu(), pooled.float().cpu()
+        if context.shape[1] > _TEXT_LENGTH and not self._told_of_length:
+            self._told_of_length = True
+            _log.warning(
+                'The text encoder takes %d tokens; what a caption has beyond them is not learned. The first such: "%s"',
+                _TEXT_LENGTH - 2,
+                prompt,
+            )
+        return context[:, :_TEXT_LENGTH].float().cpu(), pooled.float().cpu()
 
 
 def load_models(

@@ -145,6 +145,15 @@ def test_texts_in_use_are_encoded_once_and_the_captions_of_a_large_data_set_do_n
     assert (encoded["caption 0"], encoded[""]) == (2, 1)
 
 
+def test_captions_that_the_text_encoder_cuts_off_are_told_once(caplog):
+    encoders = core("comfy_host.differentiable").FrozenEncoders(None, tiny_clip(), None, torch.device("cpu"))
+    whole, first, second = (f"a man in a {' '.join(['red'] * words)} coat" for words in (70, 71, 72))
+    assert encoders.texts([whole, first, second, first])[0].shape[1] == 77
+    (told,) = [record.getMessage() for record in caplog.records if "beyond" in record.getMessage()]
+    assert "takes 75 tokens" in told
+    assert told.endswith(f'"{first}"')
+
+
 def test_dropped_texts_and_faces_are_those_of_nothing(tiny_models, tmp_path):
     stage, _ = anchor_stage(tiny_models, tmp_path, drop_text=0.0, drop_face=0.0, drop_both=1.0)
     batch = some_batch(stage)
