@@ -1,6 +1,8 @@
 """Pictures for people to check: which face was found, what the encoders see of it, who is who."""
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +123,31 @@ def draw_heat(photo: Photo, heat: NDArray[np.float32], title: str) -> Photo:
     picture = Image.fromarray((0.45 * grey + 0.55 * colours).clip(0, 255).astype(np.uint8))
     _draw_label(ImageDraw.Draw(picture), (4, 4), title, (255, 255, 255), max(12, width // 24))
     return np.asarray(picture)
+
+
+@functools.cache
+def sheet_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """For names on sheets: matplotlib's, which has Latin, Greek, Cyrillic and more, but no signs of East Asia.
+
+    Where matplotlib is not installed, or without its fonts, it is Pillow's own, which draws boxes for most of these.
+    """
+    try:
+        import matplotlib
+
+        return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    except (ImportError, OSError):
+        return ImageFont.load_default(size)
+
+
+def wrapped(text: str, size: int, width: int) -> list[str]:
+    """Lines of whole words, up to ``width`` pixels wide in ``sheet_font``; a word that is wider has one of its own."""
+    font, lines = sheet_font(size), list[str]()
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def sheet(rows: Sequence[Sequence[Photo]]) -> Photo:

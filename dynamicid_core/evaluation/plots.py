@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-from ..drawing import person_colour
+from ..drawing import person_colour, sheet, sheet_font, wrapped
 from ..errors import InputError
 from ..images import Photo, open_photo
 from .cases import Reference
@@ -14,7 +14,8 @@ from .results import Row
 from .run import BASE, SETTINGS
 from .tables import MEASURES, Table
 
-_THUMBNAIL, _CAPTION = 256, 22
+_THUMBNAIL, _MARGIN = 256, 3
+_LETTERS, _LINE = 13, 16  # size of the font, and of a line in it
 _CASES_SHOWN = 8
 
 
@@ -62,29 +63,39 @@ def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Referenc
     for row in rows:
         if row.setting != BASE.name:
             cases.setdefault(row.case, {})[row.setting] = row
-    lines = []
+    lines: list[list[_Cell]] = []
     for painted in list(cases.values())[:_CASES_SHOWN]:
         first = next(iter(painted.values()))
-        cells = [_cell(known[name].read(), name) for name in first.names.split("; ")]
+        cells = [_Cell(known[name].read(), name) for name in first.names.split("; ")]
         cells.append(_painted(base.get((first.prompt, first.seed)), folder, BASE.label))
         for setting in SETTINGS:
             if any(setting.name in others for others in cases.values()):
                 cells.append(_painted(painted.get(setting.name), folder, f"{setting.name}: {first.asked}"))
-        lines.append(np.concatenate(cells, axis=1))
+        lines.append(cells)
     if lines:
-        Image.fromarray(np.concatenate(lines, axis=0)).save(file, quality=90)
+        longest = max(len(cell.caption) for cells in lines for cell in cells)
+        Image.fromarray(sheet([[cell.draw(longest) for cell in cells] for cells in lines])).save(file, quality=90)
 
 
-def _painted(row: Row | None, folder: Path, caption: str) -> Photo:
+def _painted(row: Row | None, folder: Path, caption: str) -> "_Cell":
     if row is None or not (folder / row.picture).is_file():
-        return _cell(np.full((8, 8, 3), 40, np.uint8), caption)
-    return _cell(open_photo(folder / row.picture), caption)
+        return _Cell(np.full((8, 8, 3), 40, np.uint8), caption)
+    return _Cell(open_photo(folder / row.picture), caption)
 
 
-def _cell(photo: Photo, caption: str) -> Photo:
-    """A thumbnail over its caption, [_THUMBNAIL + _CAPTION, _THUMBNAIL, 3]."""
-    picture = ImageOps.pad(Image.fromarray(photo), (_THUMBNAIL, _THUMBNAIL), color=(255, 255, 255))
-    cell = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL + _CAPTION), (255, 255, 255))
-    cell.paste(picture)
-    ImageDraw.Draw(cell).text((3, _THUMBNAIL + 3), caption, fill=(0, 0, 0), font=ImageFont.load_default(13))
-    return np.asarray(cell)
+class _Cell:
+    """A thumbnail over its caption, in lines."""
+
+    def __init__(self, photo: Photo, caption: str) -> None:
+        self.picture = ImageOps.pad(Image.fromarray(photo), (_THUMBNAIL, _THUMBNAIL), color=(255, 255, 255))
+        self.caption = wrapped(caption, _LETTERS, _THUMBNAIL - 2 * _MARGIN)
+
+    def draw(self, lines: int) -> Photo:
+        """[height, _THUMBNAIL, 3] with room for so many lines."""
+        cell = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL + lines * _LINE + 2 * _MARGIN), (255, 255, 255))
+        cell.paste(self.picture)
+        draw = ImageDraw.Draw(cell)
+        for number, line in enumerate(self.caption):
+            place = (_MARGIN, _THUMBNAIL + _MARGIN + number * _LINE)
+            draw.text(place, line, fill=(0, 0, 0), font=sheet_font(_LETTERS))
+        return np.asarray(cell)

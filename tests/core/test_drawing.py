@@ -1,12 +1,14 @@
 """Pictures to look at show things where they are, in the colour of whose they are."""
 
 import re
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import ImageColor
+from PIL import ImageColor, ImageFont
 from scipy.optimize import linear_sum_assignment
 
 from dynamicid_core import drawing
@@ -85,3 +87,35 @@ def test_a_person_has_one_colour_in_the_box_editor_and_in_pictures():
     drawn = np.array([drawing.person_colour(number) for number in range(len(shades))])
     distances = np.linalg.norm(edited[:, None] - drawn, axis=-1)
     assert linear_sum_assignment(distances)[1].tolist() == list(range(8))
+
+
+def drawn(letter, font):
+    return bytes(font.getmask(letter))
+
+
+@pytest.fixture
+def fonts():
+    drawing.sheet_font.cache_clear()
+    yield drawing.sheet_font
+    drawing.sheet_font.cache_clear()
+
+
+@pytest.mark.parametrize("letter", ["ü", "ł", "Ж", "Ω", "ế"])
+def test_letters_of_many_languages_are_no_boxes_on_sheets(fonts, letter):
+    missing = "\U000f0000"  # of no language
+    assert drawn(letter, fonts(20)) != drawn(missing, fonts(20))
+
+
+def test_sheets_have_letters_without_matplotlib_too(fonts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert drawn("a", fonts(20)) == drawn("a", ImageFont.load_default(20))
+
+
+def test_lines_break_between_words_and_are_as_wide_as_allowed():
+    text = "one two three four five six seven"
+    lines = drawing.wrapped(text, 13, 90)
+    assert " ".join(lines) == text
+    assert all(drawing.sheet_font(13).getlength(line) <= 90 for line in lines)
+    for before, after in pairwise(lines):
+        assert drawing.sheet_font(13).getlength(f"{before} {after.split()[0]}") > 90
+    assert drawing.wrapped("a " + "m" * 50 + " b", 13, 90) == ["a", "m" * 50, "b"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dynamicid_core.drawing import wrapped
 from dynamicid_core.errors import InputError
 from dynamicid_core.evaluation.__main__ import main, parse
 from dynamicid_core.evaluation.cases import find_references, plan
@@ -295,6 +296,21 @@ def test_plots_and_sheets_are_written(references, tmp_path):
     assert (tmp_path / "out" / "bars.png").stat().st_size > 10_000
     assert Image.open(tmp_path / "out" / "sheet_1.jpg").size == ((1 + 1 + 3) * 256, 4 * 278)
     assert Image.open(tmp_path / "out" / "sheet_2.jpg").size == ((2 + 1 + 3) * 256, 4 * 278)
+
+
+def test_captions_of_three_people_take_the_lines_they_need(references, tmp_path):
+    asked = "surprised side; disgusted down; surprised front"
+    one = row(people=3, names="anna; ben; cleo", asked=asked)
+    draw_sheets([one], tmp_path, references)
+    lines = wrapped(f"full: {asked}", 13, 250)
+    assert " ".join(lines) == f"full: {asked}"
+    assert len(lines) == 2
+    picture = np.asarray(Image.open(tmp_path / "sheet_3.jpg").convert("L"))
+    assert picture.shape == (278 + 16, 5 * 256)
+    caption = picture[256:, -256:]
+    assert (caption[:19] < 100).any(), "first line"
+    assert (caption[19:] < 100).any(), "second line"
+    assert (caption[:, -4:] > 200).all(), "nothing is cut off"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ...drawing import sheet_font
 from ...expression import EXPRESSIONS
 from .sample import Sample
 from .shards import SampleIndex
@@ -134,7 +135,7 @@ def _short(sample: Sample) -> str:
 
 
 def _write(draw: ImageDraw.ImageDraw, text: str, left: int, top: int, width: int) -> None:
-    font = ImageFont.load_default(12)
+    font = sheet_font(12)
     while text and draw.textlength(text, font) > width - 4:
         text = text[:-1]
     draw.text((left + 2, top + 2), text, fill="black", font=font)
