@@ -31,7 +31,7 @@ class Metrics:
         self._file, self._picture = folder / "metrics.csv", folder / "curves.png"
         self._names: list[str] = []
         self._all_written = False
-        self._rows = [row for row in self._read() if row.get("step", math.inf) <= resumed_at]
+        self._rows = [row for row in self._read() if row["step"] <= resumed_at]
         try:
             self._write_anew()
         except OSError as error:
@@ -81,7 +81,8 @@ class Metrics:
         text = self._file.read_text(encoding="utf-8-sig")  # a spreadsheet may have put a mark before it
         whole = text[: text.rfind("\n") + 1]  # a computer that went off may have left half a row
         rows = csv.DictReader(io.StringIO(whole))
-        return [{name: float(figure) for name, figure in row.items() if figure} for row in rows]
+        found = [{name: float(figure) for name, figure in row.items() if figure} for row in rows]
+        return [row | {"step": int(row["step"])} for row in found if math.isfinite(row.get("step", math.inf))]
 
     def _write_anew(self) -> None:
         """All rows, with a column for every figure; the file before it stays until this one is whole."""

@@ -19,7 +19,7 @@ def test_rows_are_added_and_later_ones_are_dropped_when_a_run_goes_on(tmp_path):
     for step in (1, 2, 3):
         metrics.add(step, {"loss": step / 4})
     Metrics(tmp_path, 2).add(3, {"loss": 9.0})
-    assert rows(tmp_path) == [{"step": s, "loss": x} for s, x in (("1.0", "0.25"), ("2.0", "0.5"), ("3", "9.0"))]
+    assert rows(tmp_path) == [{"step": s, "loss": x} for s, x in (("1", "0.25"), ("2", "0.5"), ("3", "9.0"))]
 
 
 def test_a_new_figure_gets_a_column(tmp_path):
