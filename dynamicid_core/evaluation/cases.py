@@ -1,6 +1,7 @@
 """What an evaluation asks for: which people, in which scenes, with which expressions and poses."""
 
 import hashlib
+import logging
 import math
 import random
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ SCENES = (
 )
 """The paper does not publish its prompts; these are ours."""
 
+_log = logging.getLogger(__name__)
 _WHO = ("a person", *(f"{n} people" for n in ("two", "three", "four", "five", "six", "seven", "eight")))
 # Pitch and yaw that are asked for, in degrees: well beyond the 10 at which a class begins.
 _ANGLES = {FRONT: (0.0, 0.0), SIDE: (0.0, 30.0), UP: (20.0, 0.0), DOWN: (-20.0, 0.0)}
@@ -135,6 +137,8 @@ def find_references(folder: Path) -> list[Reference]:
     for entry in sorted(folder.iterdir()):
         photo = _first_photo(entry)
         if photo is None:
+            if entry.is_dir() and not entry.name.startswith("."):
+                _log.info("%s has no photo in it and is left out.", entry)
             continue
         name = entry.name if entry.is_dir() else entry.stem
         if name in found:

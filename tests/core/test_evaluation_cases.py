@@ -91,7 +91,8 @@ def test_the_face_prompt_names_expression_and_pose():
     assert Motion("angry", "front").prompt == "in a angry expression, in front view"
 
 
-def test_references_are_photos_or_folders_of_photos_that_are_not_hidden(tmp_path):
+def test_references_are_photos_or_folders_of_photos_that_are_not_hidden(tmp_path, caplog):
+    caplog.set_level("INFO")
     save_photo(tmp_path / "ben.PNG")
     save_photo(tmp_path / "anna" / "2.jpg")
     save_photo(tmp_path / "anna" / "1.jpg")
@@ -101,6 +102,7 @@ def test_references_are_photos_or_folders_of_photos_that_are_not_hidden(tmp_path
     (tmp_path / "empty").mkdir()
     found = find_references(tmp_path)
     assert [(one.name, one.path.name) for one in found] == [("anna", "1.jpg"), ("ben", "ben.PNG")]
+    assert caplog.messages == [f"{tmp_path / 'empty'} has no photo in it and is left out."]
 
 
 def test_references_are_taken_from_a_folder_as_the_photos_of_a_data_set(tmp_path):

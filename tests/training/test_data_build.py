@@ -77,7 +77,7 @@ def test_people_of_whom_there_is_one_photo_can_be_let_in_for_anchoring(tmp_path)
 
 def test_the_manifest_counts_every_photo_once(built):
     about = json.loads((built / "manifest.json").read_text())
-    assert about["people"] == {"given": 4, "kept": 3, "left_out": ["lonely"]}
+    assert about["people"] == {"given": 5, "kept": 3, "left_out": ["empty", "lonely"]}
     assert {name: about["photos"][name] for name in ("given", "accepted", "rejected")} == {
         "given": 12,
         "accepted": 9,
@@ -103,7 +103,7 @@ def test_a_finished_run_given_again_changes_nothing(built, source, capsys):
     before = contents(built)
     assert run(source, built, "--shard-size=4") == 0
     assert contents(built) == before
-    assert "3 of 4 people, 9 of 12 photos" in capsys.readouterr().out
+    assert "3 of 5 people, 9 of 12 photos" in capsys.readouterr().out
 
 
 # --- the gates -------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def reasons(analysis, tmp_path, pictures, limits=None, who="astronaut"):
     save_person(tmp_path, "she", faces()[who], ("plain", "mirrored", "both"))
     for name, picture in pictures.items():
         picture.save(tmp_path / "she" / f"{name}.png")
-    people, _ = find_people(tmp_path)
+    people, *_ = find_people(tmp_path)
     samples, rejected = build_person(analysis, people[0], limits or Gates(size=64))
     assert len(samples) + len(rejected) == len(people[0].photos)
     return {Path(found.photo).stem: found.reason for found in rejected}

@@ -83,7 +83,7 @@ def test_photos_that_changed_are_noticed(tmp_path, capsys):
     source, out = save_crowd(tmp_path / "photos", 2), tmp_path / "set"
     assert run(source, out, "--size=64") == 0
     (source / "person 1" / "plain.jpg").unlink()
-    assert "person 1 has other photos now" in refused(capsys, source, out, "--size=64")
+    assert "person 1 has other photos or captions now" in refused(capsys, source, out, "--size=64")
 
 
 def test_a_folder_of_several_people_is_told(tmp_path, caplog):

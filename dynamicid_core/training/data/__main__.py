@@ -75,9 +75,9 @@ def run_build(options: argparse.Namespace) -> None:
         workers=options.workers,
         shard_size=options.shard_size,
     )
-    _, strays = find_people(job.photos)
+    _, strays, empty = find_people(job.photos)
     writer = build(job)
-    found = contents(writer.progress.people, [(photo, gates.STRAY, "") for photo in strays])
+    found = contents(writer.progress.people, [(photo, gates.STRAY, "") for photo in strays], empty)
     about = write_manifest(job.out, found, job.settings())
     print(summary(about))
     print(f"{job.out}: {MANIFEST}, {REJECTED}, {SHEET}")

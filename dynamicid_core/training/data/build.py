@@ -83,7 +83,7 @@ def build(job: Job) -> ShardWriter:
     Raises InputError for what the person at the keyboard can mend. However it ends, whole shards stay, and the same job
     goes on from them.
     """
-    people, _ = find_people(job.photos)
+    people, *_ = find_people(job.photos)
     writer = ShardWriter(job.out, job.settings(), shard_size=job.shard_size)
     _check_same_people(people, writer, job)
     done = writer.done
@@ -244,12 +244,12 @@ def _open(pack: Path, provider: str) -> FaceAnalysis:
 
 
 def _check_same_people(people: Sequence[Person], writer: ShardWriter, job: Job) -> None:
-    """Raises InputError when somebody who is in the data set already has other photos now, or none."""
+    """Raises InputError when somebody who is in the data set already has other photos or captions now, or none."""
     checksums = {person["name"]: person["checksum"] for person in writer.progress.people}
     now = {person.name: person.checksum() for person in people if person.name in checksums}
     differing = sorted(name for name in checksums if checksums[name] != now.get(name))
     if differing:
-        how = "has other photos now" if differing[0] in now else "is not there"
+        how = "has other photos or captions now" if differing[0] in now else "is not there"
         raise InputError(
             f"{job.out} holds a data set of other photos than those in {job.photos}: of {len(checksums)} people in it "
             f"{len(differing)} differ; {differing[0]} {how}. Choose another --out folder. (New people may be added.)"

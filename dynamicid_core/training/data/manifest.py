@@ -29,10 +29,13 @@ _ROWS, _COLUMNS, _TILE, _LABEL = 12, 8, 128, 18
 
 @dataclass(frozen=True)
 class Contents:
-    """People as ``Progress`` keeps them. rejected: (photo, reason, detail) of every photo that is left out."""
+    """People as ``Progress`` keeps them. rejected: (photo, reason, detail) of every photo that is left out. empty: the
+    names of people without any photo.
+    """
 
     people: list[dict[str, Any]]
     rejected: list[tuple[str, str, str]]
+    empty: Sequence[str] = ()
 
     @property
     def kept(self) -> dict[str, int]:
@@ -40,10 +43,12 @@ class Contents:
         return {person["name"]: len(person["keys"]) for person in self.people if person["keys"]}
 
 
-def contents(people: Sequence[Mapping[str, Any]], strays: Sequence[tuple[str, str, str]] = ()) -> Contents:
-    """Of the people that a ``ShardWriter`` has done. strays: photos that were left out before."""
+def contents(
+    people: Sequence[Mapping[str, Any]], strays: Sequence[tuple[str, str, str]] = (), empty: Sequence[str] = ()
+) -> Contents:
+    """Of the people that a ``ShardWriter`` has done. strays, empty: photos and people that were left out before."""
     rejected = [tuple(found) for person in people for found in person.get("rejected", ())]
-    return Contents([dict(person) for person in people], [*rejected, *strays])
+    return Contents([dict(person) for person in people], [*rejected, *strays], empty)
 
 
 def manifest(found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,9 +60,9 @@ def manifest(found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
         "settings": dict(settings),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "people": {
-            "given": len(found.people),
+            "given": len(found.people) + len(found.empty),
             "kept": len(kept),
-            "left_out": sorted(person["name"] for person in found.people if not person["keys"]),
+            "left_out": sorted([*(person["name"] for person in found.people if not person["keys"]), *found.empty]),
         },
         "photos": {
             "given": sum(photos) + len(found.rejected),

@@ -37,8 +37,8 @@ class Person:
         return text or DEFAULT_CAPTION
 
 
-def find_people(folder: Path) -> tuple[list[Person], list[str]]:
-    """The people of a folder, sorted by name, and photos that lie outside of their folders.
+def find_people(folder: Path) -> tuple[list[Person], list[str], list[str]]:
+    """The people of a folder, sorted by name, photos that lie outside of their folders, and folders without a photo.
 
     Raises InputError when there is no folder, or no photo in a folder of its own.
     """
@@ -50,6 +50,7 @@ def find_people(folder: Path) -> tuple[list[Person], list[str]]:
         if place.is_dir() and not place.name.startswith(".")
     ]
     strays = [path.name for path in sorted(folder.iterdir()) if is_photo(path)]
+    empty = [person.name for person in people if not person.photos]
     people = [person for person in people if person.photos]
     if not people:
         found = f"{len(strays)} photos, but none" if strays else "no photo"
@@ -57,4 +58,4 @@ def find_people(folder: Path) -> tuple[list[Person], list[str]]:
             f"{folder} holds {found} in a folder of a person. Make a folder per person in it, with the photos of that "
             "person."
         )
-    return people, strays
+    return people, strays, empty
