@@ -149,14 +149,8 @@ def find_references(folder: Path) -> list[Reference]:
             f"{folder} has no photos, neither in it nor in its folders. Put a photo, or a folder of photos, of each "
             "person there."
         )
-    for name, reference in found.items():
-        _check_is_picture(reference)
-        if len(name.encode()) > _LONGEST_NAME:
-            raise InputError(
-                f"The name {name} takes {len(name.encode())} bytes; {_LONGEST_NAME} are allowed. Rename the photo."
-            )
-        if any(sign in name for sign in _BETWEEN_NAMES):
-            raise InputError(f"The name {name} has one of {' '.join(_BETWEEN_NAMES)} in it. Rename the photo.")
+    for reference in found.values():
+        _check(reference)
     return list(found.values())
 
 
@@ -209,14 +203,21 @@ def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
     return Case(group, tuple(Motion(expression, pose, right) for expression, pose in motions), scene, seed)
 
 
-def _check_is_picture(reference: Reference) -> None:
-    """Raises InputError now for what would else be found when the models are loaded."""
+def _check(reference: Reference) -> None:
+    """Raises InputError for a file that is no picture, which would else be told when the models are loaded, and for a
+    name that no picture can be called by.
+    """
+    name = reference.name
     try:
         check_photo(reference.path)
     except InputError as error:
+        raise InputError(f"{error}. It is taken for the photo of {name}: remove it, or put a picture there.") from error
+    if len(name.encode()) > _LONGEST_NAME:
         raise InputError(
-            f"{error}. It is taken for the photo of {reference.name}: remove it, or put a picture in its place."
-        ) from error
+            f"The name {name} takes {len(name.encode())} bytes; {_LONGEST_NAME} are allowed. Rename the photo."
+        )
+    if any(sign in name for sign in _BETWEEN_NAMES):
+        raise InputError(f"The name {name} has one of {' '.join(_BETWEEN_NAMES)} in it. Rename the photo.")
 
 
 def _first_photo(entry: Path) -> Path | None:
