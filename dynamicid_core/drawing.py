@@ -39,7 +39,7 @@ def draw_faces(photo: Photo, faces: Sequence[DetectedFace], chosen: DetectedFace
     picture = Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
     for number, face in enumerate(faces):
-        _draw_box(draw, face, scale, f"{number}  {face.score:.2f}", _CHOSEN if _same(face, chosen) else _OTHER)
+        _draw_box(picture, face, scale, f"{number}  {face.score:.2f}", _CHOSEN if _same(face, chosen) else _OTHER)
     points = chosen.landmarks if chosen.keypoints is None else chosen.keypoints
     for x, y in points * scale:
         draw.ellipse((x - 1.2, y - 1.2, x + 1.2, y + 1.2), fill=_POINT)
@@ -59,7 +59,7 @@ def draw_layout(boxes: Sequence[Box], picture: Photo | None = None) -> Photo:
         colour = person_colour(number)
         edges = (box.x0 * width, box.y0 * height, box.x1 * width - 1, box.y1 * height - 1)
         draw.rectangle(edges, outline=colour, width=max(2, width // 200))
-        _draw_label(draw, (edges[0] + 4, edges[1] + 4), f"Face {number + 1}", colour, max(14, width // 32))
+        _draw_label(canvas, (edges[0] + 4, edges[1] + 4), f"Face {number + 1}", colour, max(14, width // 32))
     return np.asarray(canvas)
 
 
@@ -101,7 +101,7 @@ def draw_comparison(photo: Photo, comparison: Comparison) -> Photo:
             colour = person_colour(person)
         edges = tuple(float(edge) for edge in face.box)
         draw.rectangle(edges, outline=colour, width=max(2, size // 6))
-        _draw_label(draw, (edges[0], max(0.0, edges[1] - size - 6)), label, colour, size)
+        _draw_label(picture, (edges[0], edges[1] - size - 6), label, colour, size)
     return np.asarray(picture)
 
 
@@ -121,7 +121,7 @@ def draw_heat(photo: Photo, heat: NDArray[np.float32], title: str) -> Photo:
     amount = np.asarray(stretched, np.float32)[..., None] / 255
     colours = np.concatenate([np.interp(amount, _HEAT_STOPS, channel) for channel in _HEAT_COLOURS], axis=-1)
     picture = Image.fromarray((0.45 * grey + 0.55 * colours).clip(0, 255).astype(np.uint8))
-    _draw_label(ImageDraw.Draw(picture), (4, 4), title, (255, 255, 255), max(12, width // 24))
+    _draw_label(picture, (4, 4), title, (255, 255, 255), max(12, width // 24))
     return np.asarray(picture)
 
 
@@ -165,21 +165,22 @@ def fit_square(photo: Photo) -> Photo:
     return np.asarray(Image.fromarray(photo).resize((PREVIEW_SIZE, PREVIEW_SIZE), Image.Resampling.LANCZOS))
 
 
-def _draw_box(
-    draw: ImageDraw.ImageDraw, face: DetectedFace, scale: float, label: str, colour: tuple[int, int, int]
-) -> None:
+def _draw_box(picture: Image.Image, face: DetectedFace, scale: float, label: str, colour: tuple[int, int, int]) -> None:
     x0, y0, x1, y1 = (float(edge) * scale for edge in face.box)
-    draw.rectangle((x0, y0, x1, y1), outline=colour, width=2)
-    _draw_label(draw, (x0, max(0.0, y0 - 18)), label, colour, 14)
+    ImageDraw.Draw(picture).rectangle((x0, y0, x1, y1), outline=colour, width=2)
+    _draw_label(picture, (x0, y0 - 18), label, colour, 14)
 
 
 def _draw_label(
-    draw: ImageDraw.ImageDraw, corner: tuple[float, float], label: str, colour: tuple[int, int, int], size: int
+    picture: Image.Image, corner: tuple[float, float], label: str, colour: tuple[int, int, int], size: int
 ) -> None:
-    font = ImageFont.load_default(size)
-    _, _, right, bottom = draw.textbbox(corner, label, font=font)
-    draw.rectangle((*corner, right + 3, bottom + 3), fill=colour)
-    draw.text((corner[0] + 2, corner[1]), label, fill=(0, 0, 0), font=font)
+    """At its upper left corner, or as near to it as it is whole."""
+    draw, font, margin = ImageDraw.Draw(picture), ImageFont.load_default(size), max(2, size // 5)
+    left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
+    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+    x, y = max(0, min(corner[0], picture.width - width)), max(0, min(corner[1], picture.height - height))
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+    draw.text((x + margin - left, y + margin - top), label, fill=(0, 0, 0), font=font)
 
 
 def _same(face: DetectedFace, other: DetectedFace) -> bool:

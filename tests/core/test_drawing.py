@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ImageColor, ImageFont
+from PIL import Image, ImageColor, ImageFont
 from scipy.optimize import linear_sum_assignment
 
 from dynamicid_core import drawing
@@ -78,6 +78,19 @@ def test_keypoints_are_drawn_where_they_are_with_lines_from_where_they_were(earl
     assert has(shown, 3 * size / 4, size / 4, drawing._CHOSEN)
     assert has(shown, size / 4 + 20, size / 4, drawing._OTHER) == earlier
     assert not has(shown, size / 4, size / 4, drawing._CHOSEN)
+
+
+@pytest.mark.parametrize("corner", [(-20, -20), (190, 20), (190, 90), (20, 110)])
+def test_a_label_at_the_edge_of_a_picture_is_whole(corner):
+    inside, at_the_edge = (Image.new("RGB", (200, 100), "black") for _ in range(2))
+    drawing._draw_label(inside, (20, 20), "2: face 2  0.51", (255, 0, 0), 14)
+    drawing._draw_label(at_the_edge, corner, "2: face 2  0.51", (255, 0, 0), 14)
+    assert np.array_equal(*(cut_to_content(np.asarray(picture)) for picture in (inside, at_the_edge)))
+
+
+def cut_to_content(picture):
+    rows, columns = (picture.any(axis=(axis, 2)).nonzero()[0] for axis in (1, 0))
+    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def test_a_person_has_one_colour_in_the_box_editor_and_in_pictures():
