@@ -178,7 +178,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             keys = list(file.keys())
             if _find_part(keys) is None:  # gigabytes of something else need not be read to be named
                 return dict.fromkeys(keys, torch.empty(0)), {}
-            return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
+            # Copies: the originals are windows into the file, which somebody may write over.
+            return {key: file.get_tensor(key).clone() for key in keys}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _damaged(path) from error
 

@@ -68,6 +68,16 @@ def test_the_own_format_is_read_back_bit_for_bit(tmp_path, tensors, dtype):
     assert again.variant == checkpoint.FACEID_PLUS_V2
 
 
+def test_what_was_read_stays_what_it_is_when_the_file_is_written_over(tmp_path, tensors):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(read_checkpoint(RELEASED, ADAPTER), path)
+    found = read_checkpoint(path, ADAPTER)
+    size = path.stat().st_size
+    with path.open("r+b") as file:  # in its place, as cp and rsync --inplace do
+        file.write(bytes(size))
+    assert_same(found, tensors)
+
+
 def test_the_own_format_tells_what_it_is(tmp_path):
     path = tmp_path / "adapter.safetensors"
     save_checkpoint(read_checkpoint(RELEASED, ADAPTER), path)
