@@ -178,7 +178,10 @@ class LoadFace(io.ComfyNode):
         return folders.missing(folders.FACES, name and files.with_suffix(name))
 
     @classmethod
-    def fingerprint_inputs(cls, name: str) -> Any:
+    def fingerprint_inputs(cls, name: str | None = None) -> int | None:
+        """A file that was replaced under the same name is read again. name: None where another node gives it."""
+        if name is None:
+            return None
         return folders.find_file(folders.FACES, files.with_suffix(name)).stat().st_mtime_ns
 
     @classmethod

@@ -1,10 +1,37 @@
 """Files that were replaced under their names are read again."""
 
 import os
+from copy import deepcopy
 
+import nodes as host_nodes
 import pytest
 
-from tests.host.rig import driving, node, run
+from tests.host.graphs import Executor
+from tests.host.rig import driving, make_face, node, run
+
+
+class Anything(str):
+    """A type that goes with every other, as packs with nodes for choices have it."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __ne__(self, other):
+        return False
+
+
+class Chosen:
+    """Gives a name to a list of files."""
+
+    RETURN_TYPES = (Anything("*"),)
+    FUNCTION = "give"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"name": ("STRING", {})}}
+
+    def give(self, name):
+        return (name,)
 
 
 @pytest.mark.parametrize("part", ["adapter", "imr", "keypoint_encoder"])
@@ -27,3 +54,24 @@ def test_replaced_keypoints_are_read_again(models):
     before = node("DynamicIDLoadKeypoints").fingerprint_inputs(name=file)
     os.utime(models / "dynamicid" / "keypoints" / file, (1, 1))
     assert node("DynamicIDLoadKeypoints").fingerprint_inputs(name=file) != before
+
+
+@pytest.mark.parametrize(
+    ("saves", "given", "loads"),
+    [
+        ("DynamicIDSaveFace", lambda: {"face": make_face()}, "DynamicIDLoadFace"),
+        ("DynamicIDSaveKeypoints", lambda: {"keypoints": driving()}, "DynamicIDLoadKeypoints"),
+    ],
+)
+def test_a_file_that_another_node_names_is_not_read_in_every_run(monkeypatch, saves, given, loads):
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestChosen", Chosen)
+    prompt = {
+        "1": {"class_type": "TestChosen", "inputs": {"name": run(saves, **given(), name="named")[0]}},
+        "2": {"class_type": loads, "inputs": {"name": ["1", 0]}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+    executor = Executor()
+    executor.run(deepcopy(prompt))  # the host keeps in it what it found
+    assert "2" in executor.server.ran
+    executor.run(deepcopy(prompt))
+    assert "2" not in executor.server.ran
