@@ -51,13 +51,12 @@ def _go_on(url: str, unfinished: Path, report: Report, bar: Any) -> None:
     done = _size(unfinished)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with closing(requests.get(url, headers=headers, stream=True, timeout=_SECONDS)) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
+        if done and answer.status_code == requests.codes.requested_range_not_satisfiable:
             if answer.headers.get("content-range", "").endswith(f"/{done}"):
                 return  # all there
-            unfinished.unlink()
+            unfinished.unlink(missing_ok=True)
             raise requests.ConnectionError(f"{url} has less than the {done:,} bytes that were there")
-        if not answer.ok:
-            raise InputError(f"{url} answers {answer.status_code} {answer.reason}")
+        _check(url, answer)
         if answer.status_code != requests.codes.partial_content:
             done = 0  # all of it, whatever was asked for
         whole = done + int(answer.headers.get("content-length", -done))
@@ -70,6 +69,17 @@ def _go_on(url: str, unfinished: Path, report: Report, bar: Any) -> None:
                 report(done, whole)
     if done < whole:
         raise requests.ConnectionError(f"{url} broke off after {done:,} of {whole:,} bytes")
+
+
+def _check(url: str, answer: Any) -> None:
+    """Raises ConnectionError where a server may answer otherwise the next time, InputError where it will not."""
+    import requests
+
+    busy = answer.status_code == requests.codes.too_many_requests or answer.status_code >= 500
+    if not answer.ok:
+        raise (requests.ConnectionError if busy else InputError)(f"{url} answers {answer.status_code} {answer.reason}")
+    if answer.headers.get("content-type", "").startswith("text/html"):
+        raise InputError(f"{url} answers with a web page, as a network does that wants a login first")
 
 
 def _size(file: Path) -> int:

@@ -12,11 +12,14 @@ import pytest
 
 
 class Server(ThreadingHTTPServer):
-    """files: by path. cut: after how many bytes each answer breaks off, one after the other. asked: the ranges."""
+    """files: by path. cut: after how many bytes each answer breaks off, one after the other. refuse: status codes of
+    the first answers. content_type: what all files are said to be. asked: the ranges.
+    """
 
-    def __init__(self, files, cut=(), ranges=True):
+    def __init__(self, files, cut=(), ranges=True, refuse=(), content_type="application/zip"):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files, self.cut, self.ranges, self.asked = files, list(cut), ranges, []
+        self.refuse, self.content_type = list(refuse), content_type
 
     @property
     def url(self):
@@ -27,7 +30,9 @@ class _Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         given, asked = self.server.files.get(self.path), self.headers["Range"]
         self.server.asked.append(asked)
-        if given is None:
+        if self.server.refuse:
+            self.send_error(self.server.refuse.pop(0))
+        elif given is None:
             self.send_error(404)
         else:
             self._send(given, asked)
@@ -41,6 +46,7 @@ class _Answer(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if start else 200)
+        self.send_header("Content-Type", self.server.content_type)
         self.send_header("Content-Length", str(len(given) - start))
         self.end_headers()
         end = start + self.server.cut.pop(0) if self.server.cut else len(given)

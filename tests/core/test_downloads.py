@@ -92,6 +92,49 @@ def test_a_file_that_the_server_lacks_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("refused", [[429, 503], [500, 502, 504, 429]])
+def test_a_server_that_is_busy_is_asked_again(tmp_path, refused):
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:PIECE])
+    with serving({"/a": CONTENT}, refuse=refused) as server:
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.asked == [f"bytes={PIECE}-"] * (len(refused) + 1)
+
+
+def test_a_server_that_stays_busy_is_given_up(tmp_path):
+    with serving({"/a": CONTENT}, refuse=[503] * 20) as server, pytest.raises(OSError, match="/a answers 503"):
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert len(server.asked) == 5
+
+
+def test_a_login_page_in_the_place_of_a_file_costs_nothing_that_is_there(tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:PIECE])
+    page = {"ranges": False, "content_type": "text/html; charset=utf-8"}
+    with serving({"/a": b"<html>Log in"}, **page) as server, pytest.raises(InputError, match="answers with a web page"):
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:PIECE]
+
+
+def test_what_is_there_may_be_gone_when_the_server_has_less(tmp_path):
+    unfinished = tmp_path / "a.zip.part"
+    unfinished.write_bytes(CONTENT + b"more")
+
+    class Tidied(dict):
+        def get(self, path):
+            unfinished.unlink(missing_ok=True)
+            return super().get(path)
+
+    with serving(Tidied({"/a": CONTENT})) as server:
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_server_that_refuses_a_range_that_nobody_asked_for_is_told(tmp_path):
+    with serving({"/a": b""}) as server, pytest.raises(InputError, match="/a answers 416"):
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def release(monkeypatch):
     """InsightFace's release page, on this machine."""
