@@ -4,6 +4,7 @@ InsightFace, OpenCV and onnxruntime are imported when a pack is opened, so that 
 node.
 """
 
+import fnmatch
 import logging
 import os
 import shutil
@@ -35,6 +36,7 @@ PROVIDERS = {
 OWN_PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
 """Where InsightFace itself keeps the pack that DynamicID was trained with."""
 
+_MODEL = "[!.]*.onnx"  # macOS puts a ._ file beside each file on disks that are not its own, and into archives
 _UNPACKING = ".unpacking"
 
 _log = logging.getLogger(__name__)
@@ -69,11 +71,16 @@ def find_packs(folders: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _with_models(root: Path) -> Iterator[Path]:
-    """Folders with .onnx files, but for those of ``_unpack``."""
+    """Folders with models, but for those of ``_unpack`` and macOS' own."""
     for place, below, files in os.walk(root, followlinks=True):  # model folders are often links to another disk
-        below[:] = [name for name in below if not name.endswith(_UNPACKING)]
-        if any(name.endswith(".onnx") for name in files):
+        below[:] = [name for name in below if not name.endswith((_UNPACKING, "__MACOSX"))]
+        if fnmatch.filter(files, _MODEL):
             yield Path(place)
+
+
+def pack_models(folder: Path) -> list[Path]:
+    """The model files of a pack."""
+    return sorted(folder.glob(_MODEL))
 
 
 def find_pack(folder: str | Path) -> Path:
@@ -91,7 +98,7 @@ def find_pack(folder: str | Path) -> Path:
 
 def model_sizes(folder: Path) -> dict[str, int]:
     """The model files of a pack and their bytes, by which a data set knows with what it was measured."""
-    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.onnx"))}
+    return {file.name: file.stat().st_size for file in pack_models(folder)}
 
 
 def open_pack(
@@ -108,7 +115,7 @@ def open_pack(
     providers = choose_providers(provider)
     session = {} if threads is None else {"sess_options": _session_options(threads)}
     models: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.onnx"), key=lambda file: (file.stem not in PACK_OF, file.name)):
+    for file in sorted(pack_models(folder), key=lambda file: file.stem not in PACK_OF):
         try:
             model = get_model(str(file), providers=providers, **session)
         except Exception as error:  # onnxruntime raises its own types, which are no public API
@@ -175,7 +182,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(unpacking)
-        models = sorted(file for file in unpacking.rglob("*.onnx") if not file.name.startswith("."))  # macOS' own
+        models = [file for place in _with_models(unpacking) for file in pack_models(place)]
         if not models:
             raise zipfile.BadZipFile("it has no .onnx file")
         folder.mkdir(exist_ok=True)

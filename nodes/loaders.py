@@ -190,7 +190,7 @@ class LoadFaceAnalysis(io.ComfyNode):
     def fingerprint_inputs(cls, pack: str, **_: Any) -> list[Any]:
         """A pack whose files were added or replaced is opened again."""
         folder = _packs().get(pack)
-        files = sorted(folder.glob("*.onnx")) if folder else []
+        files = face_packs.pack_models(folder) if folder else []
         return [(str(file), file.stat().st_mtime_ns) for file in files]
 
     @classmethod

@@ -18,7 +18,7 @@ from ..checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, VARIANTS, read_checkpoi
 from ..comfyui import prepare_comfyui
 from ..commands import run_command
 from ..errors import InputError
-from ..face_packs import find_pack, open_pack
+from ..face_packs import find_pack, open_pack, pack_models
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
 from .results import Results, writing
@@ -137,7 +137,7 @@ def _about(options: argparse.Namespace, references: Sequence[Reference]) -> dict
     for name in _FILES:
         given = getattr(options, name)
         about[name] = [_fingerprint(path, name) for path in (given if isinstance(given, list) else [given]) if path]
-    about["pack"] = sorted(file.name for file in find_pack(options.pack).glob("*.onnx"))
+    about["pack"] = [file.name for file in pack_models(find_pack(options.pack))]
     return about | {f"photo of {one.name}": _fingerprint(one.path, "references") for one in references}
 
 

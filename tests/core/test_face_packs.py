@@ -9,7 +9,7 @@ import pytest
 
 from dynamicid_core import face_packs
 from dynamicid_core.errors import InputError
-from dynamicid_core.face_packs import choose_providers, find_pack, find_packs, open_pack
+from dynamicid_core.face_packs import choose_providers, find_pack, find_packs, open_pack, pack_models
 from tests import photos
 
 PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
@@ -39,6 +39,30 @@ def test_single_models_of_other_tools_beside_packs_are_no_pack(tmp_path):
         (tmp_path / file).touch()
     assert list(find_packs([tmp_path])) == ["buffalo_l"]
     assert find_pack(tmp_path / "models" / "buffalo_l") == tmp_path / "models" / "buffalo_l"
+
+
+@needs_pack
+@pytest.mark.parametrize("apart", [False, True], ids=["beside the models", "in a folder of their own"])
+def test_what_macos_keeps_beside_models_is_no_model(tmp_path, caplog, apart):
+    pack = tmp_path / "antelopev2" / "antelopev2"
+    companions = tmp_path / "antelopev2" / "__MACOSX" / "antelopev2" if apart else pack
+    for folder in {pack, companions}:
+        folder.mkdir(parents=True)
+    for file in Path(PACK).glob("*.onnx"):
+        shutil.copy(file, pack)
+        (companions / f"._{file.name}").write_bytes(b"\0\5\x16\7" + bytes(100))
+    if apart:
+        shutil.copy(next(Path(PACK).glob("*.onnx")), companions / "stray.onnx")
+    assert find_packs([tmp_path]) == {"antelopev2": pack}
+    assert pack_models(pack) == sorted(pack / file.name for file in Path(PACK).glob("*.onnx"))
+    assert len(open_pack(pack, "CPU").detect(photos.astronaut())) == 1
+    assert caplog.text == ""
+
+
+def test_a_folder_with_nothing_but_macos_companions_is_no_pack(tmp_path):
+    (tmp_path / "buffalo_l").mkdir()
+    (tmp_path / "buffalo_l" / "._det.onnx").touch()
+    assert find_packs([tmp_path]) == {}
 
 
 def test_one_pack_is_asked_for_where_a_folder_holds_two(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 from ...checkpoint import ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE
 from ...comfy_host import miniature
 from ...comfy_host.differentiable import DenoisingModel
+from ...face_packs import pack_models
 from ...saa import SaaSettings
 from .. import stages
 from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
@@ -269,7 +270,7 @@ def measure_all(kitchen: Kitchen) -> None:
     from .bench import SETTINGS, open_bench
 
     folder, effort = kitchen.out / "measured", kitchen.effort
-    looking = [*kitchen.pack.glob("*.onnx"), kitchen.data(UNSEEN) / INDEX]
+    looking = [*pack_models(kitchen.pack), kitchen.data(UNSEEN) / INDEX]
     files = [*(kitchen.out / "miniature").glob("*.safetensors"), *looking]
     pieces = Pieces(folder, files, [effort.ceiling, effort.few_steps])
     bench = open_bench(kitchen)
