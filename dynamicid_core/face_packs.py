@@ -10,7 +10,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -128,18 +128,26 @@ def open_pack(
             ) from error
         if model is not None and models.setdefault(model.taskname, model) is not model:
             _log.warning("%s is left out: the pack has a model for %s already", file, model.taskname)
-    missing = [task for task in (DETECTION, RECOGNITION) if task not in models]
-    if missing:
-        raise InputError(
-            f"The InsightFace pack in {folder} has no {' and no '.join(missing)} model (found: "
-            f"{', '.join(sorted(models)) or 'none'}). Use a whole pack, such as buffalo_l."
-        )
+    _check_whole(folder, models)
     models[DETECTION].prepare(0, input_size=(detection_size, detection_size), det_thresh=threshold)
     used = models[DETECTION].session.get_providers()[0]
     if used != providers[0]:
         _log.warning("onnxruntime could not start %s (its own messages say why); it uses %s", providers[0], used)
     _log.info("InsightFace pack %s opened on %s with %s", folder.name, used, ", ".join(sorted(models)))
     return FaceAnalysis(models, detection_size)
+
+
+def _check_whole(folder: Path, models: Mapping[str, Any]) -> None:
+    """Raises InputError unless the opened models of a pack, by their tasks, find and recognise faces."""
+    missing = [task for task in (DETECTION, RECOGNITION) if task not in models]
+    if not missing:
+        return
+    again = f"Delete the .onnx files in {folder} and run again, which downloads it anew."
+    raise InputError(
+        f"The InsightFace pack in {folder} has no {' and no '.join(missing)} model (found: "
+        f"{', '.join(sorted(models)) or 'none'}). "
+        f"{again if folder.name in DOWNLOADABLE else 'Use a whole pack, such as buffalo_l.'}"
+    )
 
 
 def download_pack(name: str, root: str | Path, report: Report = lambda done, whole: None) -> Path:
@@ -159,7 +167,7 @@ def download_pack(name: str, root: str | Path, report: Report = lambda done, who
             _log.info("Downloading the InsightFace pack %s (its weights are for non-commercial research)", name)
             downloads.fetch(f"{storage.BASE_REPO_URL}/{theirs.name}", ours, report)
         _unpack(archive, folder)
-    except (zipfile.BadZipFile, zlib.error) as error:
+    except zipfile.BadZipFile as error:
         ours.unlink(missing_ok=True)
         raise InputError(
             f"{theirs.name} is damaged ({error}). Delete it if it is in {folder.parent}, and run again, which "
@@ -176,20 +184,49 @@ def download_pack(name: str, root: str | Path, report: Report = lambda done, who
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Puts the models in an archive, at whatever depth, into a folder, once they are all there."""
+    """Puts the models in an archive, at whatever depth, into a folder: all of them or none."""
     unpacking = folder.with_name(folder.name + _UNPACKING)
+    everything, models = unpacking / "everything", unpacking / "models"
     shutil.rmtree(unpacking, ignore_errors=True)
     try:
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(unpacking)
-        models = [file for place in _with_models(unpacking) for file in pack_models(place)]
-        if not models:
+        _extract(archive, everything)
+        models.mkdir()
+        for place in _with_models(everything):
+            for model in pack_models(place):
+                os.replace(model, models / model.name)
+        if not pack_models(models):
             raise zipfile.BadZipFile("it has no .onnx file")
-        folder.mkdir(exist_ok=True)
-        for model in models:
-            os.replace(model, folder / model.name)
+        _move_all(models, folder)
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Raises BadZipFile for whatever is wrong with an archive."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+    except (zlib.error, EOFError, RuntimeError) as error:  # the last: a password, or a compression that Python lacks
+        raise zipfile.BadZipFile(str(error) or "it ends too early") from error
+
+
+def _move_all(source: Path, target: Path) -> None:
+    """Moves a folder's files to where a folder is to have them. When one cannot be moved, none is there."""
+    with suppress(OSError):  # an empty one that a download left
+        target.rmdir()
+    if not os.path.lexists(target):
+        os.replace(source, target)
+        return
+    moved: list[Path] = []
+    try:
+        for file in sorted(source.iterdir()):
+            moved.append(target / file.name)
+            shutil.move(file, moved[-1])  # the folder may be a link to another disk
+    except BaseException:
+        for file in moved:
+            with suppress(OSError):
+                file.unlink()
+        raise
 
 
 def choose_providers(provider: str) -> list[str]:

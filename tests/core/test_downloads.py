@@ -1,6 +1,9 @@
 """Downloads from a real server on this machine, which breaks off when it is told to."""
 
+import os
+import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +186,31 @@ def test_what_is_no_pack_is_told_and_fetched_anew_the_next_time(release, tmp_pat
     assert (face_packs.download_pack("buffalo_s", tmp_path) / "det.onnx").is_file()
 
 
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [(8, 99, "compression method"), (6, 1, "encrypted")],
+    ids=["a compression that Python lacks", "a password"],
+)
+def test_an_archive_that_cannot_be_unpacked_here_is_told(release, tmp_path, where, value, message):
+    sent = bytearray(packed("det.onnx"))
+    for signature, start in ((b"PK\3\4", where), (b"PK\1\2", where + 2)):
+        sent[sent.index(signature) + start] = value
+    release.files["/buffalo_s.zip"] = bytes(sent)
+    with pytest.raises(InputError, match=rf"buffalo_s.zip is damaged \(.*{message}.*run again"):
+        face_packs.download_pack("buffalo_s", tmp_path)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_an_archive_that_ends_too_early_is_told(release, tmp_path):
+    whole = bytearray(packed("det.onnx"))
+    entry = whole.index(b"PK\1\2")
+    for size in (20, 24):  # packed and unpacked, of which the archive has less
+        whole[entry + size : entry + size + 4] = (100_000).to_bytes(4, "little")
+    release.files["/buffalo_s.zip"] = bytes(whole)
+    with pytest.raises(InputError, match=r"buffalo_s.zip is damaged .*run again"):
+        face_packs.download_pack("buffalo_s", tmp_path)
+
+
 def test_a_disk_that_is_full_while_unpacking_costs_no_second_download(release, tmp_path, monkeypatch):
     release.files["/buffalo_s.zip"] = packed("det.onnx")
 
@@ -196,6 +224,49 @@ def test_a_disk_that_is_full_while_unpacking_costs_no_second_download(release, t
     folder = face_packs.download_pack("buffalo_s", tmp_path)
     assert list(folder.parent.iterdir()) == [folder]
     assert len(release.asked) == 1
+
+
+@pytest.mark.parametrize("there", [(), ("readme.txt",)], ids=["no folder", "another file"])
+@pytest.mark.parametrize("error", [PermissionError(13, "The process cannot access the file"), KeyboardInterrupt()])
+def test_a_pack_that_could_not_be_put_in_its_place_is_none_and_costs_no_second_download(
+    release, tmp_path, monkeypatch, there, error
+):
+    release.files["/buffalo_s.zip"] = packed("det.onnx", "rec.onnx")
+    folder = tmp_path / "models" / "buffalo_s"
+    for name in there:
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+
+    def refusing(move):
+        def refuse(what, where):
+            if Path(where) in (folder, folder / "rec.onnx"):
+                raise error
+            return move(what, where)
+
+        return refuse
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refusing(os.replace))
+        patch.setattr(shutil, "move", refusing(shutil.move))
+        with pytest.raises((InputError, KeyboardInterrupt)):
+            face_packs.download_pack("buffalo_s", tmp_path)
+    assert face_packs.find_packs([tmp_path]) == {}
+    face_packs.download_pack("buffalo_s", tmp_path)
+    assert {file.name for file in folder.iterdir()} == {"det.onnx", "rec.onnx", *there}
+    assert list(folder.parent.iterdir()) == [folder]
+    assert len(release.asked) == 1
+
+
+def test_a_folder_that_is_a_link_to_another_disk_is_filled(release, tmp_path):
+    release.files["/buffalo_s.zip"] = packed("det.onnx")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "models").mkdir()
+    try:
+        (tmp_path / "models" / "buffalo_s").symlink_to(tmp_path / "disk", target_is_directory=True)
+    except OSError as error:  # Windows wants a right for it
+        pytest.skip(f"no links can be made here: {error}")
+    face_packs.download_pack("buffalo_s", tmp_path)
+    assert [file.name for file in (tmp_path / "disk").iterdir()] == ["det.onnx"]
 
 
 def test_a_pack_that_cannot_be_had_says_what_to_do_by_hand(release, tmp_path):

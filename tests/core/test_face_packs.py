@@ -95,8 +95,17 @@ def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task):
     for file in Path(PACK).glob("*.onnx"):
         if not file.match(missing):
             shutil.copy(file, tmp_path)
-    with pytest.raises(InputError, match=f"has no {task} model"):
+    with pytest.raises(InputError, match=f"has no {task} model.* Use a whole pack, such as buffalo_l"):
         open_pack(tmp_path, "CPU")
+
+
+@needs_pack
+def test_half_of_a_pack_that_can_be_downloaded_says_how_to_have_it_downloaded_anew(tmp_path):
+    folder = tmp_path / "buffalo_s"
+    folder.mkdir()
+    shutil.copy(next(Path(PACK).glob("scrfd*")), folder)
+    with pytest.raises(InputError, match=r"no recognition model.* Delete the \.onnx files in .*buffalo_s and"):
+        open_pack(folder, "CPU")
 
 
 @needs_pack
