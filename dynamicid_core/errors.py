@@ -1,5 +1,14 @@
 """What a person can mend."""
 
+from types import ModuleType
+
+# All that bring an onnxruntime go first: they write into one folder, and what removing one of them leaves is broken.
+_INSTALL = {
+    "insightface": 'python -m pip install "insightface>=2"',
+    "onnxruntime": "python -m pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: "
+    "python -m pip install onnxruntime, or onnxruntime-gpu for CUDA",
+}
+
 
 class InputError(ValueError):
     """A mistake in what was given. The message says what is wrong, where it was looked, and what to do."""
@@ -9,16 +18,31 @@ class InputError(ValueError):
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def not_importable(what: str, package: str, error: ImportError) -> InputError:
-    """That a package is missing, or is there and does not load. what: the sentence's beginning ("Face analysis")."""
-    name = error.name or package
+def not_importable(what: str, package: str, error: BaseException) -> InputError:
+    """That a package is missing, or is there and does not load. what: the sentence's beginning ("Face analysis").
+    package: what it is called where ``error``, from importing it or from its first use, does not tell.
+    """
+    while error.__cause__ is not None:  # InsightFace speaks of onnxruntime in errors of its own
+        error = error.__cause__
+    name = _named_in(error) or package
+    command = f"Run: {_INSTALL.get(name, _INSTALL['insightface'])} (with the Python that runs ComfyUI)"
     if isinstance(error, ModuleNotFoundError):
         return InputError(
-            f"{what} needs the Python package {name}, which is not installed. Run: "
-            'python -m pip install "insightface>=2" (with the Python that runs ComfyUI), then restart ComfyUI.'
+            f"{what} needs the Python package {name}, which is not installed. {command}, then restart ComfyUI."
+        )
+    begin = f"{what} needs the Python package {name}, which is installed but does not load: {error}."
+    if name == "onnxruntime":
+        return InputError(
+            f"{begin} {command}, and, on Windows, install Microsoft's Visual C++ Redistributable. Then restart ComfyUI."
         )
     return InputError(
-        f"{what} needs the Python package {name}, which is installed but does not load: {error}. On Windows, install "
-        "Microsoft's Visual C++ Redistributable; where a library such as libGL.so.1 is missing, install it, or "
-        "opencv-python-headless in place of opencv-python. Then restart ComfyUI."
+        f"{begin} On Windows, install Microsoft's Visual C++ Redistributable; where a library such as libGL.so.1 is "
+        "missing, install it, or opencv-python-headless in place of opencv-python. Then restart ComfyUI."
     )
+
+
+def _named_in(error: BaseException) -> str | None:
+    """The package that an error is about: one that could not be imported, or one that lacks a part."""
+    if isinstance(error, AttributeError):
+        return error.obj.__name__.partition(".")[0] if isinstance(error.obj, ModuleType) else None
+    return error.name.partition(".")[0] if isinstance(error, ImportError) and error.name else None

@@ -49,9 +49,10 @@ def _around(photo: Photo, face: DetectedFace) -> NDArray[np.uint8]:
 def _open_session() -> Any:
     try:
         import onnxruntime
-    except ImportError as error:
+
+        options = onnxruntime.SessionOptions()
+    except Exception as error:  # where only a part of it is installed, anything
         raise not_importable("Reading an expression", "onnxruntime", error) from error
-    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # a face takes milliseconds, in which more threads only wait for each other
     # The weights are stored as bytes and become numbers once, when the file is opened, instead of for every face.
     options.add_session_config_entry("session.disable_quant_qdq", "1")

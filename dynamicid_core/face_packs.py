@@ -258,6 +258,6 @@ def _session_options(threads: int) -> Any:
 def _import_insightface() -> Any:
     try:
         from insightface.model_zoo import get_model
-    except ImportError as error:
+    except Exception as error:  # packages that do not fit each other, or of which parts are missing, raise anything
         raise not_importable("Face analysis", "insightface", error) from error
     return get_model

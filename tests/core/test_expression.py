@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -119,5 +120,12 @@ def test_the_network_names_the_classes_in_this_order_and_whose_it_is(no_session)
 def test_a_machine_without_onnxruntime_is_told_what_to_install(monkeypatch, no_session):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     face = DetectedFace(np.array([170, 60, 270, 190], np.float32), 1.0, np.zeros((5, 2), np.float32))
-    with pytest.raises(InputError, match=r"needs the Python package onnxruntime.* pip install"):
+    with pytest.raises(InputError, match=r"needs the Python package onnxruntime.* pip install onnxruntime"):
+        classify_expression(photos.astronaut(), face)
+
+
+def test_what_is_left_of_an_onnxruntime_that_was_removed_is_told(monkeypatch, no_session):
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    face = DetectedFace(np.array([170, 60, 270, 190], np.float32), 1.0, np.zeros((5, 2), np.float32))
+    with pytest.raises(InputError, match=r"package onnxruntime, which is installed but .* install onnxruntime"):
         classify_expression(photos.astronaut(), face)

@@ -3,7 +3,9 @@
 import os
 import shutil
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -141,22 +143,78 @@ def test_an_unknown_provider_is_refused():
         choose_providers("TPU")
 
 
+@pytest.fixture
+def not_imported_yet():
+    """As in a process that has not opened a pack yet. What the test puts among the modules is gone after it."""
+    with mock.patch.dict(sys.modules):
+        for name in [name for name in sys.modules if name.split(".")[0] in ("insightface", "onnxruntime")]:
+            del sys.modules[name]
+        yield
+
+
+class Finder:
+    """Answers for one package in the place of Python's own finders."""
+
+    def __init__(self, package, answer):
+        self.package, self.answer = package, answer
+
+    def find_spec(self, name, *_):
+        return self.answer() if name == self.package else None
+
+
+REINSTALL = (
+    r"python -m pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: python -m pip install "
+    r"onnxruntime, or onnxruntime-gpu for CUDA \(with the Python that runs ComfyUI\)"
+)
+
+
 def test_a_machine_without_insightface_is_told_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "insightface.model_zoo", None)
     with pytest.raises(InputError, match=r"needs the Python package .*insightface.* pip install"):
         open_pack(tmp_path, "CPU")
 
 
-def test_a_package_that_is_there_and_does_not_load_says_why(monkeypatch, tmp_path):
-    class Broken:
-        def find_spec(self, name, *_):
-            if name == "insightface.model_zoo":
-                raise ImportError("libGL.so.1: cannot open shared object file", name="cv2")
+def test_a_package_that_is_there_and_does_not_load_says_why(monkeypatch, not_imported_yet, tmp_path):
+    def fail():
+        raise ImportError("libGL.so.1: cannot open shared object file", name="cv2")
 
-    for name in [name for name in sys.modules if name.startswith("insightface.model_zoo")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Finder("insightface.model_zoo", fail), *sys.meta_path])
     with pytest.raises(InputError, match=r"package cv2, which is installed but does not load: libGL\.so\.1"):
+        open_pack(tmp_path, "CPU")
+
+
+def test_a_machine_without_onnxruntime_is_not_told_that_insightface_is_broken(not_imported_yet, tmp_path):
+    sys.modules["onnxruntime"] = None
+    with pytest.raises(InputError, match=rf"package onnxruntime, which is not installed\. Run: {REINSTALL}"):
+        open_pack(tmp_path, "CPU")
+
+
+def test_what_is_left_of_an_onnxruntime_that_was_removed_is_told(monkeypatch, not_imported_yet, tmp_path):
+    (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
+    leftover = Finder("onnxruntime", lambda: PathFinder.find_spec("onnxruntime", [str(tmp_path)]))
+    monkeypatch.setattr(sys, "meta_path", [leftover, *sys.meta_path])
+    message = rf"package onnxruntime, which is installed but does not load: .*has no attribute.*Run: {REINSTALL}"
+    with pytest.raises(InputError, match=message):
+        open_pack(tmp_path, "CPU")
+
+
+def test_an_onnxruntime_whose_library_does_not_load_is_told(monkeypatch, not_imported_yet, tmp_path):
+    def fail():
+        raise ImportError("DLL load failed", name="onnxruntime.capi.onnxruntime_pybind11_state")
+
+    monkeypatch.setattr(sys, "meta_path", [Finder("onnxruntime", fail), *sys.meta_path])
+    message = rf"onnxruntime, which is installed but does not load: DLL load failed\. Run: {REINSTALL}.*Visual C"
+    with pytest.raises(InputError, match=message):
+        open_pack(tmp_path, "CPU")
+
+
+@pytest.mark.parametrize("error", [ValueError("numpy.dtype size changed"), TypeError("Descriptors cannot be created")])
+def test_packages_that_do_not_fit_each_other_are_told(monkeypatch, not_imported_yet, tmp_path, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(sys, "meta_path", [Finder("insightface.model_zoo", fail), *sys.meta_path])
+    with pytest.raises(InputError, match=f"package insightface, which is installed but does not load: {error}"):
         open_pack(tmp_path, "CPU")
 
 
