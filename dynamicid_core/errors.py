@@ -2,13 +2,6 @@
 
 from types import ModuleType
 
-# All that bring an onnxruntime go first: they write into one folder, and what removing one of them leaves is broken.
-_INSTALL = {
-    "insightface": 'python -m pip install "insightface>=2"',
-    "onnxruntime": "python -m pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: "
-    "python -m pip install onnxruntime, or onnxruntime-gpu for CUDA",
-}
-
 
 class InputError(ValueError):
     """A mistake in what was given. The message says what is wrong, where it was looked, and what to do."""
@@ -18,6 +11,14 @@ class InputError(ValueError):
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
+def how_to_install(package: str) -> str:
+    """The beginning of a sentence."""
+    command = f"python -m pip install {package}"
+    if package.startswith("onnxruntime"):  # all of them write into one folder, and removing one breaks the others
+        command = f"python -m pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: {command}"
+    return f"Run: {command} (with the Python that runs ComfyUI)"
+
+
 def not_importable(what: str, package: str, error: BaseException) -> InputError:
     """That a package is missing, or is there and does not load. what: the sentence's beginning ("Face analysis").
     package: what it is called where ``error``, from importing it or from its first use, does not tell.
@@ -25,7 +26,8 @@ def not_importable(what: str, package: str, error: BaseException) -> InputError:
     while error.__cause__ is not None:  # InsightFace speaks of onnxruntime in errors of its own
         error = error.__cause__
     name = _named_in(error) or package
-    command = f"Run: {_INSTALL.get(name, _INSTALL['insightface'])} (with the Python that runs ComfyUI)"
+    wanted = "onnxruntime, or onnxruntime-gpu for CUDA" if name == "onnxruntime" else '"insightface>=2"'
+    command = how_to_install(wanted)
     if isinstance(error, ModuleNotFoundError):
         return InputError(
             f"{what} needs the Python package {name}, which is not installed. {command}, then restart ComfyUI."

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 from unittest import mock
@@ -287,3 +288,48 @@ def test_cuda_is_taken_where_there_is_one(monkeypatch, asked):
 def test_nothing_is_said_of_a_cpu_that_nobody_asked_to_be_more(caplog):
     choose_providers("auto")
     assert not caplog.text
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Which packages pip has installed."""
+    packages = set()
+
+    def distribution(name):
+        if name not in packages:
+            raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", distribution)
+    return packages
+
+
+BOTH = [
+    ("onnxruntime-gpu", "CUDA", "CUDAExecutionProvider"),
+    ("onnxruntime-directml", "DirectML", "DmlExecutionProvider"),
+]
+
+
+@pytest.mark.parametrize(("package", "name", "lost"), BOTH)
+@pytest.mark.parametrize("automatic", [True, False])
+def test_an_onnxruntime_that_took_another_ones_place_is_told(caplog, installed, package, name, lost, automatic):
+    installed |= {"onnxruntime", package}
+    assert choose_providers("auto" if automatic else name) == ["CPUExecutionProvider"]
+    assert f"Both onnxruntime and {package} are installed, so no pack has {lost}." in caplog.text
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: " in caplog.text
+    assert f"python -m pip install {package} (with" in caplog.text
+
+
+@pytest.mark.parametrize("there", [{"onnxruntime"}, {"onnxruntime-gpu"}, set()])
+def test_one_onnxruntime_alone_is_nothing_to_speak_of(caplog, installed, there):
+    installed |= there
+    choose_providers("auto")
+    assert caplog.text == ""
+
+
+def test_two_onnxruntimes_are_nothing_to_speak_of_where_the_provider_is_there(monkeypatch, caplog, installed):
+    import onnxruntime
+
+    installed |= {"onnxruntime", "onnxruntime-gpu"}
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    choose_providers("auto")
+    assert caplog.text == ""
