@@ -118,6 +118,11 @@ def update_weights(saa: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in saa.items() if "_lora." in key}
 
 
+def update_sources(channels: int, context: int) -> dict[str, int]:
+    """Projection with a low-rank update -> what it takes, in an attention layer. See ``AttentionLayer``."""
+    return {"to_q": channels, "to_k": context, "to_v": context, "to_out": channels}
+
+
 def low_rank_updates(
     weights: Mapping[str, Tensor], layers: Iterable[AttentionLayer]
 ) -> dict[str, tuple[Tensor, Tensor]]:

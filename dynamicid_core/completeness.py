@@ -1,18 +1,42 @@
 """Whether the tensors of a weight file are all there, and fit each other."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor, nn
 
-from .adapter import describe_family, projection_sizes
+from .adapter import UPDATED, describe_family, projection_sizes, update_sources
 from .face_encoder import FaceEncoder, FaceEncoderSizes
 from .imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
+
+_NAMES = {
+    "face_encoder": "the face encoder",
+    "saa": "the SAA part",
+    "imr": "the IMR",
+    "keypoint_encoder": "the keypoint encoder",
+}
+_NETWORKS: dict[str, Callable[[dict[str, Tensor]], nn.Module]] = {
+    "face_encoder": lambda weights: FaceEncoder(FaceEncoderSizes.of(weights), device="meta"),
+    "imr": lambda weights: Imr(ImrSizes.of(weights), device="meta"),
+    "keypoint_encoder": lambda weights: KeypointEncoder(KeypointEncoderSizes.of(weights), device="meta"),
+}
+_SAA_NAME = re.compile(r"(\d{1,4})\.to_")
 
 
 def faults(modules: Mapping[str, dict[str, Tensor]]) -> list[str]:
     """What is wrong with the modules of a part, see ``Checkpoint``, each in a user's words; none if it is complete."""
-    found = [fault for module, weights in modules.items() for fault in _FAULTS[module](weights)]
+    found = [fault for module, weights in modules.items() for fault in _module_faults(module, weights)]
     return found or (_halves_faults(modules) if "saa" in modules else [])
+
+
+def _module_faults(module: str, weights: dict[str, Tensor]) -> list[str]:
+    name = _NAMES[module]
+    found = _network_faults(name, _NETWORKS[module], weights) if module in _NETWORKS else _saa_faults(weights)
+    return found + [
+        f"{name}'s {key} holds {tensor.dtype} instead of floating-point numbers"
+        for key, tensor in weights.items()
+        if not (tensor.is_floating_point() or key.endswith(".num_batches_tracked"))
+    ]
 
 
 def _halves_faults(modules: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
@@ -41,62 +65,59 @@ def _network_faults(
     ]
 
 
-def _face_encoder_faults(weights: dict[str, Tensor]) -> list[str]:
-    return _network_faults(
-        "the face encoder", lambda given: FaceEncoder(FaceEncoderSizes.of(given), device="meta"), weights
-    )
-
-
-def _imr_faults(weights: dict[str, Tensor]) -> list[str]:
-    return _network_faults("the IMR", lambda given: Imr(ImrSizes.of(given), device="meta"), weights)
-
-
-def _keypoint_encoder_faults(weights: dict[str, Tensor]) -> list[str]:
-    return _network_faults(
-        "the keypoint encoder",
-        lambda given: KeypointEncoder(KeypointEncoderSizes.of(given), device="meta"),
-        weights,
-    )
-
-
 def _saa_faults(weights: dict[str, Tensor]) -> list[str]:
+    expected = _saa_names(weights)
+    found = [f"the SAA part lacks {key}" for key in expected if key not in weights]
+    found += [f"the SAA part has an unknown {key}" for key in sorted(weights.keys() - set(expected))]
+    if found:
+        return found
     try:
         sizes = projection_sizes(weights)
-    except ValueError:  # a name without a number, or a tensor that is no matrix
-        return ["the SAA part has layers that are no matrices with a number"]
-    missing = [f"{i}.to_v_ip.weight" for i in sizes if f"{i}.to_v_ip.weight" not in weights]
-    missing += [f"{i}.to_k_ip.weight" for i in range(1, 2 * len(sizes), 2) if i not in sizes]
-    for key in weights:
-        for half, other in ((".down.", ".up."), (".up.", ".down.")):
-            if half in key and key.replace(half, other) not in weights:
-                missing.append(key.replace(half, other))
-    found = [f"the SAA part lacks {key}" for key in missing]
+    except ValueError:
+        return ["the SAA part has layers that are no matrices"]
     token_sizes = {token_size for _, token_size in sizes.values()}
     if len(token_sizes) > 1:
-        found.append(f"the SAA part has layers of {describe_family(max(token_sizes), len(sizes))} and of other models")
-    return found or _misfits(weights)
+        return [f"the SAA part has layers of {describe_family(max(token_sizes), len(sizes))} and of other models"]
+    return [fault for index in sizes for fault in _misfits(weights, index, *sizes[index])]
 
 
-def _misfits(weights: dict[str, Tensor]) -> list[str]:
-    """Pairs of the SAA part that do not go together: keys with values, and both halves of low-rank updates."""
-    misfits = []
-    for key, one in weights.items():
-        if ".to_k_ip." in key:
-            other = weights[key.replace(".to_k_ip.", ".to_v_ip.")]
-            fits = one.shape == other.shape
-        elif ".down." in key:
-            other = weights[key.replace(".down.", ".up.")]
-            fits = one.ndim == other.ndim == 2 and other.shape[1] == one.shape[0]
-        else:
-            continue
-        if not fits:
-            misfits.append(f"the SAA part's {key} is {list(one.shape)}, which does not fit {list(other.shape)}")
-    return misfits
+def _saa_names(weights: Collection[str]) -> list[str]:
+    """What an SAA part with layers of these names holds: low-rank updates of a projection in all layers or in none."""
+    numbers = [int(match[1]) for match in map(_SAA_NAME.match, weights) if match]
+    cross = {number | 1 for number in numbers}  # the self-attention before it is in the same block
+    updated = [f"{name}_lora" for name in UPDATED if any(f".{name}_lora." in key for key in weights)]
+    updates = [f"{update}.{half}" for update in updated for half in ("down", "up")]
+    names = []
+    for index in sorted(cross | set(range(1, 2 * len(cross), 2))):
+        names += [f"{index}.to_k_ip.weight", f"{index}.to_v_ip.weight"]
+        names += [f"{layer}.{update}.weight" for layer in (index - 1, index) for update in updates]
+    return names
 
 
-_FAULTS: dict[str, Callable[[dict[str, Tensor]], list[str]]] = {
-    "face_encoder": _face_encoder_faults,
-    "saa": _saa_faults,
-    "imr": _imr_faults,
-    "keypoint_encoder": _keypoint_encoder_faults,
-}
+def _misfits(weights: Mapping[str, Tensor], index: int, channels: int, token_size: int) -> list[str]:
+    """What does not go together in a cross-attention layer and the self-attention before it: keys with values, and
+    low-rank updates with the projections that they are of.
+    """
+    keys, values = f"{index}.to_k_ip.weight", f"{index}.to_v_ip.weight"
+    found = [_misfit(weights, keys, values)] if weights[keys].shape != weights[values].shape else []
+    for layer, context in ((index - 1, channels), (index, token_size)):
+        for name, source in update_sources(channels, context).items():
+            if f"{layer}.{name}_lora.down.weight" in weights:
+                found += _update_misfits(weights, f"{layer}.{name}_lora", source, channels)
+    return found
+
+
+def _update_misfits(weights: Mapping[str, Tensor], update: str, source: int, channels: int) -> list[str]:
+    down, up = f"{update}.down.weight", f"{update}.up.weight"
+    if not (weights[down].ndim == weights[up].ndim == 2 and weights[up].shape[1] == weights[down].shape[0]):
+        return [_misfit(weights, down, up)]
+    rank = weights[down].shape[0]
+    return [
+        f"the SAA part's {key} is {list(weights[key].shape)} instead of {list(expected)}"
+        for key, expected in ((down, (rank, source)), (up, (channels, rank)))
+        if weights[key].shape != expected
+    ]
+
+
+def _misfit(weights: Mapping[str, Tensor], one: str, other: str) -> str:
+    return f"the SAA part's {one} is {list(weights[one].shape)}, which does not fit {list(weights[other].shape)}"

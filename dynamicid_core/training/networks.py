@@ -17,6 +17,7 @@ from ..adapter import (
     check_fit,
     projection_sizes,
     projection_weights,
+    update_sources,
     update_weights,
 )
 from ..checkpoint import ADAPTER, Checkpoint, Variant
@@ -196,7 +197,7 @@ def token_spread(tokens: Tensor) -> Tensor:
 
 
 def _updates(layer: AttentionLayer, rank: int) -> nn.ModuleDict:
-    sources = {"to_q": layer.channels, "to_k": layer.context, "to_v": layer.context, "to_out": layer.channels}
+    sources = update_sources(layer.channels, layer.context)
     return nn.ModuleDict({f"{name}_lora": _update(source, rank, layer.channels) for name, source in sources.items()})
 
 

@@ -131,3 +131,79 @@ def test_either_half_of_a_low_rank_update_is_missed(tmp_path, released, half):
     torch.save(parts, tmp_path / "a.bin")
     with pytest.raises(InputError, match=rf"1\.to_q_lora\.{half}\.weight"):
         read_checkpoint(tmp_path / "a.bin", ADAPTER)
+
+
+SAA = {
+    "a bias": (lambda saa: saa | {"1.to_k_ip.bias": torch.rand(32)}, r"has an unknown 1\.to_k_ip\.bias"),
+    "both biases": (
+        lambda saa: saa | {"1.to_k_ip.bias": torch.rand(32), "1.to_v_ip.bias": torch.rand(32)},
+        r"has an unknown 1\.to_k_ip\.bias; the SAA part has an unknown 1\.to_v_ip\.bias",
+    ),
+    "a step count": (lambda saa: saa | {"step": torch.tensor(1000.0)}, "has an unknown step"),
+    "a layer too many": (
+        lambda saa: saa | {"2.to_k_ip.weight": torch.rand(32, 64)},
+        r"has an unknown 2\.to_k_ip\.weight",
+    ),
+    "integers": (
+        lambda saa: saa | {"7.to_v_lora.up.weight": saa["7.to_v_lora.up.weight"].to(torch.int8)},
+        r"the SAA part's 7\.to_v_lora\.up\.weight holds torch\.int8 instead of floating-point numbers",
+    ),
+    "seven layers without updates": (
+        lambda saa: {key: tensor for key, tensor in saa.items() if "_lora." not in key or int(key.split(".")[0]) > 6},
+        r"lacks 0\.to_q_lora\.down\.weight; .* and 53 more",
+    ),
+    "updates of a projection that has none": (
+        lambda saa: saa | {"1.to_add_lora.up.weight": torch.rand(32, 4)},
+        r"has an unknown 1\.to_add_lora\.up\.weight",
+    ),
+    "a row too few": (
+        lambda saa: saa | {"9.to_q_lora.up.weight": saa["9.to_q_lora.up.weight"][1:]},
+        r"the SAA part's 9\.to_q_lora\.up\.weight is \[\d+, 4\] instead of \[\d+, 4\]",
+    ),
+    "the text's size in self-attention": (
+        lambda saa: saa | {"8.to_k_lora.down.weight": torch.rand(4, 64)},
+        r"the SAA part's 8\.to_k_lora\.down\.weight is \[4, 64\] instead of \[4, \d+\]",
+    ),
+    "the last keys gone": (
+        lambda saa: {key: tensor for key, tensor in saa.items() if key != "31.to_k_ip.weight"},
+        r"lacks 31\.to_k_ip\.weight\.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), SAA.values(), ids=SAA)
+def test_an_saa_part_that_is_not_as_published_is_refused(tmp_path, released, change, message):
+    torch.save({**released, "SAA_module": change(released["SAA_module"])}, tmp_path / "a.bin")
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "a.bin", ADAPTER)
+
+
+@pytest.mark.parametrize("part", ["proj_module", IMR, KEYPOINT_ENCODER])
+def test_integers_in_the_place_of_weights_are_refused_in_every_part(tmp_path, released, imr, part):
+    parts = {"proj_module": released["proj_module"], IMR: imr, KEYPOINT_ENCODER: keypoint_encoder()}
+    key = next(key for key, tensor in parts[part].items() if tensor.ndim == 2 or "conv_block.0.weight" in key)
+    changed = parts[part] | {key: parts[part][key].to(torch.int8)}
+    torch.save({**released, part: changed} if part == "proj_module" else changed, tmp_path / "a.bin")
+    with pytest.raises(InputError, match=rf"'s {key} holds torch\.int8 instead of floating-point numbers"):
+        read_checkpoint(tmp_path / "a.bin", ADAPTER if part == "proj_module" else part)
+
+
+@pytest.mark.parametrize("left_out", ["_lora.", ".to_out_lora."])
+def test_an_adapter_without_updates_or_without_those_of_one_projection_is_complete(tmp_path, released, left_out):
+    saa = {key: tensor for key, tensor in released["SAA_module"].items() if left_out not in key}
+    torch.save({**released, "SAA_module": saa}, tmp_path / "a.bin")
+    assert read_checkpoint(tmp_path / "a.bin", ADAPTER).modules["saa"].keys() == saa.keys()
+
+
+def test_an_adapter_in_8_bit_floats_is_complete(tmp_path, released):
+    saa = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in released["SAA_module"].items()}
+    torch.save({**released, "SAA_module": saa}, tmp_path / "a.bin")
+    assert {tensor.dtype for tensor in read_checkpoint(tmp_path / "a.bin", ADAPTER).modules["saa"].values()} == {
+        torch.float8_e4m3fn
+    }
+
+
+@pytest.mark.parametrize(("token_size", "layers"), [(768, 32), (2048, 140)])
+def test_adapters_in_ip_adapters_layout_are_complete(tmp_path, token_size, layers):
+    saa = read_checkpoint(adapter_file(tmp_path / "a", token_size, layers), ADAPTER).modules["saa"]
+    assert len(saa) == 9 * layers
