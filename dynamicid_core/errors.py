@@ -26,16 +26,18 @@ def not_importable(what: str, package: str, error: BaseException) -> InputError:
     while error.__cause__ is not None:  # InsightFace speaks of onnxruntime in errors of its own
         error = error.__cause__
     name = _named_in(error) or package
-    wanted = "onnxruntime, or onnxruntime-gpu for CUDA" if name == "onnxruntime" else '"insightface>=2"'
-    command = how_to_install(wanted)
+    of_onnxruntime = name == "onnxruntime"
+    command = how_to_install("onnxruntime" if of_onnxruntime else '"insightface>=2"')
+    if of_onnxruntime:
+        command += "; for CUDA, take onnxruntime-gpu"
     if isinstance(error, ModuleNotFoundError):
         return InputError(
-            f"{what} needs the Python package {name}, which is not installed. {command}, then restart ComfyUI."
+            f"{what} needs the Python package {name}, which is not installed. {command}. Then restart ComfyUI."
         )
     begin = f"{what} needs the Python package {name}, which is installed but does not load: {error}."
-    if name == "onnxruntime":
+    if of_onnxruntime:
         return InputError(
-            f"{begin} {command}, and, on Windows, install Microsoft's Visual C++ Redistributable. Then restart ComfyUI."
+            f"{begin} {command}. On Windows, install Microsoft's Visual C++ Redistributable. Then restart ComfyUI."
         )
     return InputError(
         f"{begin} On Windows, install Microsoft's Visual C++ Redistributable; where a library such as libGL.so.1 is "

@@ -71,8 +71,8 @@ class TrainableAdapter(nn.Module):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, layers: Sequence[AttentionLayer]) -> "TrainableAdapter":
-        """An adapter to go on from, in float32. Raises InputError for one without low-rank updates, and for one of
-        another UNet.
+        """An adapter to go on from, in float32. Raises InputError for one without low-rank updates of all projections,
+        and for one of another UNet.
         """
         encoder, tensors = checkpoint.modules["face_encoder"], checkpoint.modules["saa"]
         check_fit(projection_sizes(tensors), layers)
@@ -83,7 +83,14 @@ class TrainableAdapter(nn.Module):
         adapter = cls(layers, FaceEncoderSizes.of(encoder), ranks.pop(), checkpoint.variant, checkpoint.recognition)
         adapter.face_encoder.load_state_dict(encoder)
         adapter.projections.load_state_dict(projection_weights(tensors))
-        adapter.updates.load_state_dict({f"layers.{key}": tensor for key, tensor in update_weights(tensors).items()})
+        updates = {f"layers.{key}": tensor for key, tensor in update_weights(tensors).items()}
+        lacking = sorted({key.split(".")[2] for key in adapter.updates.state_dict().keys() - updates.keys()})
+        if lacking:
+            raise InputError(
+                f"Training goes on from adapters with low-rank updates of all projections; this one has none of "
+                f"{', '.join(name.removesuffix('_lora') for name in lacking)}."
+            )
+        adapter.updates.load_state_dict(updates)
         return adapter
 
     def start_from_text(self, unet: Mapping[str, Tensor]) -> None:

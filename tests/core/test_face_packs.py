@@ -165,7 +165,7 @@ class Finder:
 
 REINSTALL = (
     r"python -m pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: python -m pip install "
-    r"onnxruntime, or onnxruntime-gpu for CUDA \(with the Python that runs ComfyUI\)"
+    r"onnxruntime \(with the Python that runs ComfyUI\); for CUDA, take onnxruntime-gpu\."
 )
 
 

@@ -234,11 +234,20 @@ def test_data_of_another_recognition_model_than_the_adapters_is_refused(
         reconfigure_stage(tiny_models, tmp_path, adapter_file)
 
 
-def test_going_on_from_an_adapter_without_low_rank_updates_is_refused(tiny_models, tmp_path, adapter_file):
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("_lora.", "low-rank updates of one rank; this one has none"),
+        ("to_out_lora.", "low-rank updates of all projections; this one has none of to_out"),
+    ],
+)
+def test_going_on_from_an_adapter_without_low_rank_updates_is_refused(
+    tiny_models, tmp_path, adapter_file, lacking, message
+):
     parts = torch.load(adapter_file, weights_only=True)
-    parts["SAA_module"] = {key: tensor for key, tensor in parts["SAA_module"].items() if "_lora." not in key}
+    parts["SAA_module"] = {key: tensor for key, tensor in parts["SAA_module"].items() if lacking not in key}
     torch.save(parts, tmp_path / "bare.bin")
-    with pytest.raises(ValueError, match="low-rank updates of one rank; this one has none"):
+    with pytest.raises(ValueError, match=message):
         anchor_stage(tiny_models, tmp_path, start_from=str(tmp_path / "bare.bin"))
 
 
