@@ -26,7 +26,9 @@ _TAKES_OPTIONS = any(
 KEY = "dynamicid_"
 """How the keys of all applications begin, by which conditioning knows whose it is."""
 
-Observer = Callable[[adapter.AttentionLayer, Tensor, saa.IdentityTokens, saa.Layout | None, tuple[int, int]], None]
+Observer = Callable[
+    [adapter.AttentionLayer, Tensor, saa.IdentityTokens, saa.Layout | None, tuple[int, int], tuple[int, ...]], None
+]
 
 
 class IdentityPatch:
@@ -147,7 +149,7 @@ class IdentityPatch:
             if LOOKING not in options and any(row.role == POSITIVE for row in rows):
                 told = {name: options[name] for name in TOLD if name in options}
                 self.runs.note(Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds))
-            forward = Forward(rows, boost, latent)
+            forward = Forward(rows, boost, latent, len(x))
             replaced = {**options.get("patches_replace", {})}
             replaced["attn2"] = self._wrap(replaced.get("attn2", {}), forward)
             options["patches_replace"] = replaced
@@ -182,12 +184,13 @@ class IdentityPatch:
     ) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
             text = (previous or text_attention)(q, k, v, extra_options)
-            here = forward.of(len(q))
+            order = forward.order(len(q), extra_options.get("cond_or_uncond", ()))
+            here = forward.reordered(order)
             grid = tuple(extra_options["activations_shape"][-2:])
             identity = self._identity(layer, q, here, extra_options["n_heads"])
             layout = self._layout(grid, here, q)
             if self._observer is not None:
-                self._observer(layer, q, identity, layout, grid)
+                self._observer(layer, q, identity, layout, grid, order)
             # What another pack returned may be a tensor that it still needs.
             return saa.semantic_activated_attention(
                 text, q, identity, self.settings, layout, overwrite_text=previous is None

@@ -81,10 +81,12 @@ class _Look:
         identity: saa.IdentityTokens,
         layout: saa.Layout | None,
         grid: tuple[int, int],
+        order: tuple[int, ...],
     ) -> None:
-        """An observer, see ``IdentityPatch.observed``."""
+        """An observer, see ``IdentityPatch.observed``. order: which of the call's rows each row of the layer is."""
         gates = saa.person_gates(query, identity, self._patch.settings.threshold, layout, self._patch.counts)
-        self._maps.append((GROUPS[layer.block[0]], gates[self._positive].unflatten(-1, grid).cpu()))
+        seen = gates[[order.index(row) for row in self._positive]]  # the text that a row is coupled with does not count
+        self._maps.append((GROUPS[layer.block[0]], seen.unflatten(-1, grid).cpu()))
 
     def groups(self) -> dict[str, Tensor]:
         """Means over the layers of each group, [rows, people, H, W], where each row's area is in the latent."""

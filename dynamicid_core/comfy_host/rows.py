@@ -14,6 +14,8 @@ _log = logging.getLogger(__name__)
 
 POSITIVE, NEGATIVE = 0, 1
 """Which of a person's tokens a row of the batch carries: those of the face, or those of no face."""
+_NEGATIVE_PART = 1
+"""What the host's ``cond_or_uncond`` calls the rows of the negative prompt."""
 
 
 class Row(NamedTuple):
@@ -98,22 +100,45 @@ def in_window(rows: tuple[Row, ...], window: Any, latent: tuple[int, int]) -> tu
 
 @dataclass(frozen=True)
 class Forward:
-    """One call of the UNet: its rows, the layout boost at its timestep, and the latent's whole size."""
+    """One call of the UNet: its rows, the layout boost at its timestep, the latent's whole size, and its batch.
+
+    The batch is several times the rows where a pack that tiles the picture asks for several tiles at once.
+    """
 
     rows: tuple[Row, ...]
     boost: float
     latent: tuple[int, int]
+    batch: int
 
-    def of(self, batch: int) -> "Forward":
-        """The same for a layer's batch; packs that tile the picture run several tiles of the whole batch at once."""
-        if batch % len(self.rows) != 0:
+    def order(self, batch: int, parts: Sequence[int]) -> tuple[int, ...]:
+        """Which of the rows each row of a layer's batch is. parts: the host's ``cond_or_uncond``."""
+        order = tuple(range(len(self.rows))) * (self.batch // len(self.rows))
+        if batch != self.batch:
+            order = _coupled(order, batch, parts)
+        if len(order) != batch:
             raise RuntimeError(f"{batch} rows reached a layer, but the conditioning speaks of {len(self.rows)}")
-        return replace(self, rows=self.rows * (batch // len(self.rows)))
+        return order
+
+    def reordered(self, order: Sequence[int]) -> "Forward":
+        """The same with these of its rows."""
+        return replace(self, rows=tuple(self.rows[row] for row in order))
 
     def views(self) -> tuple[Box | None, ...]:
         """Which part of the picture each row shows; a single one when it is the same for all."""
         views = tuple(_view(row.area, self.latent) for row in self.rows)
         return views[:1] if len(set(views)) == 1 else views
+
+
+def _coupled(order: tuple[int, ...], batch: int, parts: Sequence[int]) -> tuple[int, ...]:
+    """The order in a layer where a pack couples prompts: it repeats the rows of every part but the negative one."""
+    if not parts or len(order) % len(parts) != 0:
+        return order
+    size, alone = len(order) // len(parts), parts.count(_NEGATIVE_PART)
+    times = max((batch // size - alone) // max(len(parts) - alone, 1), 1)
+    chunks = (
+        order[i * size : (i + 1) * size] * (1 if part == _NEGATIVE_PART else times) for i, part in enumerate(parts)
+    )
+    return sum(chunks, ())
 
 
 def _view(area: tuple[int, int, int, int] | None, latent: tuple[int, int]) -> Box | None:

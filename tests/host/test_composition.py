@@ -233,7 +233,35 @@ def test_combined_prompts_on_both_sides_keep_their_tokens(dynamicid):
 def test_tiles_of_a_batch_repeat_its_rows(dynamicid):
     rows = core("comfy_host.rows")
     batch = (rows.Row(rows.POSITIVE), rows.Row(rows.NEGATIVE))
-    assert rows.Forward(batch, 0.0, (8, 8)).of(6).rows == batch * 3
+    forward = rows.Forward(batch, 0.0, (8, 8), 6)
+    assert forward.reordered(forward.order(6, (0, 1))).rows == batch * 3
+
+
+@pytest.mark.parametrize(
+    ("called", "parts", "batch", "order"),
+    [
+        (2, (1, 0), 4, (0, 1, 1, 1)),
+        (2, (0, 1), 3, (0, 0, 1)),
+        (4, (1, 0), 8, (0, 1, 2, 3, 2, 3, 2, 3)),  # two pictures
+        (3, (1, 0, 0), 5, (0, 1, 1, 2, 2)),
+        (1, (0,), 3, (0, 0, 0)),
+    ],
+)
+def test_coupled_prompts_repeat_the_rows_of_all_but_the_negative_one(called, parts, batch, order):
+    rows = core("comfy_host.rows")
+    forward = rows.Forward((rows.Row(rows.POSITIVE),) * called, 0.0, (8, 8), called)
+    assert forward.order(called, parts) == tuple(range(called))
+    assert forward.order(batch, parts) == order
+
+
+@pytest.mark.parametrize(
+    ("called", "parts", "batch"), [(3, (1, 0), 3), (2, (1, 0), 1), (3, (1, 0, 0), 4), (2, (1, 1), 4), (2, (), 4)]
+)
+def test_a_batch_that_is_neither_tiled_nor_coupled_is_an_error(called, parts, batch):
+    rows = core("comfy_host.rows")
+    forward = rows.Forward((rows.Row(rows.POSITIVE),) * 2, 0.0, (8, 8), called)
+    with pytest.raises(RuntimeError, match=f"{batch} rows reached a layer, but the conditioning speaks of 2"):
+        forward.order(batch, parts)
 
 
 @pytest.mark.parametrize(

@@ -315,4 +315,4 @@ def test_a_bounding_box_in_pixels_is_that_part_of_a_wide_picture():
 def test_an_area_is_that_part_of_a_wide_latent():
     rows, box = core("comfy_host.rows"), core("regions").Box
     row = rows.Row(rows.POSITIVE, (4, 8, 2, 16))
-    assert rows.Forward((row,), 0.0, (8, 32)).views() == (box(0.5, 0.25, 0.75, 0.75),)
+    assert rows.Forward((row,), 0.0, (8, 32), 1).views() == (box(0.5, 0.25, 0.75, 0.75),)
