@@ -77,19 +77,16 @@ class IdentityPatch:
     def around_sampling(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: refuses conditioning that did not pass the node, and drops what was kept at its end."""
         self._check_conditioning(getattr(executor.class_obj, "conds", {}))
-        run = self.runs.begin()
-        try:
+        with self.runs.sampling(noise) as run, self._application.sampling():
             self._latent, self._pictures = (noise.shape[-2], noise.shape[-1]), len(noise)
-            with self._application.sampling():
+            try:
                 latent = executor(noise, *args, **kwargs)
-            run.latent = latent.cpu() if isinstance(latent, Tensor) else None
+            finally:
+                self._latent = self._pictures = None
+                self._kept.clear()
+            if isinstance(latent, Tensor):
+                run.gave(latent)
             return latent
-        except BaseException:
-            self.runs.forget(run)
-            raise
-        finally:
-            self._latent = self._pictures = None
-            self._kept.clear()
 
     def _check_conditioning(self, conds: Mapping[str, Any]) -> None:
         roles = {part: {row.role for cond in conds[part] or () for row in self._rows(cond)} for part in conds}

@@ -15,7 +15,7 @@ from ..adapter import AttentionLayer
 from ..errors import InputError
 from ..regions import LATENT_CELL
 from .identity_patch import IdentityPatch
-from .moments import LOOKING, Moment, SamplingRun
+from .moments import LOOKING, RUNS_KEPT, Moment, SamplingRun, runs_behind
 from .rows import POSITIVE
 
 GROUPS = {"input": "down", "middle": "middle", "output": "up"}
@@ -27,9 +27,9 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: Tensor | None = 
 
     The groups are "all" and the values of GROUPS. Asks the model once more what it was asked in the last step in which
     the identity acted, and looks at the gates of those calls, so a sampling run itself is not slowed. People of several
-    applications follow each other. latent: what came out, by which one of the last few sampling runs is known; else it
-    is the last one. Raises InputError when the model has no DynamicID, the identity did not act in that run, or it was
-    one of other pictures.
+    applications follow each other. latent: what came out, by which one of the last samplings is known; else it is the
+    last one. Raises InputError when the model has no DynamicID, the identity did not act in that sampling, it was one
+    of other pictures, or too many came after it.
     """
     patches = _patches(model)
     if not patches:
@@ -37,7 +37,13 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: Tensor | None = 
             "Nothing of DynamicID acts in this model. Connect the model output of Apply DynamicID; its weight must be "
             "more than 0."
         )
-    runs = [patch.runs.behind(latent) for patch in patches]
+    runs = runs_behind(latent, [patch.runs for patch in patches])
+    if any(run.are_dropped for run in runs):
+        raise InputError(
+            f"The map of this sampling is no longer kept: the model was sampled {RUNS_KEPT} times or more after it. "
+            "Sample the pictures in one batch instead of one after the other, or give each sampler an Apply DynamicID "
+            "of its own."
+        )
     acted = {
         patch: _as_seen_first(run.moments, patch, runs) for patch, run in zip(patches, runs, strict=True) if run.moments
     }

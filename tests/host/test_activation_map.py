@@ -239,6 +239,58 @@ def test_the_map_is_that_of_the_sampling_whose_latent_is_connected(dynamicid):
     assert torch.equal(look(patched, first + 0.5)[0], of_second), "changed since: the last one"
 
 
+def test_a_sampling_that_too_many_followed_is_told_from_a_latent_that_was_changed(dynamicid):
+    patched = apply(dynamicid, faces(1)[0])
+    latents = [sample(*patched, seed=seed, steps=1) for seed in range(6)]
+    (of_last,) = look(patched, latents[5])
+    for latent in latents[:2]:
+        with pytest.raises(ValueError, match=r"sampling is no longer kept: the model was sampled 4 times or more"):
+            look(patched, latent)
+        assert torch.equal(look(patched, latent + 0.5)[0], of_last), "changed since: the last one"
+    maps = [look(patched, latent)[0] for latent in latents[2:]]
+    assert all((a - b).abs().max() > 0.02 for i, a in enumerate(maps) for b in maps[i + 1 :])
+
+
+def test_a_sampling_without_faces_has_none_to_keep(dynamicid):
+    patched = apply(dynamicid, faces(1)[0], end_percent=0.5)
+    late = sample(*patched, latent=sample(*patched), steps=4, denoise=0.2)
+    for seed in range(4):
+        sample(*patched, steps=1, seed=seed)
+    with pytest.raises(ValueError, match="has not been sampled yet, or its faces never acted"):
+        look(patched, late)
+
+
+def test_the_maps_of_two_applications_are_of_one_sampling(dynamicid):
+    """Also when the model of the first is sampled alone later: a second pass over the picture, for one person."""
+    first, second = faces(2)
+    one = apply(dynamicid, first)
+    both = apply(dynamicid, second, model=one[0], positive=one[1], negative=one[2])
+    latent = sample(*both)
+    (expected,) = look(both, latent)
+    alone = sample(*one, seed=9)
+    (of_alone,) = look(one, alone)
+    assert (of_alone - expected[:, :128]).abs().max() > 0.02
+    assert torch.equal(look(both, latent)[0], expected)
+    assert torch.equal(look(both, latent + 0.5)[0], expected), "the last one of both"
+    assert torch.equal(look(one, alone + 0.5)[0], of_alone)
+    assert look(both, alone)[0].shape[1] == 128, "the second person took no part"
+
+
+def test_large_latents_are_known_by_a_part_of_their_values():
+    """So that dozens of samplings of films take no memory to speak of."""
+    moments = core("comfy_host.moments")
+    run, film = moments.SamplingRun(), noise(40, 48, 64)
+    run.gave(film)
+    assert run._values.untyped_storage().nbytes() < film.nbytes / 5
+    assert run.is_behind(film.clone())
+    changed = film.clone()
+    changed[30, :, 8:24, 8:24] += 0.5
+    assert not run.is_behind(changed)
+    assert not run.is_behind(film.mT)
+    film += 1
+    assert not run.is_behind(film), "what came out may be written over"
+
+
 def test_a_sampling_in_which_the_faces_never_acted_has_no_map_of_an_earlier_one(dynamicid):
     patched = apply(dynamicid, faces(1)[0], end_percent=0.5)
     first = sample(*patched, steps=4)
@@ -249,17 +301,18 @@ def test_a_sampling_in_which_the_faces_never_acted_has_no_map_of_an_earlier_one(
     look(patched, first)
 
 
-def test_an_interrupted_sampling_is_not_shown(dynamicid, monkeypatch):
+def test_an_interrupted_sampling_is_not_shown_and_takes_no_place(dynamicid):
     patched = apply(dynamicid, faces(1)[0])
-    latent = sample(*patched)
-    (before,) = look(patched, latent)
+    latents = [sample(*patched, seed=seed) for seed in range(4)]
+    (first,), (last,) = look(patched, latents[0]), look(patched, latents[3])
 
     def interrupt(*_):
         raise comfy.model_management.InterruptProcessingException
 
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        sample(*patched, seed=3, callback=interrupt)
-    assert torch.equal(look(patched, latent + 0.5)[0], before)
+        sample(*patched, seed=9, callback=interrupt)
+    assert torch.equal(look(patched, latents[3] + 0.5)[0], last)
+    assert torch.equal(look(patched, latents[0])[0], first)
 
 
 def test_each_picture_and_each_person_has_a_map_of_its_own(monkeypatch):
