@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.host.rig import LEFT, RIGHT, TENSORS, apply, core, eps, faces, place, prompts, sample
+from tests.host.rig import LEFT, RIGHT, TENSORS, apply, core, eps, faces, place, prompts, sample, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 
@@ -62,6 +62,14 @@ def test_a_prompt_that_is_coupled_with_itself_paints_the_person_as_without(dynam
     patched = apply(dynamicid, faces(1)[0])
     coupled = couple_with_itself(patched, soft_masks(1 + prompts_more))
     torch.testing.assert_close(eps(*coupled, LATENT), eps(*patched, LATENT), atol=1e-4, rtol=0)
+
+
+def test_it_does_not_matter_which_of_both_nodes_comes_first(dynamicid):
+    positive, masks = prompts()[0], soft_masks(2)
+    ours_first, marked, negative = apply(dynamicid, faces(1)[0])
+    after = eps(couple(ours_first, [positive[0][0]], masks), marked, negative, LATENT)
+    couple_first = apply(dynamicid, faces(1)[0], model=couple(tiny_unet(), [positive[0][0]], masks))
+    assert torch.equal(eps(*couple_first, LATENT), after)
 
 
 def test_people_in_regions_stay_as_they_are_where_prompts_are_coupled(dynamicid):
