@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..face import Placement
 from .moments import LOOKING, TOLD, Moment, SamplingRuns
 from .people import People
-from .rows import POSITIVE, Application, Forward, Row, in_window
+from .rows import NEGATIVE, POSITIVE, Application, Forward, Row, RowRoles, in_window, marked
 
 _log = logging.getLogger(__name__)
 # Hosts before 0.3.60 do not take transformer_options here; later ones need them for attention overrides.
@@ -75,8 +75,10 @@ class IdentityPatch:
             self._kept.clear()
 
     def around_sampling(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """OUTER_SAMPLE wrapper: refuses conditioning that did not pass the node, and drops what was kept at its end."""
-        self._check_conditioning(getattr(executor.class_obj, "conds", {}))
+        """OUTER_SAMPLE wrapper: refuses prompts that did not pass the node, and drops what was kept at its end."""
+        conds = getattr(executor.class_obj, "conds", {})
+        self._check_conditioning(conds)
+        self._mark_negative(conds)
         with self.runs.sampling(noise) as run, self._application.sampling():
             self._latent, self._pictures = (noise.shape[-2], noise.shape[-1]), len(noise)
             try:
@@ -107,15 +109,20 @@ class IdentityPatch:
                 "The sampler has the model of Apply DynamicID, but not its positive conditioning: the faces travel "
                 "with it. Connect the positive and negative outputs of Apply DynamicID to the sampler as well."
             )
-        if conds.get("negative") and not roles["negative"]:
-            _log.warning(
-                "The sampler's negative prompt did not pass Apply DynamicID: the picture differs, and is slower"
-            )
         if POSITIVE in roles.get("negative", ()):
             _log.warning(
                 "The sampler's negative prompt brings the faces, too, which weakens them. Put nodes such as "
                 "Conditioning Zero Out before the negative input of Apply DynamicID, not behind its positive output."
             )
+
+    def _mark_negative(self, conds: dict[str, Any]) -> None:
+        """Negative prompts that did not pass the node carry no face, as those that did; so does an empty one that a
+        guider takes besides.
+        """
+        roles = RowRoles((Row(NEGATIVE),), self._application)
+        for part, prompts in conds.items():
+            if "negative" in part and prompts and not any(self._rows(cond) for cond in prompts):
+                conds[part] = [marked(cond, self.key, roles) for cond in prompts]
 
     def _are_of_others(self, conds: Mapping[str, Any]) -> bool:
         carried = {key for part in conds.values() for cond in part or () for key in cond.get("model_conds", {})}

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..face import Face, Placement
 from .identity_patch import KEY, IdentityPatch
 from .loading import DynamicID
-from .rows import NEGATIVE, POSITIVE, Application, Row, RowRoles
+from .rows import NEGATIVE, POSITIVE, Application, Row, RowRoles, marked
 
 Conditioning = list[list[Any]]
 
@@ -59,12 +59,8 @@ def apply_dynamicid(
 
 
 def mark_conditioning(conditioning: Conditioning, key: str, roles: RowRoles) -> Conditioning:
-    """A copy of the conditioning that carries ``roles`` to the patch with this key, whatever guider runs it."""
-    marked = []
-    for text, options in conditioning:
-        conds = {**options.get("model_conds", {}), key: roles}
-        marked.append([text, {**options, "model_conds": conds}])
-    return marked
+    """A copy of the conditioning that carries ``roles`` to the patch with this key."""
+    return [[text, marked(options, key, roles)] for text, options in conditioning]
 
 
 def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor, Tensor]], strength: float) -> None:

@@ -1,7 +1,7 @@
 """The rows of a batch that ComfyUI runs through the UNet: whose tokens they carry, which part of it they show."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -80,6 +80,11 @@ class RowRoles(comfy.conds.CONDRegular):
     def size(self) -> list[int]:
         """For the host's memory estimate."""
         return [len(self.cond)]
+
+
+def marked(options: Mapping[str, Any], key: str, roles: RowRoles) -> dict[str, Any]:
+    """A copy of a prompt's options that carries ``roles`` to the patch with this key, whatever guider runs it."""
+    return {**options, "model_conds": {**options.get("model_conds", {}), key: roles}}
 
 
 def in_window(rows: tuple[Row, ...], window: Any, latent: tuple[int, int]) -> tuple[Row, ...]:

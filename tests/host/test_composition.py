@@ -7,6 +7,7 @@ import pytest
 import torch
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+from comfy_extras.nodes_perpneg import Guider_PerpNeg
 
 from tests.host.rig import (
     CFG,
@@ -309,6 +310,44 @@ def test_a_guider_with_two_prompts_takes_the_faces_with_either(dynamicid):
             noise, sampler = torch.zeros(1, 4, 8, 8), sampler_object("euler")
             out = guider.sample(noise, noise, sampler, torch.tensor([1.0, 0.0]))
         assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("cfg", [CFG, 1.0])
+def test_a_negative_prompt_counts_whether_it_passed_the_node_or_not(dynamicid, caplog, cfg):
+    first, second = faces(2)
+    one = apply(dynamicid, first)
+    two = apply(dynamicid, second, model=one[0], positive=one[1], negative=one[2])
+    for (model, positive, negative), others in ((one, (prompts()[1],)), (two, (prompts()[1], one[2]))):
+        expected = sample(model, positive, negative, cfg=cfg)
+        for avoided in others:
+            assert torch.equal(sample(model, positive, avoided, cfg=cfg), expected)
+    assert caplog.text == ""
+
+
+def test_negative_prompts_of_applications_with_prompts_of_their_own_stay_their_own(dynamicid):
+    first, second = faces(2)
+    model, positive, negative = apply(dynamicid, first)
+    model, other_positive, other_negative = apply(dynamicid, second, model=model)
+    carried = []
+
+    def read(executor, *given, **named):
+        carried.extend(cond["model_conds"].keys() for cond in executor.class_obj.conds["negative"])
+        return executor(*given, **named)
+
+    model.add_wrapper("outer_sample", read)
+    sample(model, positive + other_positive, negative + other_negative)
+    assert carried == [one[0][1]["model_conds"].keys() for one in (negative, other_negative)]
+
+
+def test_the_empty_prompt_of_a_guider_carries_no_face_either(dynamicid):
+    model, positive, negative = apply(dynamicid, faces(1)[0])
+    seen = []
+    for empty in (negative, prompts()[1]):
+        guider = Guider_PerpNeg(model)
+        guider.set_conds(positive, [[-negative[0][0], negative[0][1]]], empty)
+        guider.set_cfg(CFG, 1.0)
+        seen.append(one_call(guider, LATENT))
+    assert torch.equal(*seen)
 
 
 def test_prompts_of_another_application_are_told(dynamicid):

@@ -206,16 +206,6 @@ def test_a_mix_of_one_face_with_itself_is_that_face(dynamicid):
     )
 
 
-def test_a_negative_prompt_that_was_left_out_is_warned_of(dynamicid, caplog):
-    from tests.host.rig import prompts
-
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    sample(model, positive, negative)
-    assert "negative prompt" not in caplog.text
-    sample(model, positive, prompts()[1])
-    assert "negative prompt did not pass Apply DynamicID" in caplog.text
-
-
 def test_regions_stop_pulling_in_the_middle_of_a_run(dynamicid):
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     model, positive, negative = apply(dynamicid, place(LEFT, RIGHT), layout_end=0.5)
