@@ -1,5 +1,6 @@
 """Applying an adapter to a ComfyUI model and its conditioning."""
 
+import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from ..face import Face, Placement
 from .identity_patch import KEY, IdentityPatch
 from .loading import DynamicID
 from .rows import NEGATIVE, POSITIVE, Application, Row, RowRoles, marked
+
+_log = logging.getLogger(__name__)
 
 Conditioning = list[list[Any]]
 
@@ -85,6 +88,10 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
             targets[name] = key
     model.add_patches(comfy.lora.load_lora(merged, targets), strength)
     if unmerged:
+        _log.info(
+            "The model's weights have 8 bits: the low-rank updates are added while it runs. Model Save leaves "
+            "them out, and model merges keep all those of model1 and none of model2. Use a model in 16 bits for these."
+        )
         model.add_callback(CallbacksMP.ON_DETACH, _frees(unmerged))
 
 

@@ -2,12 +2,15 @@
 
 import gc
 import weakref
+from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
+import folder_paths
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.host.rig import CASES, GOLDEN, TENSORS, apply, core, eps, faces, placements, run, tiny_unet
@@ -44,6 +47,28 @@ def test_updates_of_8_bit_weights_are_not_rounded_away(dynamicid):
     expected = eps(*apply(dynamicid, faces(1)[0], model=rounded), LATENT)
     seen = eps(*apply(dynamicid, faces(1)[0], model=tiny_unet(torch.float8_e4m3fn)), LATENT)
     torch.testing.assert_close(seen, expected, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "told", "strength"), [(torch.float8_e4m3fn, 1, 1.0), (torch.float16, 0, 0.2)])
+def test_it_is_told_that_merges_do_not_weigh_updates_of_8_bit_weights(dynamicid, caplog, dtype, told, strength):
+    caplog.set_level("INFO")
+    model, positive, negative = apply(dynamicid, faces(1)[0], model=tiny_unet(dtype))
+    assert caplog.text.count("merges keep all those of model1 and none of model2") == told
+    (merged,) = run("ModelMergeSimple", model1=model, model2=tiny_unet(dtype), ratio=0.2)
+    seen = eps(merged, positive, negative, LATENT)
+    expected = eps(*apply(dynamicid, faces(1)[0], model=tiny_unet(dtype), lora_strength=strength), LATENT)
+    assert (seen - expected).norm() / expected.norm() < 0.05
+
+
+def test_model_save_keeps_the_updates_of_16_bit_weights_and_not_those_of_8_bits(dynamicid):
+    name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"
+    for dtype, are_kept in ((torch.float16, True), (torch.float8_e4m3fn, False)):
+        model = tiny_unet(dtype)
+        before = comfy.utils.get_attr(model.model, name).float().clone()
+        run("ModelSave", model=apply(dynamicid, faces(1)[0], model=model)[0], filename_prefix=f"updated_{dtype}")
+        (file,) = Path(folder_paths.get_output_directory()).glob(f"updated_{dtype}_*.safetensors")
+        saved = load_file(file)[f"model.{name}"].float()
+        assert ((saved - before).abs().max() > 0.01) == are_kept
 
 
 def scaled_8_bit_unet(scale=0.01):
