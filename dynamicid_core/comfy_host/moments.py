@@ -19,6 +19,7 @@ RUNS_KEPT = 4
 _RUNS_KNOWN = 64
 """So many runs are known by what came out."""
 _VALUES_KEPT = 65536
+"""So many values of what came out tell one run from another."""
 
 
 @dataclass(frozen=True, eq=False)
