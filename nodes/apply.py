@@ -9,7 +9,7 @@ from ..dynamicid_core.comfy_host.patching import Conditioning, apply_dynamicid
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.saa import SaaSettings
-from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType
+from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType, check_dynamicid
 
 _DEFAULT = SaaSettings()
 
@@ -87,6 +87,7 @@ class ApplyDynamicID(io.ComfyNode):
         lora_strength: float,
         **settings: Any,
     ) -> io.NodeOutput:
+        check_dynamicid(dynamicid)
         saa = SaaSettings(weight=weight, **settings)
         return io.NodeOutput(
             *apply_dynamicid(model, positive, negative, dynamicid, _placements(faces), saa, lora_strength)

@@ -15,6 +15,7 @@ from .sockets import (
     DynamicIDType,
     FaceAnalysisType,
     FaceType,
+    check_dynamicid,
     check_face,
     check_face_analysis,
     connected_faces,
@@ -74,6 +75,7 @@ class EncodeFace(io.ComfyNode):
         index: int,
         crop: str,
     ) -> io.NodeOutput:
+        check_dynamicid(dynamicid)
         check_face_analysis(face_analysis)
         photos = images.photographs(image)
         face, previews = encoding.encode_photos(dynamicid, face_analysis, clip_vision, photos, order, index, crop)

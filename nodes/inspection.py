@@ -20,6 +20,7 @@ from .sockets import (
     FaceAnalysisType,
     PlacementsType,
     check_face_analysis,
+    check_placements,
     connected_faces,
     face_inputs,
 )
@@ -106,6 +107,7 @@ class CompareFaces(io.ComfyNode):
     ) -> io.NodeOutput:
         check_face_analysis(face_analysis)
         if placements is not None:
+            check_placements(placements)
             placements = tuple(placement for placement in placements if placement.weight != 0)
         people = connected_faces(faces) if placements is None else [placement.face for placement in placements]
         if not people:

@@ -20,6 +20,7 @@ from .sockets import (
     FaceAnalysisType,
     FaceKeypointsType,
     FaceType,
+    check_dynamicid,
     check_face,
     check_face_analysis,
     face_choice_inputs,
@@ -199,6 +200,7 @@ class EditFace(io.ComfyNode):
         strength: float = 1.0,
     ) -> io.NodeOutput:
         check_face(face)
+        check_dynamicid(dynamicid)
         if keypoints is not None:
             _check_keypoints(keypoints)
         return io.NodeOutput(

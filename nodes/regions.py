@@ -17,6 +17,7 @@ from .sockets import (
     PlacementsType,
     check_face,
     check_face_analysis,
+    check_placements,
     connected_faces,
     face_inputs,
 )
@@ -84,6 +85,7 @@ class PlaceFace(io.ComfyNode):
         placements: tuple[Placement, ...] = (),
     ) -> io.NodeOutput:
         check_face(face)
+        check_placements(placements)
         if mask is not None and bounding_box is not None:
             raise InputError("Place Face has a mask and a bounding box. Disconnect one: a person has one region.")
         region: regions.Region

@@ -4,8 +4,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..dynamicid_core.comfy_host.loading import DynamicID
 from ..dynamicid_core.errors import InputError
-from ..dynamicid_core.face import Face
+from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.face_analysis import ORDERS, FaceAnalysis
 
 CATEGORY = "DynamicID"
@@ -55,6 +56,23 @@ def check_face(given: Any) -> None:
     if not isinstance(given, Face):
         raise InputError(
             f"A face is needed; found {type(given).__name__}. Connect Encode Face, Load Face or Edit Expression & Pose."
+        )
+
+
+def check_dynamicid(given: Any) -> None:
+    """Raises InputError for anything but an adapter, likewise."""
+    if not isinstance(given, DynamicID):
+        raise InputError(
+            f"An adapter is needed at dynamicid; found {type(given).__name__}. Connect Load DynamicID or Load "
+            "Miniature."
+        )
+
+
+def check_placements(given: Any) -> None:
+    """Raises InputError for anything but placed faces, likewise."""
+    if not isinstance(given, tuple) or not all(isinstance(placement, Placement) for placement in given):
+        raise InputError(
+            f"Placed faces are needed at placements; found {type(given).__name__}. Connect Place Face or Auto Layout."
         )
 
 

@@ -262,6 +262,28 @@ def test_what_is_no_face_is_refused_wherever_one_is_needed(node):
         run(node, face={"tokens": 1}, **others)
 
 
+@pytest.mark.parametrize("node", ["DynamicIDEncodeFace", "DynamicIDEditFace", "DynamicIDApply"])
+def test_what_is_no_adapter_is_refused_wherever_one_is_needed(node):
+    others = {
+        "DynamicIDEncodeFace": {"image": None, "face_analysis": None, "clip_vision": None},
+        "DynamicIDEditFace": {"face": make_face(), "clip": None},
+        "DynamicIDApply": {"model": None, "positive": [], "negative": [], "faces": make_face()},
+    }
+    with pytest.raises(ValueError, match="An adapter is needed at dynamicid; found dict"):
+        run(node, dynamicid={}, **others[node])
+
+
+@pytest.mark.parametrize("node", ["DynamicIDPlaceFace", "DynamicIDCompareFaces"])
+@pytest.mark.parametrize("given", [make_face(), ({"face": 1},)])
+def test_what_is_no_placed_face_is_refused_wherever_one_is_needed(node, given, face_analysis):
+    others = {
+        "DynamicIDPlaceFace": {"face": make_face()},
+        "DynamicIDCompareFaces": {"image": None, "face_analysis": face_analysis},
+    }
+    with pytest.raises(ValueError, match=r"Placed faces are needed at placements; found (Face|tuple)"):
+        run(node, placements=given, **others[node])
+
+
 def test_a_text_encoder_of_another_size_is_refused(edit):
     with pytest.raises(ValueError, match="pooled text has size 32; the IMR needs 64"):
         edit(clip=tiny_clip(hidden=32))
