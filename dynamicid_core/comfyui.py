@@ -39,4 +39,5 @@ def _has_accelerator() -> bool:
 
     if hasattr(torch, "accelerator"):  # since 2.6
         return torch.accelerator.is_available()
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    xpu = getattr(torch, "xpu", None)
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or bool(xpu and xpu.is_available())

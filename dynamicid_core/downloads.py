@@ -1,8 +1,10 @@
 """Large files from the internet: they go on where they were cut off, show how far they are, and can be stopped."""
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ that is not known. What it raises stops the download."""
 _PIECE = 1 << 18  # bytes; of one that breaks off nothing is kept
 _SECONDS = (10, 15)  # until there is a connection; without a byte
 _ATTEMPTS = 5  # in a row that bring nothing new
+_LONGEST_PAUSE = 30.0  # seconds
 
 
 def fetch(url: str, path: Path, report: Report = lambda done, whole: None) -> None:
@@ -36,11 +39,13 @@ def fetch(url: str, path: Path, report: Report = lambda done, whole: None) -> No
             try:
                 _go_on(url, unfinished, report, bar)
                 break
-            except requests.RequestException:  # a connection that broke, most often
+            except requests.RequestException as error:  # a connection that broke, most often
                 failures = 0 if _size(unfinished) > furthest else failures + 1
                 furthest = max(furthest, _size(unfinished))
                 if failures == _ATTEMPTS:
                     raise
+                if error.response is not None:
+                    _wait(_pause(error.response, failures), partial(report, furthest, 0))
     os.replace(unfinished, path)
 
 
@@ -76,10 +81,27 @@ def _check(url: str, answer: Any) -> None:
     import requests
 
     busy = answer.status_code == requests.codes.too_many_requests or answer.status_code >= 500
+    said = f"{url} answers {answer.status_code} {answer.reason}"
+    if busy:
+        raise requests.ConnectionError(said, response=answer)
     if not answer.ok:
-        raise (requests.ConnectionError if busy else InputError)(f"{url} answers {answer.status_code} {answer.reason}")
+        raise InputError(said)
     if answer.headers.get("content-type", "").startswith("text/html"):
         raise InputError(f"{url} answers with a web page, as a network does that wants a login first")
+
+
+def _pause(answer: Any, failures: int) -> float:
+    """How many seconds a busy server is left alone: as long as it asks for, or longer from time to time."""
+    asked = answer.headers.get("retry-after", "")
+    return min(float(asked) if asked.isdecimal() else 2.0**failures, _LONGEST_PAUSE)
+
+
+def _wait(seconds: float, ask: Callable[[], None]) -> None:
+    """ask: called meanwhile; what it raises ends the waiting."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        ask()
+        time.sleep(min(left, 0.2))
 
 
 def _size(file: Path) -> int:

@@ -34,7 +34,7 @@ def not_importable(what: str, package: str, error: BaseException) -> InputError:
         return InputError(
             f"{what} needs the Python package {name}, which is not installed. {command}. Then restart ComfyUI."
         )
-    begin = f"{what} needs the Python package {name}, which is installed but does not load: {error}."
+    begin = f"{what} needs the Python package {name}, which is installed but does not load: {str(error).rstrip('.')}."
     if of_onnxruntime:
         return InputError(
             f"{begin} {command}. On Windows, install Microsoft's Visual C++ Redistributable. Then restart ComfyUI."
@@ -49,4 +49,7 @@ def _named_in(error: BaseException) -> str | None:
     """The package that an error is about: one that could not be imported, or one that lacks a part."""
     if isinstance(error, AttributeError):
         return error.obj.__name__.partition(".")[0] if isinstance(error.obj, ModuleType) else None
-    return error.name.partition(".")[0] if isinstance(error, ImportError) and error.name else None
+    if not isinstance(error, ImportError) or not error.name:
+        return None
+    # Libraries that do not load are named without their package.
+    return "onnxruntime" if error.name.startswith("onnxruntime") else error.name.partition(".")[0]

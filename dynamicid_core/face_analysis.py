@@ -105,13 +105,27 @@ class FaceAnalysis:
     def detect(self, photo: Photo) -> list[DetectedFace]:
         """All faces of a photo."""
         bgr = _bgr(photo)
-        return [self._measure(bgr, face) for face in self._detector.find(bgr)]
+        return self._measured(bgr, self._detector.find(bgr))
+
+    def upright(self, photo: Photo) -> tuple[Photo, list[DetectedFace], int]:
+        """The photo and its faces, turned where they lie on their side or stand on their heads, and by how many quarter
+        turns, see TURNS. Embedding and keypoints of such faces are those of somebody else.
+        """
+        bgr = _bgr(photo)
+        found = self._detector.find(bgr)
+        turns = self._detector.turns_to_upright(bgr, found)
+        if turns == 0:
+            return photo, self._measured(bgr, found), 0
+        photo = np.ascontiguousarray(np.rot90(photo, turns))
+        return photo, self.detect(photo), turns
 
     def choose(self, photo: Photo, order: str, index: int, number: int = 1, total: int = 1) -> ChosenFace:
         """The face at ``index`` in the given order. number, total: which photo of how many this is, for messages."""
         which = f"photo {number} of {total}" if total > 1 else "the photo"
         height, width = photo.shape[:2]
-        upright, faces = self._upright(photo, which)
+        upright, faces, turns = self.upright(photo)
+        if turns:
+            _log.warning("%s is not upright; turned it by %s", which.capitalize(), TURNS[turns])
         faces = in_order(faces, order, upright)
         if not faces:
             sizes = ", ".join(str(size) for size in self._detector.sizes(photo))
@@ -142,17 +156,8 @@ class FaceAnalysis:
         feature = self._models[RECOGNITION].get_feat(align(seen, face.landmarks, ALIGNED_SIZE)).flatten()
         return (feature / np.linalg.norm(feature)).astype(np.float32)
 
-    def _upright(self, photo: Photo, which: str) -> tuple[Photo, list[DetectedFace]]:
-        """The photo and its faces, turned where they lie on their side or stand on their heads: embedding and keypoints
-        of such faces are those of somebody else.
-        """
-        faces = self.detect(photo)
-        turns = self._detector.turns_to_upright(_bgr(photo), max((face.score for face in faces), default=0.0))
-        if turns == 0:
-            return photo, faces
-        _log.warning("%s is not upright; turned it by %s", which.capitalize(), TURNS[turns])
-        photo = np.ascontiguousarray(np.rot90(photo, turns))
-        return photo, self.detect(photo)
+    def _measured(self, bgr: Photo, found: Iterable[FoundFace]) -> list[DetectedFace]:
+        return [self._measure(bgr, face) for face in found]
 
     def _measure(self, bgr: Photo, found: FoundFace) -> DetectedFace:
         from insightface.app.common import Face as InsightFace

@@ -1,5 +1,7 @@
 """Where faces are in a photo, however large or small they are, by InsightFace's detector."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +16,10 @@ _BORDER = 0.5  # of the longer side, for faces that fill the picture
 _SMALLEST, _LARGEST = 160, 2560
 _GRAIN = 32  # pixels: the detector takes multiples of it
 _LARGE_FACE = 0.25  # of the longer side of a photo; larger faces may show at small detection sizes only
-# Certainty of the detector. Upright faces in 11 photographs and renders had 0.74 to 0.89, the same turned by 90 or
-# 180 degrees 0 to 0.78, always 0.07 less at least.
-_CERTAINLY_UPRIGHT, _MORE_UPRIGHT = 0.8, 0.05
+# When a photo is turned. Certainty: upright faces in 11 photographs and renders had 0.74 to 0.89, the same turned by 90
+# or 180 degrees 0 to 0.78. Size and roll: other people in the photo, who lie, do not count.
+_CERTAINLY_UPRIGHT, _MORE_UPRIGHT = 0.8, 0.08
+_NEARLY_AS_LARGE, _UPRIGHT = 0.6, 45.0  # of the height of the largest face; degrees
 
 
 class FoundFace(NamedTuple):
@@ -25,6 +28,17 @@ class FoundFace(NamedTuple):
     box: NDArray[np.float32]
     score: float
     landmarks: NDArray[np.float32]
+
+    @property
+    def height(self) -> float:
+        """Of the box, in pixels."""
+        return float(self.box[3] - self.box[1])
+
+    @property
+    def roll(self) -> float:
+        """From the eyes to the mouth, in degrees: 0 upright, 90 lying to a side, 180 on its head."""
+        x, y = self.landmarks[3:].mean(axis=0) - self.landmarks[:2].mean(axis=0)
+        return abs(math.degrees(math.atan2(x, y)))
 
 
 class FaceDetector:
@@ -50,17 +64,19 @@ class FaceDetector:
         """What is tried until a face is found."""
         return [*self._smaller_sizes(), *self._larger_sizes(photo)]
 
-    def turns_to_upright(self, bgr: Photo, score: float) -> int:
-        """By how many quarter turns, see TURNS, the faces become surer ones than those found, whose best has the score;
-        0 if they do not.
+    def turns_to_upright(self, bgr: Photo, found: Sequence[FoundFace]) -> int:
+        """By how many quarter turns, see TURNS, the photo gets surer faces than those found in it, which stand upright;
+        0 if it does not.
         """
-        if score >= _CERTAINLY_UPRIGHT:
+        if any(face.score >= _CERTAINLY_UPRIGHT for face in found):
             return 0
-        scores = [score + _MORE_UPRIGHT, *(self._best_score(np.rot90(bgr, turns)) for turns in (1, 2, 3))]
+        turned = [self._find_down(np.ascontiguousarray(np.rot90(bgr, turns))) for turns in (1, 2, 3)]
+        largest = max((face.height for faces in (found, *turned) for face in faces), default=0.0)
+        counting = [[face for face in faces if face.height >= _NEARLY_AS_LARGE * largest] for faces in (found, *turned)]
+        scores = [max((face.score for face in faces if turn == 0 or face.roll <= _UPRIGHT), default=0.0)
+                  for turn, faces in enumerate(counting)]  # fmt: skip
+        scores[0] += _MORE_UPRIGHT
         return int(np.argmax(scores))
-
-    def _best_score(self, bgr: Photo) -> float:
-        return max((face.score for face in self._find_down(np.ascontiguousarray(bgr))), default=0.0)
 
     def _find_down(self, bgr: Photo) -> list[FoundFace]:
         found: list[FoundFace] = []
@@ -69,7 +85,7 @@ class FaceDetector:
             found += [
                 face
                 for face in self._find_at(bgr, size)
-                if face.box[3] - face.box[1] >= least and not any(_are_one(face, other) for other in found)
+                if face.height >= least and not any(_are_one(face, other) for other in found)
             ]
         return found
 

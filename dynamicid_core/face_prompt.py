@@ -10,7 +10,6 @@ from .expression import EXPRESSIONS
 TURNED = 10.0
 """Degrees from which on a head counts as turned up, down or to a side, as in the released model."""
 
-
 _WORDS = {
     "neutral": "calm expressionless relaxed serious",
     "happy": "cheerful delighted glad grin grinning grins joyful laugh laughing laughs smile smiles smiling",
@@ -21,9 +20,12 @@ _WORDS = {
     "surprised": "amazed astonished shocked startled surprise",
 }
 _EXPRESSION_OF = {word: name for name in EXPRESSIONS for word in (name, *_WORDS[name].split())}
-_NEGATIONS = "no", "not", "without"
-_VIEW = re.compile(r"\b(view|facing|front|side|profile|looking|turned)\b")
-_FILLERS = "a", "an", "any", "that", "the", "too", "very"
+_NEGATIONS = "hardly", "neither", "never", "no", "nor", "not", "without"  # and words in n't
+_FILLERS = "a", "all", "an", "any", "at", "longer", "that", "the", "too", "very"
+_VIEW = re.compile(
+    r"\b(view|profile|facing|from the (front|side)|(looking|turned) (left|right|away|to|towards|aside)"
+    r"|looking (up|down|at|straight))\b"
+)
 
 
 def face_prompt(expression: str | None, pose: Tensor | None) -> str:
@@ -51,8 +53,13 @@ def _view(pose: Tensor | None) -> str:
 def expression_in(prompt: str) -> str | None:
     """The first of EXPRESSIONS that a prompt names, in that word or a common one for it; None if it names none.
 
-    A word with "not", "no" or "without" before it is not named.
+    "neutral" gives way to any other: a calm smile is a smile. A word with "not", "without" or the like before it is not
+    named.
     """
-    words = [word for word in re.findall(r"[a-z]+", prompt.lower()) if word not in _FILLERS]
-    named = (_EXPRESSION_OF.get(word) for before, word in pairwise(["", *words]) if before not in _NEGATIONS)
-    return next(filter(None, named), None)
+    words = [word for word in re.findall(r"[a-z']+", prompt.lower()) if word not in _FILLERS]
+    named = [
+        _EXPRESSION_OF[word]
+        for before, word in pairwise(["", *words])
+        if word in _EXPRESSION_OF and before not in _NEGATIONS and not before.endswith("n't")
+    ]
+    return next((name for name in named if name != EXPRESSIONS[0]), named[0] if named else None)

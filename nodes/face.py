@@ -180,11 +180,9 @@ class LoadFace(io.ComfyNode):
         return folders.missing(folders.FACES, name and files.with_suffix(name))
 
     @classmethod
-    def fingerprint_inputs(cls, name: str | None = None) -> int | None:
+    def fingerprint_inputs(cls, name: str | None = None) -> Any:
         """A file that was replaced under the same name is read again. name: None where another node gives it."""
-        if name is None:
-            return None
-        return folders.find_file(folders.FACES, files.with_suffix(name)).stat().st_mtime_ns
+        return folders.fingerprint(folders.FACES, name and files.with_suffix(name))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:

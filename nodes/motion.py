@@ -265,11 +265,9 @@ class LoadKeypoints(io.ComfyNode):
         return folders.missing(folders.KEYPOINTS, name and files.with_suffix(name))
 
     @classmethod
-    def fingerprint_inputs(cls, name: str | None = None) -> int | None:
+    def fingerprint_inputs(cls, name: str | None = None) -> Any:
         """A file that was replaced under the same name is read again. name: None where another node gives it."""
-        if name is None:
-            return None
-        return folders.find_file(folders.KEYPOINTS, files.with_suffix(name)).stat().st_mtime_ns
+        return folders.fingerprint(folders.KEYPOINTS, name and files.with_suffix(name))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:

@@ -16,10 +16,10 @@ class Server(ThreadingHTTPServer):
     the first answers. content_type: what all files are said to be. asked: the ranges.
     """
 
-    def __init__(self, files, cut=(), ranges=True, refuse=(), content_type="application/zip"):
+    def __init__(self, files, cut=(), ranges=True, refuse=(), content_type="application/zip", retry_after=None):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files, self.cut, self.ranges, self.asked = files, list(cut), ranges, []
-        self.refuse, self.content_type = list(refuse), content_type
+        self.refuse, self.content_type, self.retry_after = list(refuse), content_type, retry_after
 
     @property
     def url(self):
@@ -31,7 +31,11 @@ class _Answer(BaseHTTPRequestHandler):
         given, asked = self.server.files.get(self.path), self.headers["Range"]
         self.server.asked.append(asked)
         if self.server.refuse:
-            self.send_error(self.server.refuse.pop(0))
+            self.send_response(self.server.refuse.pop(0))
+            if self.server.retry_after:
+                self.send_header("Retry-After", self.server.retry_after)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif given is None:
             self.send_error(404)
         else:

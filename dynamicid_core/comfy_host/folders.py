@@ -1,6 +1,7 @@
 """The pack's folders below ComfyUI's models/, and the files in them."""
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
@@ -68,6 +69,14 @@ def missing(name: str, file: str | None) -> bool | str:
         return file is None or bool(find_file(name, file))
     except InputError as error:
         return str(error)
+
+
+def fingerprint(name: str, file: str | None) -> Any:
+    """What fingerprint_inputs of a node answers: it changes with the file, or with any of the folder if a link brings
+    the name.
+    """
+    looked_at = list_files(name) if file is None else [file]
+    return tuple((each, find_file(name, each).stat().st_mtime_ns) for each in sorted(looked_at))
 
 
 def model_folders(name: str) -> list[str]:

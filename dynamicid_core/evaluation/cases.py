@@ -158,7 +158,7 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
     """The cases with so many people in a picture: every group, scene, seed and motion, at most ``limit`` of them.
 
     Groups are neighbours in the list of names, which goes round: as many groups as people. The order is fixed and
-    even: 28 neighbours ask for each expression and pose once, any first ones have each group equally often (give or
+    even: each 28 in a row ask for each expression and pose once, any first ones have each group equally often (give or
     take one), in scene after scene, and no group, scene and seed again before all have come. So a higher limit keeps
     the cases of a lower one. Raises InputError when there are fewer names than people.
     """
@@ -173,11 +173,11 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
         raise InputError("--seeds and --limit must be at least 1.")
     groups = [tuple(names[(first + i) % len(names)] for i in range(people)) for first in range(len(names))]
     settings = _settings(groups, seeds)
-    # Counting on in both lists at once meets new pairs until both end together; from there on, each motion goes with
-    # the setting after the one it began with.
+    # Counting on in both lists at once meets new pairs until both end together; from there on, each setting goes with
+    # the motion after the one it began with.
     both_end = math.lcm(len(MOTIONS), len(settings))
     cases = [
-        _case(*settings[(i + i // both_end) % len(settings)], i % len(MOTIONS))
+        _case(*settings[i % len(settings)], (i + i // both_end) % len(MOTIONS))
         for i in range(len(MOTIONS) * len(settings))
     ]
     return cases[:limit]

@@ -93,3 +93,10 @@ def test_tables_are_whole(page):
         if before.startswith("|") and after.startswith("|") and before.count("|") != after.count("|")
     ]
     assert broken == []
+
+
+def test_every_module_of_the_core_has_its_place_in_the_house():
+    house = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    core = ROOT / "dynamicid_core"
+    modules = {path.name for folder in (core, core / "comfy_host") for path in folder.glob("[!_]*.py")}
+    assert {name for name in modules if not re.search(rf"\b{re.escape(name)}", house)} == set()

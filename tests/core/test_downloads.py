@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import zipfile
 from pathlib import Path
 
@@ -95,6 +96,42 @@ def test_a_file_that_the_server_lacks_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def pauses(monkeypatch):
+    """The seconds for which busy servers were left alone, without waiting for them."""
+    asked = []
+    monkeypatch.setattr(downloads, "_wait", lambda seconds, ask: asked.append(seconds))
+    return asked
+
+
+def test_a_busy_server_is_left_alone_longer_each_time_or_as_long_as_it_asks_for(tmp_path, pauses):
+    with serving({"/a": CONTENT}, refuse=[503, 500, 502]) as server:
+        downloads.fetch(f"{server.url}/a", tmp_path / "a")
+    with serving({"/a": CONTENT}, refuse=[429, 429], retry_after="7") as server:
+        downloads.fetch(f"{server.url}/a", tmp_path / "b")
+    with serving({"/a": CONTENT}, refuse=[429], retry_after="3600") as server:
+        downloads.fetch(f"{server.url}/a", tmp_path / "c")
+    assert pauses == [2, 4, 8, 7, 7, 30]
+
+
+def test_cancel_ends_the_wait_for_a_busy_server(tmp_path):
+    def cancel(done, whole):
+        if server.asked:
+            raise KeyboardInterrupt
+
+    with serving({"/a": CONTENT}, refuse=[503]) as server, pytest.raises(KeyboardInterrupt):
+        downloads.fetch(f"{server.url}/a", tmp_path / "a", cancel)
+    assert len(server.asked) == 1
+
+
+def test_waiting_takes_the_time_and_asks_meanwhile():
+    asked, begun = [], time.monotonic()
+    downloads._wait(0.05, lambda: asked.append(1))
+    assert time.monotonic() - begun >= 0.05
+    assert asked
+
+
+@pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("refused", [[429, 503], [500, 502, 504, 429]])
 def test_a_server_that_is_busy_is_asked_again(tmp_path, refused):
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:PIECE])
@@ -104,6 +141,7 @@ def test_a_server_that_is_busy_is_asked_again(tmp_path, refused):
     assert server.asked == [f"bytes={PIECE}-"] * (len(refused) + 1)
 
 
+@pytest.mark.usefixtures("pauses")
 def test_a_server_that_stays_busy_is_given_up(tmp_path):
     with serving({"/a": CONTENT}, refuse=[503] * 20) as server, pytest.raises(OSError, match="/a answers 503"):
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")

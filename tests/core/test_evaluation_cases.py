@@ -35,8 +35,8 @@ def test_a_limited_plan_is_even_and_grows_without_changing(people):
     assert len({case.scene for case in cases}) == len(SCENES)
 
 
-@pytest.mark.parametrize("limit", [10, 28, 280])
-@pytest.mark.parametrize("number", [1, 5, 28, 100])
+@pytest.mark.parametrize("limit", [10, 28, 154, 280, 500])
+@pytest.mark.parametrize("number", [1, 5, 7, 28, 100])
 def test_a_limited_plan_has_everybody_equally_often_in_as_many_scenes_as_can_be(number, limit):
     cases = plan([f"{i:03}" for i in range(number)], 1, seeds=1, limit=limit)
     pictures = Counter(case.people for case in cases)

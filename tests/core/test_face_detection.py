@@ -1,6 +1,7 @@
 """Faces that are hard to find in real photographs: very large, very small, not upright."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dynamicid_core.face_packs import open_pack
 from dynamicid_core.images import square_around
 from tests import photos
 
+HEADS = Path(__file__).parents[1] / "heads"
 PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
 pytestmark = pytest.mark.skipif(
     not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
@@ -72,10 +74,22 @@ def test_a_photo_that_is_not_upright_is_turned_and_told(analysis, caplog, name, 
     assert f"Photo 2 of 3 is not upright; turned it by {back}" in caplog.text
 
 
-def test_an_upright_photo_stays_as_it_is(analysis, caplog):
-    for photo in (photos.astronaut(), photos.actor(), photos.group_of_six()):
-        assert analysis.choose(photo, "largest", 0).photo is photo
-    assert "upright" not in caplog.text
+@pytest.mark.parametrize("degrees", [-35, -25, 0, 25, 35])
+def test_an_upright_photo_stays_as_it_is_however_heads_are_tilted(analysis, degrees):
+    heads = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(HEADS.glob("*.jpg"))]
+    for photo in (photos.astronaut(), photos.actor(), photos.group_of_six(), *heads):
+        tilted = np.asarray(Image.fromarray(photo).rotate(degrees))
+        assert analysis.upright(tilted)[0] is tilted
+
+
+def test_somebody_who_lies_beside_an_upright_person_does_not_turn_the_photo(analysis):
+    group = photos.group_of_six()
+    lying = resized(square_around(group, analysis.choose(group, "largest", 0).chosen.box, 2.2).cut(group), 150, 150)
+    for path in sorted(HEADS.glob("*.jpg")):
+        photo = np.full((300, 460, 3), 125, np.uint8)
+        photo[:, :300] = resized(np.asarray(Image.open(path).convert("RGB")), 300, 300)
+        photo[80:230, 305:455] = np.rot90(lying)
+        assert analysis.upright(photo)[0] is photo
 
 
 def test_all_sizes_are_tried_before_a_photo_is_said_to_have_no_face(analysis, monkeypatch):

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from importlib import metadata
-from importlib.machinery import PathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
 from unittest import mock
 
@@ -200,11 +200,13 @@ def test_what_is_left_of_an_onnxruntime_that_was_removed_is_told(monkeypatch, no
 
 
 def test_an_onnxruntime_whose_library_does_not_load_is_told(monkeypatch, not_imported_yet, tmp_path):
-    def fail():
-        raise ImportError("DLL load failed", name="onnxruntime.capi.onnxruntime_pybind11_state")
-
-    monkeypatch.setattr(sys, "meta_path", [Finder("onnxruntime", fail), *sys.meta_path])
-    message = rf"onnxruntime, which is installed but does not load: DLL load failed\. Run: {REINSTALL}.*Visual C"
+    (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("from onnxruntime.capi.onnxruntime_pybind11_state import x")
+    library = f"onnxruntime_pybind11_state{EXTENSION_SUFFIXES[0]}"
+    (tmp_path / "onnxruntime" / "capi" / library).write_bytes(b"no library")
+    broken = Finder("onnxruntime", lambda: PathFinder.find_spec("onnxruntime", [str(tmp_path)]))
+    monkeypatch.setattr(sys, "meta_path", [broken, *sys.meta_path])
+    message = rf"package onnxruntime, which is installed but does not load: .*[^.]\. Run: {REINSTALL}.*Visual C"
     with pytest.raises(InputError, match=message):
         open_pack(tmp_path, "CPU")
 

@@ -34,6 +34,12 @@ def test_what_is_not_known_is_neutral_and_in_front():
         ("not happy but scared", "fearful"),
         ("unhappy about the weather", "sad"),
         ("without a smile, calm", "neutral"),
+        ("a relaxed, happy expression", "happy"),
+        ("a calm smile", "happy"),
+        ("she isn't smiling", None),
+        ("not at all happy", None),
+        ("never happy, no longer sad", None),
+        ("neither happy nor sad", None),
         ("a madrigal in front view", None),
         ("", None),
     ],
@@ -55,6 +61,7 @@ def test_the_expression_is_read_back_from_its_own_sentence(expression):
         ("in a happy expression, in front view", (0, 40, 0), "in a happy expression, in front view"),
         ("sad, Side View", (0, 0, 0), "sad, Side View"),
         ("sad, looking up", (0, 0, 0), "sad, looking up"),
+        ("a happy looking face", (0, 40, 0), "a happy looking face, in side view"),
     ],
 )
 def test_a_prompt_that_does_not_speak_of_the_view_gets_that_of_the_pose(prompt, pose, whole):

@@ -57,13 +57,15 @@ def test_replaced_keypoints_are_read_again(models):
 
 
 @pytest.mark.parametrize(
-    ("saves", "given", "loads"),
+    ("saves", "given", "loads", "folder"),
     [
-        ("DynamicIDSaveFace", lambda: {"face": make_face()}, "DynamicIDLoadFace"),
-        ("DynamicIDSaveKeypoints", lambda: {"keypoints": driving()}, "DynamicIDLoadKeypoints"),
+        ("DynamicIDSaveFace", lambda: {"face": make_face()}, "DynamicIDLoadFace", "faces"),
+        ("DynamicIDSaveKeypoints", lambda: {"keypoints": driving()}, "DynamicIDLoadKeypoints", "keypoints"),
     ],
 )
-def test_a_file_that_another_node_names_is_not_read_in_every_run(monkeypatch, saves, given, loads):
+def test_a_file_that_another_node_names_is_read_again_only_when_it_was_replaced(
+    monkeypatch, models, saves, given, loads, folder
+):
     monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestChosen", Chosen)
     prompt = {
         "1": {"class_type": "TestChosen", "inputs": {"name": run(saves, **given(), name="named")[0]}},
@@ -75,3 +77,7 @@ def test_a_file_that_another_node_names_is_not_read_in_every_run(monkeypatch, sa
     assert "2" in executor.server.ran
     executor.run(deepcopy(prompt))
     assert "2" not in executor.server.ran
+    (file,) = (models / "dynamicid" / folder).glob("named*")
+    os.utime(file, (1, 1))
+    executor.run(deepcopy(prompt))
+    assert "2" in executor.server.ran

@@ -15,7 +15,7 @@ from dynamicid_core.errors import InputError
 from dynamicid_core.face_prompt import face_prompt
 from dynamicid_core.images import open_photo
 from dynamicid_core.training.data import gates
-from dynamicid_core.training.data.build import build_person
+from dynamicid_core.training.data.build import build_person, examine
 from dynamicid_core.training.data.gates import Gates, strangers
 from dynamicid_core.training.data.photos import find_people
 from dynamicid_core.training.data.shards import read_samples
@@ -228,3 +228,14 @@ def test_photos_are_turned_as_the_camera_says_and_lose_transparency(tmp_path):
     Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "clear.png")
     assert open_photo(tmp_path / "turned.jpg").shape == (40, 20, 3)
     assert (open_photo(tmp_path / "clear.png") == 255).all()
+
+
+@pytest.mark.parametrize("turn", [Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270])
+def test_photos_that_are_not_upright_are_turned_as_encode_face_turns_them(analysis, tmp_path, turn):
+    (tmp_path / "she").mkdir()
+    faces()["astronaut"].save(tmp_path / "she" / "a.png")
+    faces()["astronaut"].transpose(turn).save(tmp_path / "she" / "b.png")
+    (person,), *_ = find_people(tmp_path)
+    upright, lying = (examine(analysis, person, photo, Gates(size=64)).sample for photo in person.photos)
+    assert lying.embedding @ upright.embedding > 0.99
+    assert lying.face_prompt == upright.face_prompt

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         options = parse(arguments)
         options.run(options)
 
-    return run_command(work, "Interrupted. The same command goes on from the last whole shard.")
+    return run_command(work, "Interrupted. The same command goes on from what is whole.")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -132,10 +132,11 @@ def examine(analysis: FaceAnalysis, person: Person, photo: str, limits: Gates) -
         return rejected(gates.UNREADABLE, str(error))
     height, width = pixels.shape[:2]
     thin = max(height, width) > _THINNEST * min(height, width)
-    faces = [] if thin else in_order(analysis.detect(pixels), "largest", pixels)
-    if not faces:
+    if not thin:
+        pixels, faces, _ = analysis.upright(pixels)
+    if thin or not faces:
         return rejected(gates.NO_FACE, f"{width} x {height}")
-    face, *others = faces
+    face, *others = in_order(faces, "largest", pixels)
     large = [other for other in others if other.area >= gates.OTHER_FACE * face.area]
     if large:
         return rejected(gates.SEVERAL_FACES, f"{1 + len(large)} faces of similar size")
