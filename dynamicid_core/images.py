@@ -14,8 +14,8 @@ from .errors import InputError
 
 Photo = NDArray[np.uint8]
 """A picture as [height, width, 3] RGB, 0 to 255."""
-_NO_PHOTOS = (".txt", ".json", ".csv", ".md", ".db", ".ini")
 
+_NO_PHOTOS = (".txt", ".json", ".csv", ".md", ".db", ".ini")
 _FAR_BEYOND_WHITE = 8.0  # sharpening and upscaling go beyond 1 by less
 
 

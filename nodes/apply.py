@@ -9,7 +9,7 @@ from ..dynamicid_core.comfy_host.patching import Conditioning, apply_dynamicid
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.saa import SaaSettings
-from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType, check_dynamicid
+from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType, are_placements, check_dynamicid
 
 _DEFAULT = SaaSettings()
 
@@ -101,7 +101,7 @@ def _fraction(name: str, default: float, tooltip: str, maximum: float = 1.0) -> 
 def _placements(faces: Face | tuple[Placement, ...]) -> tuple[Placement, ...]:
     if isinstance(faces, Face):
         return (Placement(faces),)
-    if isinstance(faces, tuple) and all(isinstance(placement, Placement) for placement in faces):
+    if are_placements(faces):
         return faces
     raise InputError(
         f"faces must be a face or placed faces; found {type(faces).__name__}. Connect Encode Face, Load "

@@ -180,7 +180,7 @@ class LoadFace(io.ComfyNode):
         return folders.missing(folders.FACES, name and files.with_suffix(name))
 
     @classmethod
-    def fingerprint_inputs(cls, name: str | None = None) -> Any:
+    def fingerprint_inputs(cls, name: str | None = None) -> tuple[tuple[str, int], ...]:
         """A file that was replaced under the same name is read again. name: None where another node gives it."""
         return folders.fingerprint(folders.FACES, name and files.with_suffix(name))
 

@@ -265,7 +265,7 @@ class LoadKeypoints(io.ComfyNode):
         return folders.missing(folders.KEYPOINTS, name and files.with_suffix(name))
 
     @classmethod
-    def fingerprint_inputs(cls, name: str | None = None) -> Any:
+    def fingerprint_inputs(cls, name: str | None = None) -> tuple[tuple[str, int], ...]:
         """A file that was replaced under the same name is read again. name: None where another node gives it."""
         return folders.fingerprint(folders.KEYPOINTS, name and files.with_suffix(name))
 

@@ -1,6 +1,6 @@
 """The pack's own socket types, and what several nodes do with faces."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from comfy_api.latest import io
 
@@ -68,9 +68,14 @@ def check_dynamicid(given: Any) -> None:
         )
 
 
+def are_placements(given: Any) -> TypeGuard[tuple[Placement, ...]]:
+    """Whether these are placed faces."""
+    return isinstance(given, tuple) and all(isinstance(placement, Placement) for placement in given)
+
+
 def check_placements(given: Any) -> None:
     """Raises InputError for anything but placed faces, likewise."""
-    if not isinstance(given, tuple) or not all(isinstance(placement, Placement) for placement in given):
+    if not are_placements(given):
         raise InputError(
             f"Placed faces are needed at placements; found {type(given).__name__}. Connect Place Face or Auto Layout."
         )

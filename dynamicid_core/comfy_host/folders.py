@@ -1,7 +1,6 @@
 """The pack's folders below ComfyUI's models/, and the files in them."""
 
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 
@@ -71,7 +70,7 @@ def missing(name: str, file: str | None) -> bool | str:
         return str(error)
 
 
-def fingerprint(name: str, file: str | None) -> Any:
+def fingerprint(name: str, file: str | None) -> tuple[tuple[str, int], ...]:
     """What fingerprint_inputs of a node answers: it changes with the file, or with any of the folder if a link brings
     the name.
     """

@@ -1,10 +1,14 @@
-"""Faces and photos that evaluations are tried on."""
+"""What evaluations are tried on: faces, photos of three people, and a studio that paints nothing."""
 
 import numpy as np
 import torch
 from PIL import Image
 
+from dynamicid_core.evaluation.cases import plan
 from dynamicid_core.evaluation.metrics import SeenFace
+from dynamicid_core.evaluation.results import Results, Row
+from dynamicid_core.evaluation.run import FULL, NO_GATE, NO_IMR, evaluate
+from dynamicid_core.face import Face
 from dynamicid_core.face_analysis import DetectedFace
 
 SIDE = 32
@@ -25,3 +29,52 @@ def seen(embedding, x=10.0, expression="happy", pose=(0.0, 0.0, 0.0)):
 def save_photo(path, colour=(10, 20, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (SIDE, SIDE), colour).save(path)
+
+
+class FakeStudio:
+    """Paints plain pictures in which the people asked for are found, and counts them."""
+
+    def __init__(self, stop_after=None):
+        self.painted, self.stop_after, self.edited = [], stop_after, 0
+
+    def encode(self, photo):
+        tokens = torch.full((1, 4, 8), float(photo[0, 0, 0]))
+        embedding = torch.from_numpy(unit(*photo[0, 0].astype(float)))
+        return Face(tokens, tokens, "token size 8", embedding, keypoints=torch.zeros(106, 2), pose=torch.zeros(3))
+
+    def edit(self, face, motion):
+        self.edited += 1
+        return face
+
+    def paint(self, faces, gate, prompt, seed):
+        if self.stop_after == len(self.painted):
+            raise KeyboardInterrupt
+        self.painted.append((len(faces), gate, prompt, seed))
+        self.people = [face.embedding.numpy() for face in faces]
+        return np.full((SIDE, SIDE, 3), 10 * len(faces), np.uint8)
+
+    def look(self, photo):
+        return [seen(embedding, x=8.0 * i + 4) for i, embedding in enumerate(self.people)] if photo.any() else []
+
+    def agreement(self, photo, prompt):
+        return 0.25
+
+
+def cases_of(references, people, limit=4):
+    return plan([one.name for one in references], people, seeds=1, limit=limit)
+
+
+def go(studio, references, folder, people=(1, 2), settings=(FULL, NO_GATE, NO_IMR)):
+    results = Results(folder, {"steps": 2})
+    cases = [case for number in people for case in cases_of(references, number)]
+    evaluate(studio, references, cases, settings, results)
+    return results
+
+
+def row(setting=FULL, people=1, **changes):
+    given = {
+        "setting": setting.name, "case": "c", "people": people, "names": "a", "prompt": "p", "seed": 0, "asked": "x",
+        "seen": "y", "similarities": "0.5", "clip_t": 0.2, "face_sim": 0.5, "expression": 1.0, "pose": 0.0,
+        "faces": 1.0, "disruption": 0.1, "picture": "none.png",
+    }  # fmt: skip
+    return Row(**{**given, **changes})

@@ -2,72 +2,19 @@
 
 import csv
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from dynamicid_core.drawing import wrapped
 from dynamicid_core.errors import InputError
 from dynamicid_core.evaluation.__main__ import main, parse
-from dynamicid_core.evaluation.cases import find_references, plan
-from dynamicid_core.evaluation.plots import draw_bars, draw_sheets
-from dynamicid_core.evaluation.results import Results, Row
+from dynamicid_core.evaluation.results import Results
 from dynamicid_core.evaluation.run import BASE, FULL, NO_GATE, NO_IMR, compared, evaluate, settings_for
-from dynamicid_core.evaluation.tables import NO_CLIP_T, PAPER, estimate, make_tables, render
-from dynamicid_core.face import Face
-from tests.core.evaluated_faces import SIDE, save_photo, seen, unit
+from dynamicid_core.evaluation.tables import make_tables
+from tests.core.evaluated_faces import SIDE, FakeStudio, cases_of, go, row, seen, unit
 
 # --- a run -----------------------------------------------------------------------------------------------------------
-
-
-class FakeStudio:
-    """Paints plain pictures in which the people asked for are found, and counts them."""
-
-    def __init__(self, stop_after=None):
-        self.painted, self.stop_after, self.edited = [], stop_after, 0
-
-    def encode(self, photo):
-        tokens = torch.full((1, 4, 8), float(photo[0, 0, 0]))
-        embedding = torch.from_numpy(unit(*photo[0, 0].astype(float)))
-        return Face(tokens, tokens, "token size 8", embedding, keypoints=torch.zeros(106, 2), pose=torch.zeros(3))
-
-    def edit(self, face, motion):
-        self.edited += 1
-        return face
-
-    def paint(self, faces, gate, prompt, seed):
-        if self.stop_after == len(self.painted):
-            raise KeyboardInterrupt
-        self.painted.append((len(faces), gate, prompt, seed))
-        self.people = [face.embedding.numpy() for face in faces]
-        return np.full((SIDE, SIDE, 3), 10 * len(faces), np.uint8)
-
-    def look(self, photo):
-        return [seen(embedding, x=8.0 * i + 4) for i, embedding in enumerate(self.people)] if photo.any() else []
-
-    def agreement(self, photo, prompt):
-        return 0.25
-
-
-@pytest.fixture
-def references(tmp_path):
-    for name, colour in (("anna", (200, 0, 0)), ("ben", (0, 200, 0)), ("cleo", (0, 0, 200))):
-        save_photo(tmp_path / "photos" / f"{name}.png", colour)
-    return find_references(tmp_path / "photos")
-
-
-def cases_of(references, people, limit=4):
-    return plan([one.name for one in references], people, seeds=1, limit=limit)
-
-
-def go(studio, references, folder, people=(1, 2), settings=(FULL, NO_GATE, NO_IMR)):
-    results = Results(folder, {"steps": 2})
-    cases = [case for number in people for case in cases_of(references, number)]
-    evaluate(studio, references, cases, settings, results)
-    return results
 
 
 def test_every_case_is_painted_with_every_setting_and_base_pictures_once(references, tmp_path):
@@ -221,96 +168,21 @@ def test_a_reference_without_a_face_is_named(references, tmp_path):
     assert studio.painted == []
 
 
-# --- tables and plots ------------------------------------------------------------------------------------------------
+def test_settings_of_all_runs_into_a_folder_are_kept(references, tmp_path):
+    go(FakeStudio(), references, tmp_path / "out")
+    Results(tmp_path / "out", {"steps": 2, "photo of dora": "new"})
+    Results(tmp_path / "out", {"steps": 2})
+    with pytest.raises(InputError, match="photo of dora differ"):
+        Results(tmp_path / "out", {"steps": 2, "photo of dora": "newer"})
 
 
-def row(setting=FULL, people=1, **changes):
-    given = {
-        "setting": setting.name, "case": "c", "people": people, "names": "a", "prompt": "p", "seed": 0, "asked": "x",
-        "seen": "y", "similarities": "0.5", "clip_t": 0.2, "face_sim": 0.5, "expression": 1.0, "pose": 0.0,
-        "faces": 1.0, "disruption": 0.1, "picture": "none.png",
-    }  # fmt: skip
-    return Row(**{**given, **changes})
-
-
-def test_the_interval_is_the_bootstrap_of_the_mean():
-    values = np.random.default_rng(3).normal(0.4, 0.1, 400)
-    found = estimate([[value] for value in values])
-    assert found.mean == pytest.approx(values.mean())
-    error = 1.96 * values.std() / 20
-    assert found.low == pytest.approx(values.mean() - error, abs=0.1 * error)
-    assert found.high == pytest.approx(values.mean() + error, abs=0.1 * error)
-    assert estimate([[value] for value in values]) == found
-
-
-def test_values_of_one_group_count_as_one_in_the_interval():
-    values = np.random.default_rng(3).normal(0.4, 0.1, 50)
-    once, often = (estimate([[value] * times for value in values]) for times in (1, 10))
-    assert (often.mean, often.low, often.high) == pytest.approx((once.mean, once.low, once.high))
-
-
-def test_a_group_of_many_values_weighs_more_in_the_mean():
-    assert estimate([[1.0, 1.0, 1.0], [0.0]]).mean == 0.75
-
-
-def test_cases_that_differ_in_the_motion_only_are_one_group():
-    scenes = [row(NO_IMR, face_sim=value, prompt=f"p{i}") for i, value in enumerate((0.2, 0.3, 0.6))]
-    repeated = [replace(one, case=f"c{i}") for one in scenes for i in range(10)]
-    (once,), (often,) = make_tables(scenes), make_tables(repeated)
-    assert str(often.lines[0].measured["face_sim"]) == str(once.lines[0].measured["face_sim"])
-    (others,) = make_tables([replace(one, names=f"{i}") for i, one in enumerate(repeated)])
-    assert others.lines[0].measured["face_sim"].high < once.lines[0].measured["face_sim"].high
-
-
-def test_one_picture_has_an_interval_of_no_width():
-    assert str(estimate([[0.5]])) == "0.500 (0.500 to 0.500)"
-
-
-def test_the_papers_figures_stand_beside_the_measured():
-    rows = [row(), row(NO_GATE), row(NO_IMR), row(BASE, face_sim=None)]
-    rows += [row(people=2, picture="2.png"), row(people=3, picture="3.png")]
-    tables = make_tables(rows)
-    assert [table.title for table in tables] == ["One person", "Several people", "2 people", "3 people"]
-    text = render(tables)
-    for figure in ("0.239", "0.671", "0.456", "0.878", "0.224", "0.161", "0.253", "0.237", "0.664", "0.431", "0.867"):
-        assert text.count(figure) == 1, figure
-    assert tables[1].lines[0].pictures == 2
-    assert len({len(line) for line in text.splitlines() if line.startswith("|")}) <= 4, "columns of a table line up"
-    assert NO_CLIP_T not in text
-
-
-def test_a_missing_clip_t_is_said_and_not_made_up():
-    text = render(make_tables([row(clip_t=None)]))
-    assert NO_CLIP_T in text
-    assert [cell.strip() for cell in text.splitlines()[4].split("|")][2] == "-"
-
-
-def test_paper_figures_are_for_settings_that_exist():
-    assert {name for table in PAPER.values() for name in table} <= {one.name for one in (FULL, NO_GATE, NO_IMR)}
-
-
-def test_plots_and_sheets_are_written(references, tmp_path):
-    results = go(FakeStudio(), references, tmp_path / "out")
-    draw_bars(make_tables(results.rows), tmp_path / "out" / "bars.png")
-    draw_sheets(results.rows, tmp_path / "out", references)
-    assert (tmp_path / "out" / "bars.png").stat().st_size > 10_000
-    assert Image.open(tmp_path / "out" / "sheet_1.jpg").size == ((1 + 1 + 3) * 256, 4 * 278)
-    assert Image.open(tmp_path / "out" / "sheet_2.jpg").size == ((2 + 1 + 3) * 256, 4 * 278)
-
-
-def test_captions_of_three_people_take_the_lines_they_need(references, tmp_path):
-    asked = "surprised side; disgusted down; surprised front"
-    one = row(people=3, names="anna; ben; cleo", asked=asked)
-    draw_sheets([one], tmp_path, references)
-    lines = wrapped(f"full: {asked}", 13, 250)
-    assert " ".join(lines) == f"full: {asked}"
-    assert len(lines) == 2
-    picture = np.asarray(Image.open(tmp_path / "sheet_3.jpg").convert("L"))
-    assert picture.shape == (278 + 16, 5 * 256)
-    caption = picture[256:, -256:]
-    assert (caption[:19] < 100).any(), "first line"
-    assert (caption[19:] < 100).any(), "second line"
-    assert (caption[:, -4:] > 200).all(), "nothing is cut off"
+def test_a_case_that_a_setting_lacks_counts_for_none(references, tmp_path):
+    rows = go(FakeStudio(), references, tmp_path / "out", people=(1,)).rows
+    first, *others = cases_of(references, 1)
+    lacking = [row for row in rows if (row.setting, row.case) != (NO_GATE.name, first.key)]
+    kept = compared(lacking, [first, *others], (FULL, NO_GATE, NO_IMR))
+    assert {row.case for row in kept if row.setting != BASE.name} == {case.key for case in others}
+    assert {row.case for row in kept if row.setting == BASE.name} == {case.base_key for case in others}
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -382,25 +254,6 @@ def test_the_tables_are_of_the_cases_of_the_command_whatever_else_is_in_the_fold
     assert Image.open(tmp_path / "out" / "sheet_1.jpg").height == 4 * 278
 
 
-def test_a_case_that_a_setting_lacks_counts_for_none(references, tmp_path):
-    rows = go(FakeStudio(), references, tmp_path / "out", people=(1,)).rows
-    first, *others = cases_of(references, 1)
-    lacking = [row for row in rows if (row.setting, row.case) != (NO_GATE.name, first.key)]
-    kept = compared(lacking, [first, *others], (FULL, NO_GATE, NO_IMR))
-    assert {row.case for row in kept if row.setting != BASE.name} == {case.key for case in others}
-    assert {row.case for row in kept if row.setting == BASE.name} == {case.base_key for case in others}
-
-
-def test_disruption_is_compared_over_cases_that_have_one_with_every_setting():
-    """With one setting, faces cover a whole picture."""
-    first, other = plan(["a", "b"], people=1, seeds=1, limit=2)
-    found = {(FULL, first): None, (FULL, other): 0.1, (NO_IMR, first): 0.5, (NO_IMR, other): 0.3}
-    rows = [row(setting, case=case.key, names=case.people[0], disruption=one) for (setting, case), one in found.items()]
-    (table,) = make_tables(compared(rows, [first, other], (FULL, NO_IMR)))
-    assert [line.measured["disruption"].mean for line in table.lines] == [0.1, 0.3]
-    assert [line.measured["face_sim"].mean for line in table.lines] == [0.5, 0.5]
-
-
 def test_options_are_read(command):
     options = parse([*command(), "--people", "3,1", "--size", "640x512"])
     assert (options.people, options.size, options.steps, options.limit) == ([1, 3], (640, 512), 50, 280)
@@ -411,16 +264,3 @@ def test_options_that_cannot_be_read_are_refused(command, wrong, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse([*command(), *wrong])
     assert "such as" in capsys.readouterr().err
-
-
-def test_settings_of_all_runs_into_a_folder_are_kept(references, tmp_path):
-    go(FakeStudio(), references, tmp_path / "out")
-    Results(tmp_path / "out", {"steps": 2, "photo of dora": "new"})
-    Results(tmp_path / "out", {"steps": 2})
-    with pytest.raises(InputError, match="photo of dora differ"):
-        Results(tmp_path / "out", {"steps": 2, "photo of dora": "newer"})
-
-
-def test_a_measure_of_zero_counts_in_the_mean():
-    (table,) = make_tables([row(pose=0.0), row(pose=1.0)])
-    assert table.lines[0].measured["pose"].mean == 0.5

@@ -1,7 +1,6 @@
 """Expressions of real faces, by the network that comes with the pack."""
 
 import json
-import os
 import sys
 from dataclasses import replace
 from types import ModuleType
@@ -14,18 +13,7 @@ from dynamicid_core import expression
 from dynamicid_core.errors import InputError
 from dynamicid_core.expression import EXPRESSIONS, classify_expression
 from dynamicid_core.face_analysis import DetectedFace
-from dynamicid_core.face_packs import open_pack
 from tests import photos
-
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-needs_pack = pytest.mark.skipif(
-    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
-)
-
-
-@pytest.fixture(scope="module")
-def analysis():
-    return open_pack(PACK, "CPU")
 
 
 @pytest.fixture
@@ -40,13 +28,11 @@ def largest(analysis, photo: np.ndarray) -> DetectedFace:
     return analysis.choose(photo, "largest", 0).chosen
 
 
-@needs_pack
 def test_the_astronaut_is_happy(analysis):
     photo = photos.astronaut()
     assert classify_expression(photo, largest(analysis, photo))["happy"] > 0.9
 
 
-@needs_pack
 def test_a_group_is_told_apart(analysis):
     group = photos.group_of_six()
     shown = [classify_expression(group, analysis.choose(group, "left to right", index).chosen) for index in range(6)]
@@ -54,7 +40,6 @@ def test_a_group_is_told_apart(analysis):
     assert shown[4]["happy"] < 0.1 < 0.9 < shown[5]["happy"]
 
 
-@needs_pack
 def test_the_probabilities_of_all_expressions_sum_to_one(analysis):
     group = photos.group_of_six()
     for face in analysis.detect(group):
@@ -64,14 +49,12 @@ def test_the_probabilities_of_all_expressions_sum_to_one(analysis):
         assert all(0 <= value <= 1 for value in probabilities.values())
 
 
-@needs_pack
 def test_the_same_face_gives_the_same_twice(analysis):
     photo = photos.astronaut()
     face = largest(analysis, photo)
     assert classify_expression(photo, face) == classify_expression(photo, face)
 
 
-@needs_pack
 def test_a_mirrored_photo_shows_the_same_expression(analysis):
     group = photos.group_of_six()
     width = group.shape[1]
@@ -84,7 +67,6 @@ def test_a_mirrored_photo_shows_the_same_expression(analysis):
         assert classify_expression(group[:, ::-1], mirrored) == pytest.approx(probabilities, abs=1e-5)
 
 
-@needs_pack
 @pytest.mark.parametrize("scale", [0.5, 2.5])
 def test_the_size_of_the_photo_makes_no_difference(analysis, scale):
     photo = photos.astronaut()
@@ -93,7 +75,6 @@ def test_the_size_of_the_photo_makes_no_difference(analysis, scale):
     assert classify_expression(resized, largest(analysis, resized))["happy"] > 0.9
 
 
-@needs_pack
 def test_a_face_at_the_edges_of_its_photo_is_classified(analysis):
     photo = photos.astronaut()
     x0, y0, x1, y1 = largest(analysis, photo).box.astype(int)

@@ -1,6 +1,5 @@
 """Faces in real photographs, by real InsightFace models."""
 
-import os
 from itertools import pairwise
 
 import numpy as np
@@ -12,18 +11,7 @@ from dynamicid_core.face_analysis import align
 from dynamicid_core.face_packs import open_pack
 from tests import photos
 
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-needs_pack = pytest.mark.skipif(
-    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
-)
 
-
-@pytest.fixture(scope="module")
-def analysis():
-    return open_pack(PACK, "CPU")
-
-
-@needs_pack
 def test_the_astronaut_has_one_face_with_keypoints_on_it(analysis):
     face = analysis.choose(photos.astronaut(), "largest", 0).chosen
     assert len(analysis.detect(photos.astronaut())) == 1
@@ -34,7 +22,6 @@ def test_the_astronaut_has_one_face_with_keypoints_on_it(analysis):
     assert inside.all()
 
 
-@needs_pack
 def test_embeddings_have_length_one_and_tell_people_apart(analysis):
     astronaut, actor = photos.astronaut(), photos.actor()
     mirrored = astronaut[:, ::-1].copy()
@@ -44,7 +31,6 @@ def test_embeddings_have_length_one_and_tell_people_apart(analysis):
     assert embeddings[0] @ embeddings[2] < 0.2
 
 
-@needs_pack
 def test_swapped_colour_channels_give_another_embedding(analysis):
     photo = photos.astronaut()
     face = analysis.choose(photo, "largest", 0).chosen
@@ -53,7 +39,6 @@ def test_swapped_colour_channels_give_another_embedding(analysis):
     assert analysis.embed(photo, face, "rgb") @ analysis.embed(photo, face, "bgr") < 0.99
 
 
-@needs_pack
 @pytest.mark.parametrize(
     ("order", "key"),
     [
@@ -71,7 +56,6 @@ def test_faces_of_a_group_come_in_the_order_asked_for(analysis, order, key):
     assert len({tuple(face.box) for face in faces}) == 6
 
 
-@needs_pack
 def test_the_face_nearest_to_the_centre_comes_first(analysis):
     group = photos.group_of_six()
     middle = (group.shape[1] / 2, group.shape[0] / 2)
@@ -80,13 +64,11 @@ def test_the_face_nearest_to_the_centre_comes_first(analysis):
     assert np.isclose(np.hypot(first.centre[0] - middle[0], first.centre[1] - middle[1]), min(distances))
 
 
-@needs_pack
 def test_an_index_past_the_last_face_says_how_many_there_are(analysis):
     with pytest.raises(InputError, match=r"no face 6 in photo 2 of 3 .* 6 found, so the index goes from 0 to 5"):
         analysis.choose(photos.group_of_six(), "largest", 6, number=2, total=3)
 
 
-@needs_pack
 def test_a_photo_without_a_face_says_what_was_tried(analysis):
     with pytest.raises(
         InputError, match=r"No face found in photo 1 of 2 \(600 x 400\)\. Tried detection at 640, 320, 160 pixels, with"
@@ -94,13 +76,11 @@ def test_a_photo_without_a_face_says_what_was_tried(analysis):
         analysis.choose(photos.coffee(), "largest", 0, number=1, total=2)
 
 
-@needs_pack
 def test_an_unknown_order_is_refused(analysis):
     with pytest.raises(InputError, match='"smallest" is no order'):
         analysis.choose(photos.astronaut(), "smallest", 0)
 
 
-@needs_pack
 def test_a_face_that_fills_the_photo_is_found(analysis):
     photo = photos.astronaut()
     x0, y0, x1, y1 = analysis.choose(photo, "largest", 0).chosen.box.astype(int)
@@ -110,7 +90,6 @@ def test_a_face_that_fills_the_photo_is_found(analysis):
     assert (abs(centre - 0.5) < 0.2).all(), "found where it is, whatever border was added"
 
 
-@needs_pack
 def test_the_aligned_crop_has_the_eyes_at_one_height(analysis):
     photo = np.asarray(Image.fromarray(photos.astronaut()).rotate(20))
     upright = align(photo, analysis.choose(photo, "largest", 0).chosen.landmarks, 224)
@@ -121,8 +100,8 @@ def test_the_aligned_crop_has_the_eyes_at_one_height(analysis):
 
 
 @pytest.mark.parametrize("size", [160, 224, 500, 672, 800, 1056, 2048])
-def test_a_photo_without_a_face_is_told_at_every_detection_size(size):
-    analysis = open_pack(PACK, "CPU", size)
+def test_a_photo_without_a_face_is_told_at_every_detection_size(size, pack):
+    analysis = open_pack(pack, "CPU", size)
     with pytest.raises(InputError, match="No face found in the photo"):
         analysis.choose(np.full((300, 200, 3), 128, np.uint8), "largest", 0)
 

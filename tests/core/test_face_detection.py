@@ -1,6 +1,5 @@
 """Faces that are hard to find in real photographs: very large, very small, not upright."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,6 @@ from dynamicid_core.images import square_around
 from tests import photos
 
 HEADS = Path(__file__).parents[1] / "heads"
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-pytestmark = pytest.mark.skipif(
-    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
-)
-
-
-@pytest.fixture(scope="module")
-def analysis():
-    return open_pack(PACK, "CPU")
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +30,8 @@ def resized(photo, width, height):
 
 
 @pytest.mark.parametrize("detection_size", [640, 1024])
-def test_a_close_up_is_chosen_before_a_small_face_in_the_background(known, detection_size):
-    analysis = open_pack(PACK, "CPU", detection_size)
+def test_a_close_up_is_chosen_before_a_small_face_in_the_background(known, detection_size, pack):
+    analysis = open_pack(pack, "CPU", detection_size)
     astronaut, group = photos.astronaut(), photos.group_of_six()
     own, other = (analysis.choose(photo, "largest", 0).chosen.box for photo in (astronaut, group))
     photo = resized(square_around(astronaut, own, 1.25).cut(astronaut), 1024, 1024).copy()
@@ -104,6 +94,6 @@ def test_all_sizes_are_tried_before_a_photo_is_said_to_have_no_face(analysis, mo
 
 
 @pytest.mark.parametrize(("asked", "tried"), [(320, "320, 160"), (700, "672, 320, 160"), (100, "96, 192, 384")])
-def test_the_detection_size_asked_for_comes_first(asked, tried):
+def test_the_detection_size_asked_for_comes_first(asked, tried, pack):
     with pytest.raises(InputError, match=f"Tried detection at {tried} pixels"):
-        open_pack(PACK, "CPU", asked).choose(photos.coffee(), "largest", 0)
+        open_pack(pack, "CPU", asked).choose(photos.coffee(), "largest", 0)

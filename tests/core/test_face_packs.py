@@ -1,6 +1,5 @@
 """InsightFace packs: real ones, damaged ones, and what is told of them."""
 
-import os
 import shutil
 import sys
 from importlib import metadata
@@ -15,17 +14,11 @@ from dynamicid_core.errors import InputError
 from dynamicid_core.face_packs import choose_providers, find_pack, find_packs, open_pack, pack_models
 from tests import photos
 
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-needs_pack = pytest.mark.skipif(
-    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
-)
 
-
-@needs_pack
-def test_packs_are_found_at_any_depth_under_any_file_names(tmp_path):
+def test_packs_are_found_at_any_depth_under_any_file_names(tmp_path, pack):
     for nested in ("models/buffalo_l", "antelopev2/antelopev2"):
         (tmp_path / nested).mkdir(parents=True)
-    for i, file in enumerate(sorted(Path(PACK).glob("*.onnx"))):
+    for i, file in enumerate(sorted(Path(pack).glob("*.onnx"))):
         shutil.copy(file, tmp_path / "models" / "buffalo_l" / f"renamed {i}.onnx")
     (tmp_path / "antelopev2" / "antelopev2" / "x.onnx").touch()
     packs = find_packs([tmp_path])
@@ -44,21 +37,20 @@ def test_single_models_of_other_tools_beside_packs_are_no_pack(tmp_path):
     assert find_pack(tmp_path / "models" / "buffalo_l") == tmp_path / "models" / "buffalo_l"
 
 
-@needs_pack
 @pytest.mark.parametrize("apart", [False, True], ids=["beside the models", "in a folder of their own"])
-def test_what_macos_keeps_beside_models_is_no_model(tmp_path, caplog, apart):
-    pack = tmp_path / "antelopev2" / "antelopev2"
-    companions = tmp_path / "antelopev2" / "__MACOSX" / "antelopev2" if apart else pack
-    for folder in {pack, companions}:
+def test_what_macos_keeps_beside_models_is_no_model(tmp_path, caplog, apart, pack):
+    copied = tmp_path / "antelopev2" / "antelopev2"
+    companions = tmp_path / "antelopev2" / "__MACOSX" / "antelopev2" if apart else copied
+    for folder in {copied, companions}:
         folder.mkdir(parents=True)
-    for file in Path(PACK).glob("*.onnx"):
-        shutil.copy(file, pack)
+    for file in Path(pack).glob("*.onnx"):
+        shutil.copy(file, copied)
         (companions / f"._{file.name}").write_bytes(b"\0\5\x16\7" + bytes(100))
     if apart:
-        shutil.copy(next(Path(PACK).glob("*.onnx")), companions / "stray.onnx")
-    assert find_packs([tmp_path]) == {"antelopev2": pack}
-    assert pack_models(pack) == sorted(pack / file.name for file in Path(PACK).glob("*.onnx"))
-    assert len(open_pack(pack, "CPU").detect(photos.astronaut())) == 1
+        shutil.copy(next(Path(pack).glob("*.onnx")), companions / "stray.onnx")
+    assert find_packs([tmp_path]) == {"antelopev2": copied}
+    assert pack_models(copied) == sorted(copied / file.name for file in Path(pack).glob("*.onnx"))
+    assert len(open_pack(copied, "CPU").detect(photos.astronaut())) == 1
     assert caplog.text == ""
 
 
@@ -76,11 +68,10 @@ def test_one_pack_is_asked_for_where_a_folder_holds_two(tmp_path):
         find_pack(tmp_path)
 
 
-@needs_pack
-def test_a_model_that_insightface_does_not_know_is_left_out(tmp_path, caplog):
+def test_a_model_that_insightface_does_not_know_is_left_out(tmp_path, caplog, pack):
     import onnx
 
-    for file in Path(PACK).glob("*.onnx"):
+    for file in Path(pack).glob("*.onnx"):
         shutil.copy(file, tmp_path)
     numbers = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "stranger", numbers[:1], numbers[1:])
@@ -92,38 +83,34 @@ def test_a_model_that_insightface_does_not_know_is_left_out(tmp_path, caplog):
     assert len(analysis.detect(photos.astronaut())) == 1
 
 
-@needs_pack
 @pytest.mark.parametrize(("missing", "task"), [("scrfd*", "detection"), ("w600k*", "recognition")])
-def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task):
-    for file in Path(PACK).glob("*.onnx"):
+def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task, pack):
+    for file in Path(pack).glob("*.onnx"):
         if not file.match(missing):
             shutil.copy(file, tmp_path)
     with pytest.raises(InputError, match=f"has no {task} model.* Use a whole pack, such as buffalo_l"):
         open_pack(tmp_path, "CPU")
 
 
-@needs_pack
-def test_half_of_a_pack_that_can_be_downloaded_says_how_to_have_it_downloaded_anew(tmp_path):
+def test_half_of_a_pack_that_can_be_downloaded_says_how_to_have_it_downloaded_anew(tmp_path, pack):
     folder = tmp_path / "buffalo_s"
     folder.mkdir()
-    shutil.copy(next(Path(PACK).glob("scrfd*")), folder)
+    shutil.copy(next(Path(pack).glob("scrfd*")), folder)
     with pytest.raises(InputError, match=r"no recognition model.* Delete the \.onnx files in .*buffalo_s and"):
         open_pack(folder, "CPU")
 
 
-@needs_pack
-def test_a_pack_without_keypoints_still_finds_people(tmp_path):
+def test_a_pack_without_keypoints_still_finds_people(tmp_path, pack):
     for pattern in ("scrfd*", "w600k*"):
-        shutil.copy(next(Path(PACK).glob(pattern)), tmp_path)
+        shutil.copy(next(Path(pack).glob(pattern)), tmp_path)
     analysis = open_pack(tmp_path, "CPU")
     face = analysis.choose(photos.astronaut(), "largest", 0).chosen
     assert face.keypoints is None
     assert analysis.embed(photos.astronaut(), face).shape == (512,)
 
 
-@needs_pack
-def test_a_cut_off_model_file_is_named(tmp_path):
-    for file in Path(PACK).glob("*.onnx"):
+def test_a_cut_off_model_file_is_named(tmp_path, pack):
+    for file in Path(pack).glob("*.onnx"):
         (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"\w+\.onnx could not be opened.* Delete the .onnx files in .*anew"):
         open_pack(tmp_path, "CPU")
@@ -221,20 +208,18 @@ def test_packages_that_do_not_fit_each_other_are_told(monkeypatch, not_imported_
         open_pack(tmp_path, "CPU")
 
 
-@needs_pack
-def test_a_provider_that_does_not_start_is_not_said_to_be_used(monkeypatch, caplog):
+def test_a_provider_that_does_not_start_is_not_said_to_be_used(monkeypatch, caplog, pack):
     monkeypatch.setattr(face_packs, "choose_providers", lambda _: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     caplog.set_level("INFO")
-    open_pack(PACK, "CUDA")
+    open_pack(pack, "CUDA")
     assert "could not start CUDAExecutionProvider" in caplog.text
     assert "opened on CPUExecutionProvider" in caplog.text
 
 
-@needs_pack
-def test_of_two_models_for_one_task_the_known_one_is_taken(tmp_path, caplog):
-    for file in Path(PACK).glob("*.onnx"):
+def test_of_two_models_for_one_task_the_known_one_is_taken(tmp_path, caplog, pack):
+    for file in Path(pack).glob("*.onnx"):
         shutil.copy(file, tmp_path)
-    shutil.copy(next(Path(PACK).glob("w600k*")), tmp_path / "a_copy.onnx")
+    shutil.copy(next(Path(pack).glob("w600k*")), tmp_path / "a_copy.onnx")
     with caplog.at_level("WARNING"):
         analysis = open_pack(tmp_path, "CPU")
     assert analysis.recognition in face_packs.PACK_OF
@@ -259,14 +244,12 @@ def test_two_packs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert find_packs([tmp_path]) == {"pack": tmp_path / "a" / "pack", "b/pack": tmp_path / "b" / "pack"}
 
 
-@needs_pack
-def test_a_face_below_the_threshold_does_not_count():
-    assert len(open_pack(PACK, "CPU").detect(photos.astronaut())) == 1
-    assert open_pack(PACK, "CPU", threshold=0.99).detect(photos.astronaut()) == []
+def test_a_face_below_the_threshold_does_not_count(pack):
+    assert len(open_pack(pack, "CPU").detect(photos.astronaut())) == 1
+    assert open_pack(pack, "CPU", threshold=0.99).detect(photos.astronaut()) == []
 
 
-@needs_pack
-def test_models_are_opened_with_the_provider_asked_for(monkeypatch):
+def test_models_are_opened_with_the_provider_asked_for(monkeypatch, pack):
     asked, get_model = [], face_packs._import_insightface()
 
     def listening(file, **given):
@@ -274,8 +257,8 @@ def test_models_are_opened_with_the_provider_asked_for(monkeypatch):
         return get_model(file, **given)
 
     monkeypatch.setattr(face_packs, "_import_insightface", lambda: listening)
-    open_pack(PACK, "CPU")
-    assert asked == [["CPUExecutionProvider"]] * len(list(Path(PACK).glob("*.onnx")))
+    open_pack(pack, "CPU")
+    assert asked == [["CPUExecutionProvider"]] * len(list(Path(pack).glob("*.onnx")))
 
 
 @pytest.mark.parametrize("asked", ["auto", "CUDA"])

@@ -1,7 +1,6 @@
 """The table of where the 106 keypoints are on a head, and a real detector on heads that the table was not made from."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,9 @@ from dynamicid_core.face_packs import open_pack
 FILE = Path(__file__).resolve().parents[2] / "dynamicid_core" / "data" / "face_template.safetensors"
 HEADS = Path(__file__).resolve().parents[1] / "heads"
 POSES = json.loads((HEADS / "poses.json").read_text(encoding="utf-8"))
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
 LEFT_CORNER, RIGHT_CORNER, LOWER_LIP, CHIN = 52, 61, 53, 0
 NOSE_BRIDGE = [72, 73, 74]
 LIDS = [(40, 33), (94, 87)]  # upper and lower, in the middle of each eye
-needs_pack = pytest.mark.skipif(
-    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +121,8 @@ def test_no_action_moves_the_bridge_of_the_nose(move):
     assert all((action[NOSE_BRIDGE] == 0).all() for action in move.values())
 
 
-@needs_pack
-def test_every_test_head_is_found_with_its_points_where_they_are():
-    analysis = open_pack(PACK, "CPU")
+def test_every_test_head_is_found_with_its_points_where_they_are(pack):
+    analysis = open_pack(pack, "CPU")
     for name, truth in POSES.items():
         photo = np.asarray(Image.open(HEADS / name).convert("RGB"))
         face = analysis.choose(photo, "largest", 0).chosen

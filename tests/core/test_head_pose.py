@@ -1,7 +1,6 @@
 """Head pose from 106 keypoints against rendered heads of known pose, and against InsightFace's own pose code."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dynamicid_core import face_analysis, face_packs
+from dynamicid_core import face_analysis
 from dynamicid_core.head import solve_pose, template
 from dynamicid_core.images import Square
 from dynamicid_core.keypoints import Keypoints
@@ -18,20 +17,12 @@ from dynamicid_core.portrait import measure
 
 HEADS = Path(__file__).parents[1] / "heads"
 TRUTH = json.loads((HEADS / "poses.json").read_text(encoding="utf-8"))
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
 AVERAGE = [name for name in TRUTH if name.startswith("average")]
 OTHERS = [name for name in TRUTH if name not in AVERAGE]
 
 
 def true_pose(name):
     return np.array([TRUTH[name][axis] for axis in ("pitch", "yaw", "roll")], np.float32)
-
-
-@pytest.fixture(scope="module")
-def analysis():
-    if not PACK:
-        pytest.skip("DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)")
-    return face_packs.open_pack(PACK, "CPU")
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,16 @@ class OneCall:
         return True
 
 
+def one_call(guider, latent):
+    """The guider's noise prediction for ``OneCall``."""
+    sampler = OneCall(latent)
+    with torch.inference_mode():
+        zeros = torch.zeros_like(latent)
+        denoised = guider.sample(zeros, zeros, sampler, torch.tensor([1.0, 0.0]), disable_pbar=True)
+    scale = guider.model_patcher.model.latent_format.scale_factor
+    return (sampler.x - denoised * scale) / sampler.sigma
+
+
 def eps(model, positive, negative, latent):
     """The UNet's noise predictions through the host's whole sampling path, rows [negative, positive] as in the golden
     files.

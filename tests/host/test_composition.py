@@ -1,24 +1,21 @@
 """With other patches, other guiders and other conditioning."""
 
-from types import SimpleNamespace
-
 import comfy.sample
 import pytest
 import torch
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-from comfy_extras.nodes_perpneg import Guider_PerpNeg
 
 from tests.host.rig import (
     CFG,
     LEFT,
     RIGHT,
     TENSORS,
-    OneCall,
     apply,
     core,
     eps,
     faces,
+    one_call,
     place,
     prompts,
     run,
@@ -84,15 +81,6 @@ def test_cfg_1_runs_the_positive_face_alone(dynamicid):
     guider = run("BasicGuider", model=model, conditioning=positive)[0]
     seen = one_call(guider, LATENT)
     torch.testing.assert_close(seen, expected, atol=5e-5, rtol=0)
-
-
-def one_call(guider, latent):
-    sampler = OneCall(latent)
-    with torch.inference_mode():
-        zeros = torch.zeros_like(latent)
-        denoised = guider.sample(zeros, zeros, sampler, torch.tensor([1.0, 0.0]), disable_pbar=True)
-    scale = guider.model_patcher.model.latent_format.scale_factor
-    return (sampler.x - denoised * scale) / sampler.sigma
 
 
 def test_positive_and_negative_in_separate_calls_give_what_one_batch_gives(dynamicid, monkeypatch):
@@ -202,12 +190,6 @@ def test_a_later_model_sampling_patch_moves_the_window(dynamicid, monkeypatch):
     assert acted == [0, 16]
 
 
-def test_a_sampler_without_the_conditioning_is_told_to_connect_it(dynamicid):
-    model, _, _ = apply(dynamicid, faces(1)[0])
-    with pytest.raises(ValueError, match="Connect the positive and negative outputs"):
-        sample(model, *prompts())
-
-
 def test_what_another_pack_returned_is_not_written_over(dynamicid):
     kept = []
 
@@ -231,162 +213,8 @@ def test_combined_prompts_on_both_sides_keep_their_tokens(dynamicid):
     torch.testing.assert_close(both, expected, atol=5e-5, rtol=0)
 
 
-def test_tiles_of_a_batch_repeat_its_rows(dynamicid):
-    rows = core("comfy_host.rows")
-    batch = (rows.Row(rows.POSITIVE), rows.Row(rows.NEGATIVE))
-    forward = rows.Forward(batch, 0.0, (8, 8), 6)
-    assert forward.reordered(forward.order(6, (0, 1))).rows == batch * 3
-
-
-@pytest.mark.parametrize(
-    ("called", "parts", "batch", "order"),
-    [
-        (2, (1, 0), 4, (0, 1, 1, 1)),
-        (2, (0, 1), 3, (0, 0, 1)),
-        (4, (1, 0), 8, (0, 1, 2, 3, 2, 3, 2, 3)),  # two pictures
-        (3, (1, 0, 0), 5, (0, 1, 1, 2, 2)),
-        (1, (0,), 3, (0, 0, 0)),
-    ],
-)
-def test_coupled_prompts_repeat_the_rows_of_all_but_the_negative_one(called, parts, batch, order):
-    rows = core("comfy_host.rows")
-    forward = rows.Forward((rows.Row(rows.POSITIVE),) * called, 0.0, (8, 8), called)
-    assert forward.order(called, parts) == tuple(range(called))
-    assert forward.order(batch, parts) == order
-
-
-@pytest.mark.parametrize(
-    ("called", "parts", "batch"), [(3, (1, 0), 3), (2, (1, 0), 1), (3, (1, 0, 0), 4), (2, (1, 1), 4), (2, (), 4)]
-)
-def test_a_batch_that_is_neither_tiled_nor_coupled_is_an_error(called, parts, batch):
-    rows = core("comfy_host.rows")
-    forward = rows.Forward((rows.Row(rows.POSITIVE),) * 2, 0.0, (8, 8), called)
-    with pytest.raises(RuntimeError, match=f"{batch} rows reached a layer, but the conditioning speaks of 2"):
-        forward.order(batch, parts)
-
-
-@pytest.mark.parametrize(
-    ("dim", "shown", "area"),
-    [
-        (3, range(2, 6), (8, 4, 0, 2)),
-        (2, range(2, 6), (4, 12, 2, 0)),
-        (2, [7], (1, 12, 7, 0)),
-        (0, range(2, 6), None),  # of a batch: each picture is whole
-        (3, [10, 11, 0, 1], None),
-    ],
-)
-def test_a_context_window_is_the_part_of_the_picture_that_it_shows(dim, shown, area):
-    rows, window = core("comfy_host.rows"), SimpleNamespace(dim=dim, index_list=list(shown))
-    row, placed = rows.Row(rows.POSITIVE), rows.Row(rows.POSITIVE, (1, 1, 0, 0))
-    assert rows.in_window((row, placed), window, (8, 12)) == (row._replace(area=area), placed)
-    assert rows.in_window((row,), None, (8, 12)) == (row,)
-
-
 def test_the_projections_are_under_comfyuis_memory_management(dynamicid):
     assert dynamicid.projections in apply(dynamicid, faces(1)[0])[0].get_nested_additional_models()
-
-
-def test_a_positive_prompt_that_did_not_pass_the_node_is_refused(dynamicid):
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    plain = prompts()[0]
-    averaged = run(
-        "ConditioningAverage", conditioning_to=plain, conditioning_from=positive, conditioning_to_strength=0.5
-    )[0]
-    for asked in (plain, averaged):
-        with pytest.raises(ValueError, match="but not its positive conditioning"):
-            sample(model, asked, negative)
-    combined = run("ConditioningCombine", conditioning_1=plain, conditioning_2=positive)[0]
-    assert sample(model, combined, negative).isfinite().all()
-
-
-def test_a_guider_with_two_prompts_takes_the_faces_with_either(dynamicid):
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    plain = prompts()[0]
-    for conds in ((plain, positive), (positive, plain)):
-        guider = Guider_DualCFG(model)
-        guider.set_conds(*conds, negative)
-        guider.set_cfg(CFG, CFG)
-        with torch.inference_mode():
-            noise, sampler = torch.zeros(1, 4, 8, 8), sampler_object("euler")
-            out = guider.sample(noise, noise, sampler, torch.tensor([1.0, 0.0]))
-        assert out.isfinite().all()
-
-
-@pytest.mark.parametrize("cfg", [CFG, 1.0])
-def test_a_negative_prompt_counts_whether_it_passed_the_node_or_not(dynamicid, caplog, cfg):
-    first, second = faces(2)
-    one = apply(dynamicid, first)
-    two = apply(dynamicid, second, model=one[0], positive=one[1], negative=one[2])
-    for (model, positive, negative), others in ((one, (prompts()[1],)), (two, (prompts()[1], one[2]))):
-        expected = sample(model, positive, negative, cfg=cfg)
-        for avoided in others:
-            assert torch.equal(sample(model, positive, avoided, cfg=cfg), expected)
-    assert caplog.text == ""
-
-
-def test_negative_prompts_of_applications_with_prompts_of_their_own_stay_their_own(dynamicid):
-    first, second = faces(2)
-    model, positive, negative = apply(dynamicid, first)
-    model, other_positive, other_negative = apply(dynamicid, second, model=model)
-    carried = []
-
-    def read(executor, *given, **named):
-        carried.extend(cond["model_conds"].keys() for cond in executor.class_obj.conds["negative"])
-        return executor(*given, **named)
-
-    model.add_wrapper("outer_sample", read)
-    sample(model, positive + other_positive, negative + other_negative)
-    assert carried == [one[0][1]["model_conds"].keys() for one in (negative, other_negative)]
-
-
-def test_the_empty_prompt_of_a_guider_carries_no_face_either(dynamicid):
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    seen = []
-    for empty in (negative, prompts()[1]):
-        guider = Guider_PerpNeg(model)
-        guider.set_conds(positive, [[-negative[0][0], negative[0][1]]], empty)
-        guider.set_cfg(CFG, 1.0)
-        seen.append(one_call(guider, LATENT))
-    assert torch.equal(*seen)
-
-
-def test_prompts_of_another_application_are_told(dynamicid):
-    model, *_ = apply(dynamicid, faces(1)[0])
-    chained, positive, negative = apply(dynamicid, faces(2)[1], model=model)
-    with pytest.raises(ValueError, match="come from another Apply DynamicID than the model"):
-        sample(chained, positive, negative)
-
-
-def test_faces_on_the_negative_side_are_warned_of(dynamicid, caplog):
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    zeroed = run("ConditioningZeroOut", conditioning=positive)[0]
-    combined = run("ConditioningCombine", conditioning_1=negative, conditioning_2=positive)[0]
-    for wrong in (zeroed, positive, combined):
-        caplog.clear()
-        sample(model, positive, wrong)
-        assert "negative prompt brings the faces, too" in caplog.text
-    caplog.clear()
-    model, positive, negative = apply(
-        dynamicid, faces(1)[0], negative=run("ConditioningZeroOut", conditioning=prompts()[1])[0]
-    )
-    sample(model, positive, negative)
-    assert "negative prompt" not in caplog.text
-
-
-def test_faces_without_their_model_are_warned_of_once(dynamicid, caplog):
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    sample(model, positive, negative)
-    assert "did not pass that node" not in caplog.text
-    merged = run("ModelMergeSimple", model1=tiny_unet(), model2=model, ratio=0.5)[0]
-    for unpatched in (tiny_unet(), merged):
-        sample(unpatched, positive, negative)
-    assert caplog.text.count("they are not painted") == 1
-
-
-def test_swapped_prompts_are_told(dynamicid):
-    model, positive, negative = apply(dynamicid, faces(1)[0])
-    with pytest.raises(ValueError, match="negative input has the positive output of Apply DynamicID"):
-        sample(model, negative, positive)
 
 
 def test_the_faces_wait_for_start_percent(dynamicid):
