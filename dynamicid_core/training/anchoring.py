@@ -1,6 +1,7 @@
 """Anchoring (paper section 3.4): face encoder and SAA learn to paint a person from the tokens of a photo of them."""
 
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -39,7 +40,10 @@ class AnchorBatch:
     keypoints: Tensor
 
 
-class Anchoring(nn.Module):
+Batch = TypeVar("Batch", bound=AnchorBatch)
+
+
+class Anchoring(nn.Module, Generic[Batch]):
     """The loss of a batch; what trains is ``adapter``."""
 
     def __init__(self, denoiser: DenoisingModel, adapter: TrainableAdapter, config: AnchorConfig) -> None:
@@ -49,23 +53,23 @@ class Anchoring(nn.Module):
         self._settings = SaaSettings(threshold=config.threshold)
         denoiser.carry(adapter.updates.add_to)
 
-    def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise. "token_spread" tells when tokens become the same for all."""
         tokens = self.tokens(batch)
         loss = noise_loss(self.predict(batch, tokens), batch.noise)
         return {"loss": loss, "token_spread": token_spread(tokens)}
 
-    def tokens(self, batch: AnchorBatch) -> Tensor:
+    def tokens(self, batch: Batch) -> Tensor:
         """Of the people in a batch, [B, T, D]."""
         return self.adapter.tokens(batch.embeddings, batch.clip_features)
 
-    def predict(self, batch: AnchorBatch, tokens: Tensor) -> Tensor:
+    def predict(self, batch: Batch, tokens: Tensor) -> Tensor:
         """The noise that UNet and adapter see in a batch with these tokens, [B, 4, h, w]."""
         patches = self.adapter.patches(tokens, self._settings, text_attention, self._layout(batch))
         seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
         return self._denoiser(seen, batch.timesteps, batch.context, patches)
 
-    def _layout(self, batch: AnchorBatch) -> Layouts | None:
+    def _layout(self, batch: Batch) -> Layouts | None:
         """Where the people are; None for anywhere."""
         return None
 

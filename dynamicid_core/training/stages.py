@@ -74,7 +74,7 @@ class AnchorStage:
         self.network = self._anchoring(adapter)
         self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant)
 
-    def _anchoring(self, adapter: TrainableAdapter) -> Anchoring:
+    def _anchoring(self, adapter: TrainableAdapter) -> Anchoring[Any]:
         return Anchoring(self._denoiser, adapter, self._config)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[Any]:

@@ -2,10 +2,12 @@
 shows the person, and the shape of their face.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
-from ..anchoring import AnchorBatch, Anchoring
+from ..anchoring import Anchoring, Batch
 from ..config import AnchorConfig
 from ..losses import min_snr_weights
 from ..networks import TrainableAdapter, token_spread
@@ -16,14 +18,14 @@ from .recogniser import Recogniser, identity_errors, shape_errors
 _SNR_LEAST = 0.05
 
 
-class CloseUpAnchoring(Anchoring):
+class CloseUpAnchoring(Anchoring[Batch]):
     """Anchoring on close-ups."""
 
-    def noise_loss(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
+    def noise_loss(self, batch: Batch, predicted: Tensor) -> Tensor:
         """The mean of ``noise_losses``."""
         return self.noise_losses(batch, predicted).mean()
 
-    def noise_losses(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
+    def noise_losses(self, batch: Batch, predicted: Tensor) -> Tensor:
         """Of predictions [B, C, h, w], [B]: Min-SNR weights, and more where there is little but noise, since there it
         is decided who is painted.
         """
@@ -33,7 +35,7 @@ class CloseUpAnchoring(Anchoring):
         return errors * (min_snr_weights(snr) + 1 / snr.clamp(min=_SNR_LEAST))
 
 
-class RecognisedAnchoring(CloseUpAnchoring):
+class RecognisedAnchoring(CloseUpAnchoring[Batch]):
     """With a recogniser that looks on.
 
     identity_weight, shape_weight: how much its errors count beside the noise loss.
@@ -47,7 +49,7 @@ class RecognisedAnchoring(CloseUpAnchoring):
         super().__init__(denoiser, adapter, config)
         self._recogniser = (recogniser,)  # in a tuple, so that it does not count as ours
 
-    def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise. Faces that were dropped need not be recognised."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
@@ -80,7 +82,7 @@ class RecognisedAnchorStage(AnchorStage):
         self._recogniser = recogniser.to(encoders.device)
         super().__init__(denoiser, encoders, source, config)
 
-    def _anchoring(self, adapter: TrainableAdapter) -> RecognisedAnchoring:
+    def _anchoring(self, adapter: TrainableAdapter) -> RecognisedAnchoring[Any]:
         if not self._config.start_from:
             adapter.start_silent()
         return RecognisedAnchoring(self._denoiser, adapter, self._config, self._recogniser)

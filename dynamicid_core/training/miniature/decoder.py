@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -40,7 +40,10 @@ class DecoderBatch:
     identities: Tensor
 
 
-class Decoding(nn.Module):
+Batch = TypeVar("Batch", bound=DecoderBatch)
+
+
+class Decoding(nn.Module, Generic[Batch]):
     """The losses of a batch. What trains is the decoder."""
 
     def __init__(self, vae: Any, perception: Perception) -> None:
@@ -48,7 +51,7 @@ class Decoding(nn.Module):
         self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
         self._perception = perception
 
-    def forward(self, batch: DecoderBatch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise."""
         back = self.decode(batch.latents)
         painted = self._perception(back, batch.keypoints)
@@ -93,8 +96,11 @@ class DecoderStage:
         """encoders: whose latents are decoded. perception: on their device. first: file of the VAE to go on from."""
         self._vae: Any = vae_network()
         self._vae.load_state_dict({name: weight.float() for name, weight in load_file(first).items()})
-        self.network = Decoding(self._vae, perception)
+        self.network = self._decoding(perception)
         self._encoders, self._source, self._config = encoders, source, config
+
+    def _decoding(self, perception: Perception) -> Decoding[Any]:
+        return Decoding(self._vae, perception)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""

@@ -56,7 +56,7 @@ class FinishingBatch(DecoderBatch):
     view: View
 
 
-class Finishing(Decoding):
+class Finishing(Decoding[FinishingBatch]):
     """The losses of a batch. What trains is the decoder.
 
     A decoder that pleases ArcFace in one view only would paint patterns that nobody else sees; so each face is seen a
@@ -68,9 +68,8 @@ class Finishing(Decoding):
         super().__init__(vae, perception)
         self._known = known
 
-    def forward(self, batch: DecoderBatch) -> dict[str, Tensor]:
+    def forward(self, batch: FinishingBatch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise."""
-        assert isinstance(batch, FinishingBatch)
         losses = super().forward(batch)
         of_painted = self._of_painted(batch)
         losses["loss"] = losses["loss"] + sum(weight * loss for weight, loss in of_painted.values())
@@ -99,8 +98,6 @@ def _changes(now: Tensor, before: Tensor) -> Tensor:
 class FinishingStage(DecoderStage):
     """As the loop runs it."""
 
-    network: Finishing
-
     def __init__(
         self,
         encoders: FrozenEncoders,
@@ -112,9 +109,11 @@ class FinishingStage(DecoderStage):
         known: Tensor,
     ) -> None:
         """encoders: with the VAE of ``first``, its file. perception, known: on their device."""
+        self._painted, self._known = painted, known
         super().__init__(encoders, source, config, perception, first)
-        self.network = Finishing(self._vae, perception, known)
-        self._painted = painted
+
+    def _decoding(self, perception: Perception) -> Finishing:
+        return Finishing(self._vae, perception, self._known)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Lists of the photos of a batch, without the first ``skip`` lists."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...checkpoint import IMR, IMR_FILE
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...saa import SaaSettings
-from ..anchoring import AnchorBatch, embeddings_of
+from ..anchoring import embeddings_of
 from ..config import AnchorConfig
 from ..data.sample import Sample
 from ..losses import feature_loss
@@ -27,7 +27,7 @@ from .edits import EditBatches, Editor, Edits, Pair
 from .framing import in_close_up
 from .own_steps import OwnSteps, rows_of
 from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
-from .together import PlacedBatch, placed, placed_layouts
+from .together import PlacedBatch, boosted_layouts, placed
 
 ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
 """As in ``together`` and ``denoising``. With fewer scenes of several people, third heads came up between two."""
@@ -50,7 +50,7 @@ class LikenessBatch(PlacedBatch):
     gone_on: Tensor
 
 
-class LikenessAnchoring(CloseUpAnchoring):
+class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
     """Anchoring with ArcFace looking on. What trains is ``adapter`` and ``editor``."""
 
     def __init__(
@@ -68,21 +68,21 @@ class LikenessAnchoring(CloseUpAnchoring):
         self.editor = editor
         self._encoders, self._perception, self._known = encoders, perception, known
 
-    def tokens(self, batch: AnchorBatch) -> Tensor:
+    def tokens(self, batch: LikenessBatch) -> Tensor:
         """Of the people in a batch, some of them edited, [B, T, D]."""
         own = super().tokens(batch)
-        edits = _of_likeness(batch).edits
+        edits = batch.edits
         return own if edits is None else own.index_copy(0, edits.rows, self.editor(edits))
 
-    def forward(self, batch: AnchorBatch) -> dict[str, Tensor]:
+    def forward(self, batch: LikenessBatch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise. "edited": the feature loss of reconfiguration."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
-        weights = torch.where(_of_likeness(batch).gone_on, _OF_OWN, 1.0)
+        weights = torch.where(batch.gone_on, _OF_OWN, 1.0)
         noise = (self.noise_losses(batch, predicted) * weights).mean()
         features, embedding, confused, unlike = self._seen(batch, predicted)
         seen = _FEATURES * features + _EMBEDDING * embedding + _CONFUSED * confused + _UNLIKE * unlike
-        edits = _of_likeness(batch).edits
+        edits = batch.edits
         edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
         return {
             "loss": noise + seen + edited,
@@ -95,10 +95,10 @@ class LikenessAnchoring(CloseUpAnchoring):
             "token_spread": token_spread(tokens),
         }
 
-    def _layout(self, batch: AnchorBatch) -> Layouts:
-        return placed_layouts(batch, self._settings.layout_boost)
+    def _layout(self, batch: LikenessBatch) -> Layouts:
+        return boosted_layouts(batch.regions, self._settings.layout_boost, batch.latents.device)
 
-    def _seen(self, batch: AnchorBatch, predicted: Tensor) -> Tensor:
+    def _seen(self, batch: LikenessBatch, predicted: Tensor) -> Tensor:
         """What ArcFace finds wrong with the expected pictures of some people, [4]: in its features, in the embedding,
         that it confuses them with others, and that people are not as near as in the photo. 0 if fewer than two can be
         looked at.
@@ -108,7 +108,7 @@ class LikenessAnchoring(CloseUpAnchoring):
         rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
         if len(rows) < 2:
             return predicted.new_zeros(4)
-        some = rows_of(_of_likeness(batch), rows)
+        some = rows_of(batch, rows)
         expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
         keypoints = in_close_up(some.keypoints)
         painted = self._perception(self._encoders.differentiable_pictures(expected), keypoints)
@@ -118,7 +118,7 @@ class LikenessAnchoring(CloseUpAnchoring):
             (
                 feature_errors(painted, true),
                 embedding_errors(painted, true),
-                confusion(painted.embeddings, _of_likeness(batch).sources[rows], self._known),
+                confusion(painted.embeddings, batch.sources[rows], self._known),
                 unlike_the_photo(painted, true, self._known),
             )
         )
@@ -206,8 +206,3 @@ def keep_self_attention(unet: nn.Module, adapter: TrainableAdapter) -> None:
         if not layer.is_cross:
             unet.get_submodule(layer.path).requires_grad_(False)
             adapter.updates.layers[str(layer.index)].requires_grad_(False)
-
-
-def _of_likeness(batch: AnchorBatch) -> LikenessBatch:
-    assert isinstance(batch, LikenessBatch)
-    return batch

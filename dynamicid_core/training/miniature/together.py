@@ -36,19 +36,19 @@ class PlacedBatch(AnchorBatch):
     regions: tuple[Box | None, ...]
 
 
-class PlacedAnchoring(RecognisedAnchoring):
+class PlacedAnchoring(RecognisedAnchoring[PlacedBatch]):
     """As before, with regions, and with less weight on who it is: by now the noise loss should decide."""
 
     identity_weight, shape_weight = 0.25, 0.05
 
-    def _layout(self, batch: AnchorBatch) -> Layouts:
-        return placed_layouts(batch, self._settings.layout_boost)
+    def _layout(self, batch: PlacedBatch) -> Layouts:
+        return boosted_layouts(batch.regions, self._settings.layout_boost, batch.latents.device)
 
 
 class Together(nn.Module):
     """The losses of both: of the UNet alone, and of UNet and adapter."""
 
-    def __init__(self, denoiser: DenoisingModel, denoising: Denoising, anchoring: Anchoring) -> None:
+    def __init__(self, denoiser: DenoisingModel, denoising: Denoising, anchoring: Anchoring[Any]) -> None:
         super().__init__()
         self.denoising, self.anchoring = denoising, anchoring
         self._denoiser = denoiser
@@ -124,12 +124,6 @@ def while_boosted(timesteps: Tensor, of: int) -> list[bool]:
     """Whether the layout boost still lasts at timesteps [B] of a schedule of so many."""
     boosted: list[bool] = (timesteps >= (1 - SaaSettings().layout_end) * of).tolist()
     return boosted
-
-
-def placed_layouts(batch: AnchorBatch, boost: float) -> Layouts:
-    """The layout boost inside the region of each person of a PlacedBatch who has one, on the grid of each layer."""
-    assert isinstance(batch, PlacedBatch)
-    return boosted_layouts(batch.regions, boost, batch.latents.device)
 
 
 def _heads(keypoints: Tensor) -> list[Box]:
