@@ -46,6 +46,18 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def writing(what: object, mend: str) -> Iterator[None]:
+    """Raises InputError for a full disk, or a folder that may not be written to. what: the beginning of the message, a
+    path or words. mend: what else can be done, after "Make room on that disk".
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the latter for a full disk, too
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{what} could not be written: {why}. Make room on that disk{mend}") from error
+
+
 def save(
     kind: FileKind, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], folder: str | Path, name: str
 ) -> Path:
@@ -57,7 +69,7 @@ def save(
     plain = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in tensors.items()}
     full = {"format": kind.format, "version": kind.version, **metadata}
     wanted = Path(folder) / (_valid_name(kind, name) + SUFFIX)
-    try:
+    with writing(wanted, ", or check that the folder may be written to."):
         wanted.parent.mkdir(parents=True, exist_ok=True)
         unfinished = wanted.with_name(f"{uuid.uuid4().hex}.part")
         try:
@@ -65,11 +77,6 @@ def save(
             return _publish(kind, unfinished, wanted, plain, full)
         finally:
             unfinished.unlink(missing_ok=True)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{wanted.name} could not be written into {wanted.parent} ({error}). Make room on that disk, or check that "
-            "the folder may be written to."
-        ) from error
 
 
 def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -19,9 +19,10 @@ from ..comfyui import prepare_comfyui
 from ..commands import run_command
 from ..errors import InputError
 from ..face_packs import find_pack, open_pack, pack_models
+from ..files import writing
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
-from .results import Results, writing
+from .results import MEND, Results
 from .run import compared, evaluate, settings_for
 from .tables import make_tables, render
 
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> str:
     rows = compared(results.rows, cases, settings)
     tables = make_tables(rows)
     text = render(tables)
-    with writing(options.out):
+    with writing(options.out, MEND):
         (options.out / "tables.md").write_text(text, encoding="utf-8")
         draw_sheets(rows, options.out, references)
         draw_bars(tables, options.out / "bars.png")

@@ -3,14 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import written_whole
+from ..files import writing, written_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +43,8 @@ _NUMBERS = {"people": int, "seed": int}
 _MEASURES = ("clip_t", "face_sim", "expression", "pose", "faces", "disruption")
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Says what to do when something cannot be written there."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path} could not be written: {error.strerror or error}. Make room on that disk, close the file "
-            "elsewhere, or choose another folder for --out; the same command then goes on."
-        ) from error
+MEND = ", close the file elsewhere, or choose another folder for --out; the same command then goes on."
+"""See ``files.writing``."""
 
 
 class Results:
@@ -63,7 +54,7 @@ class Results:
         """about: settings by which the pictures differ. Raises InputError when the folder holds rows of others; what
         was not set before, such as a further person's photo, is added.
         """
-        with writing(folder):
+        with writing(folder, MEND):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "results.csv"
         self.rows = self._read()
@@ -77,7 +68,7 @@ class Results:
 
     def add(self, row: Row) -> None:
         """One more row, on the disk when this returns."""
-        with writing(self._file), self._file.open("a", encoding="utf-8", newline="") as file:
+        with writing(self._file, MEND), self._file.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow(_texts(row))
         self.rows.append(row)
         self._there.add((row.setting, row.case))
@@ -101,12 +92,12 @@ class Results:
                 f"{self.folder} holds another evaluation: {', '.join(changed)} differ ({file.name}). Choose another "
                 "folder for --out."
             )
-        with writing(file), written_whole(file) as unfinished:
+        with writing(file, MEND), written_whole(file) as unfinished:
             unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
 
     def _write_all(self) -> None:
         with (
-            writing(self._file),
+            writing(self._file, MEND),
             written_whole(self._file) as unfinished,
             unfinished.open("w", encoding="utf-8", newline="") as file,
         ):

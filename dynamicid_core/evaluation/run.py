@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..face import Face
-from ..files import written_whole
+from ..files import writing, written_whole
 from ..images import Photo, open_photo
 from . import metrics
 from .cases import Case, Motion, Reference
-from .results import Results, Row, writing
+from .results import MEND, Results, Row
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _picture_path(setting: str, key: str) -> str:
 
 def _save(photo: Photo, path: Path) -> None:
     """Writes a picture whole or not at all."""
-    with writing(path):
+    with writing(path, MEND):
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:
             Image.fromarray(photo).save(unfinished, format="PNG")

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from ..files import written_whole
+from ..files import writing, written_whole
 
 _log = logging.getLogger(__name__)
 
@@ -32,13 +31,9 @@ class Metrics:
         self._names: list[str] = []
         self._all_written = False
         self._rows = [row for row in self._read() if row["step"] <= resumed_at]
-        try:
+        mend = ", or close the file elsewhere; running the same command again goes on from the last state."
+        with writing(f"The figures of the run, {self._file},", mend):
             self._write_anew()
-        except OSError as error:
-            raise InputError(
-                f"The figures of the run could not be written to {self._file}: {error}. Make room, or close the file "
-                "elsewhere; running the same command again goes on from the last state."
-            ) from error
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """One more row."""

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from ..errors import InputError
+from ..files import writing
 
 _STEP = "step-"
 _PROGRESS = "progress.json"
@@ -37,19 +35,16 @@ class States:
         unfinished = target.with_suffix(".part")
         for left_over in self._folder.glob("*.part"):  # of runs that were killed
             shutil.rmtree(left_over, ignore_errors=True)
+        last = self.newest()
+        mend = f"; running the same command again goes on from {last.name if last else 'the beginning'}."
         try:
-            unfinished.mkdir(parents=True)
-            write(unfinished)
-            (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **about}), encoding="utf-8")
-            _force_to_disk(unfinished)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(unfinished, target)
-        except (OSError, SafetensorError) as error:  # the latter for a full disk, too
-            last = self.newest()
-            raise InputError(
-                f"The state of step {step} could not be written to {self._folder}: {error}. Make room; running the "
-                f"same command again goes on from {last.name if last else 'the beginning'}."
-            ) from error
+            with writing(f"The state of step {step}, {target},", mend):
+                unfinished.mkdir(parents=True)
+                write(unfinished)
+                (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **about}), encoding="utf-8")
+                _force_to_disk(unfinished)
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(unfinished, target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         states = self._all()

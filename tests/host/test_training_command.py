@@ -24,11 +24,10 @@ def command(tiny_models, tmp_path, monkeypatch, adapter_file):
     monkeypatch.setattr(core("comfy_host.differentiable"), "load_models", lambda *_: tiny_models)
     monkeypatch.setenv("COMFYUI_PATH", str(COMFYUI))
     shards, sample = core("training.data.shards"), core("training.data.sample")
-    writer = shards.ShardWriter(tmp_path / "data", {})
-    for person in ("0", "1", "2"):
-        records = {one.key: sample.to_record(one) for one in make_samples() if one.identity == person}
-        writer.add(person, records, {})
-    writer.finish()
+    with shards.ShardWriter(tmp_path / "data", {}) as writer:
+        for person in ("0", "1", "2"):
+            records = {one.key: sample.to_record(one) for one in make_samples() if one.identity == person}
+            writer.add(person, records, {})
 
     def run_command(stage, device=("--cpu",), **settings):
         given = {

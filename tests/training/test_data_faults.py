@@ -79,9 +79,8 @@ def test_a_shard_cut_off_between_two_samples_is_named(tmp_path):
 
 
 def test_an_empty_data_set_is_refused(tmp_path):
-    writer = ShardWriter(tmp_path / "set", SETTINGS)
-    writer.add("nobody", {}, {})
-    writer.finish()
+    with ShardWriter(tmp_path / "set", SETTINGS) as writer:
+        writer.add("nobody", {}, {})
     with pytest.raises(InputError, match=r"is empty\. Build it"):
         ShardSource(tmp_path / "set", 0)
 

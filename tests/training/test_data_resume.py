@@ -28,7 +28,7 @@ def test_a_killed_run_goes_on_to_the_same_shards(tmp_path, monkeypatch):
             raise RuntimeError("killed")
 
     monkeypatch.setattr(ShardWriter, "add", add_until_killed)
-    monkeypatch.setattr(ShardWriter, "abandon", lambda writer: None)
+    monkeypatch.setattr(ShardWriter, "_abandon", lambda writer: None)
     with pytest.raises(RuntimeError, match="killed"):
         run(source, tmp_path / "set", "--size=64", "--shard-size=3")
     monkeypatch.undo()

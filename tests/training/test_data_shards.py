@@ -32,10 +32,9 @@ def sample(name, number, size=64):
 
 
 def write(folder, people=5, photos=3, shard_size=3):
-    writer = ShardWriter(folder, {"made_by": "a test"}, shard_size=shard_size)
-    for name in (f"person {i}" for i in range(people)):
-        writer.add(name, {s.key: to_record(s) for s in (sample(name, n) for n in range(photos))}, {})
-    writer.finish()
+    with ShardWriter(folder, {"made_by": "a test"}, shard_size=shard_size) as writer:
+        for name in (f"person {i}" for i in range(people)):
+            writer.add(name, {s.key: to_record(s) for s in (sample(name, n) for n in range(photos))}, {})
     return folder
 
 
@@ -147,8 +146,8 @@ def test_people_added_later_come_into_new_shards(tmp_path):
     write_more = ShardWriter(folder, {"made_by": "a test"}, shard_size=3)
     assert write_more.done == {"person 0", "person 1"}
     late = sample("late", 0)
-    write_more.add("late", {late.key: to_record(late)}, {})
-    write_more.finish()
+    with write_more:
+        write_more.add("late", {late.key: to_record(late)}, {})
     assert list(SampleIndex(folder).people) == ["person 0", "person 1", "late"]
 
 

@@ -95,7 +95,7 @@ def test_a_disk_that_torch_finds_full_is_told_and_nothing_half_written_stays(toy
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 6402176 vs 6402068")
 
     monkeypatch.setattr(Accelerator, "save_state", full)
-    with pytest.raises(InputError, match=r"could not be written .* goes on from step-00000002"):
+    with pytest.raises(InputError, match=r"could not be written: .* goes on from step-00000002"):
         toy("run", 4)
     assert states(folder) == ["step-00000002"]
 

@@ -33,11 +33,10 @@ def sample(person, number):
 
 
 def write(folder, photos):
-    writer = ShardWriter(folder, {"made": "here"}, shard_size=3)
-    for person, count in photos.items():
-        samples = [sample(person, number) for number in range(count)]
-        writer.add(person, {one.key: to_record(one) for one in samples}, {})
-    writer.finish()
+    with ShardWriter(folder, {"made": "here"}, shard_size=3) as writer:
+        for person, count in photos.items():
+            samples = [sample(person, number) for number in range(count)]
+            writer.add(person, {one.key: to_record(one) for one in samples}, {})
     return folder
 
 

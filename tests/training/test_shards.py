@@ -32,17 +32,12 @@ def sample(name, number):
 
 def write(folder, before_each=lambda name: None):
     """Adds everybody who is not done yet."""
-    writer = ShardWriter(folder, SETTINGS, shard_size=3)
-    try:
+    with ShardWriter(folder, SETTINGS, shard_size=3) as writer:
         for name, count in PEOPLE.items():
             if name not in writer.done:
                 before_each(name)
                 samples = (sample(name, number) for number in range(count))
                 writer.add(name, {one.key: to_record(one) for one in samples}, {"photos": count})
-        writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
     return folder
 
 

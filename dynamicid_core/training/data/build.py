@@ -90,19 +90,14 @@ def build(job: Job) -> ShardWriter:
     todo = [person for person in people if person.name not in done]
     counts = Counter(photos=sum(len(person.photos) for person in people if person.name in done))
     total = sum(len(person.photos) for person in people)
-    try:
-        bar = tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True)
-        with bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
-            for built in results:
-                writer.add(built.name, built.records, built.about)
-                _warn_of_several_people(built)
-                counts.update(people=1, accepted=len(built.records), rejected=len(built.about["rejected"]))
-                bar.update(built.about["photos"])
-                bar.set_postfix(people=counts["people"], accepted=counts["accepted"], rejected=counts["rejected"])
-        writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
+    bar = tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True)
+    with writer, bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
+        for built in results:
+            writer.add(built.name, built.records, built.about)
+            _warn_of_several_people(built)
+            counts.update(people=1, accepted=len(built.records), rejected=len(built.about["rejected"]))
+            bar.update(built.about["photos"])
+            bar.set_postfix(people=counts["people"], accepted=counts["accepted"], rejected=counts["rejected"])
     return writer
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files import writing
 from .sample import Record, Sample, from_record
-from .storage import Progress, not_written, write_whole
+from .storage import MEND, Progress, write_whole
 
 INDEX = "index.json"
 SHARD_SIZE = 1000
@@ -19,7 +20,8 @@ _END = bytes(1024)  # of every tar file
 
 
 class ShardWriter:
-    """Writes people, one after the other, into ``<split>-000000.tar`` and so on, and ``index.json`` at the end.
+    """Writes people, one after the other, into ``<split>-000000.tar`` and so on, and ``index.json`` at the end of a
+    ``with``. However that ends, whole shards stay; of one that is not whole nothing is left.
 
     A shard ends with the person who fills it, appears whole or not at all, and is the same, bit by bit, whether the run
     was interrupted or not, as long as people come in the same order.
@@ -54,7 +56,7 @@ class ShardWriter:
         about: what else to keep of them in ``progress.jsonl``. Raises InputError when the disk is full; whole shards
         stay.
         """
-        try:
+        with writing(self._folder, MEND):
             for key, record in records.items():
                 if self._open is None:
                     self._open = _OpenShard(self._folder / f"{self._split}-{len(self._shards()):06d}.tar")
@@ -62,18 +64,22 @@ class ShardWriter:
             self._people.append({"name": name, "keys": list(records), **about})
             if self._open is not None and self._open.samples >= self._shard_size:
                 self._end_shard()
-        except OSError as error:
-            self.abandon()
-            raise not_written(self._folder, error) from error
 
-    def finish(self) -> None:
-        """Ends the last shard and writes the index. Raises InputError when the disk is full."""
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._abandon()
+
+    def _finish(self) -> None:
+        """Ends the last shard and writes the index. Raises InputError when the disk is full."""
+        with writing(self._folder, MEND):
             if self._people:
                 self._end_shard()
-        except OSError as error:
-            self.abandon()
-            raise not_written(self._folder, error) from error
         people = {
             person["name"]: [[line["shard"], key] for key in person["keys"]]
             for line in self.progress.lines
@@ -83,7 +89,7 @@ class ShardWriter:
         index = {"shards": self._shards(), "people": people}
         write_whole(self._folder / INDEX, json.dumps(index).encode())
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Drops the shard that is not whole; the people in it are not done."""
         if self._open is not None:
             self._open.drop()

@@ -7,27 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import written_whole
+from ...files import writing, written_whole
 
 PROGRESS = "progress.jsonl"
 _FORMAT, _VERSION = "dynamicid-shards", 1
 
 
-def not_written(path: Path, error: OSError) -> InputError:
-    """What to say when a disk is full, or a folder may not be written to."""
-    return InputError(
-        f"{path} could not be written: {error.strerror or error}. Make room on that disk, or choose another --out "
-        "folder; the same command then goes on from what is whole."
-    )
+MEND = ", or choose another --out folder; the same command then goes on from what is whole."
+"""See ``files.writing``."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that has its name only when it is complete. Raises InputError when it cannot be written."""
-    try:
-        with written_whole(path) as unfinished:
-            unfinished.write_bytes(content)
-    except OSError as error:
-        raise not_written(path, error) from error
+    with writing(path, MEND), written_whole(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 class Progress:
@@ -72,10 +65,8 @@ class Progress:
         self.lines.append(line)
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
-        try:
+        with writing(self._path.parent, MEND):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise not_written(self._path.parent, error) from error
         write_whole(self._path, _encoded({"format": _FORMAT, "version": _VERSION, "settings": settings}))
 
     def _go_on(self, settings: Mapping[str, Any]) -> None:

@@ -19,11 +19,12 @@ from ...errors import InputError
 from ...face_analysis import DetectedFace, FaceAnalysis
 from ...face_packs import OWN_PACK, find_pack, model_sizes, open_pack
 from ...face_prompt import face_prompt
+from ...files import writing
 from ...images import Photo, Square
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
 from ..data.sample import Record, Sample, sample_key, to_record
 from ..data.shards import SHARD_SIZE, ShardWriter
-from ..data.storage import not_written
+from ..data.storage import MEND
 from ..data.workers import cores, in_parallel
 from . import groups, people, shots
 from .figure import Figure, build, dressed
@@ -137,16 +138,11 @@ def synthesize(job: Job) -> ShardWriter:
     done = writer.done
     todo = [number for number in range(job.identities) if name_of(job, number) not in done]
     total = job.identities * job.per_identity
-    try:
-        bar = tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True)
-        with bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
-            for name, records, about in results:
-                writer.add(name, records, about)
-                bar.update(job.per_identity)
-        writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
+    bar = tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True)
+    with writer, bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
+        for name, records, about in results:
+            writer.add(name, records, about)
+            bar.update(job.per_identity)
     return writer
 
 
@@ -189,7 +185,7 @@ def write_groups(job: Job) -> None:
     random = np.random.default_rng([6, job.seed])
     everybody = max(job.identities, 3)
     who = [random.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
-    try:
+    with writing(folder, MEND):
         folder.mkdir(parents=True, exist_ok=True)
         layout = LayoutFile(folder)
         todo = [(number, people) for number, people in enumerate(who) if _scene_file(number) not in layout.scenes]
@@ -199,8 +195,6 @@ def write_groups(job: Job) -> None:
                 layout.add(name, about)
                 bar.update()
         layout.finish()
-    except OSError as error:
-        raise not_written(folder, error) from error
 
 
 def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str, Any]]:
