@@ -31,7 +31,7 @@ from ..images import Photo
 from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from ..saa import SaaSettings
 from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces, pictures
-from .config import AnchorConfig, ReconfigureConfig
+from .config import AnchorConfig, LoopConfig, ReconfigureConfig
 from .data.sample import Sample
 from .networks import TrainableAdapter, start_with_the_tokens
 from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureBatches
@@ -60,6 +60,23 @@ def sample_batches(source: SampleSource, size: int, process: int, processes: int
     samples = source.samples(process, processes, skip * size)
     while True:
         yield list(islice(samples, size))
+
+
+class SampleStage:
+    """What stages have in common that learn from single pictures."""
+
+    def __init__(self, source: SampleSource, config: LoopConfig) -> None:
+        self._source, self._config = source, config
+
+    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
+        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
+        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
+
+    def draw_sheet(self, path: Path, steps: int) -> None:
+        """Nothing, for stages of which nothing can be looked at."""
+
+    def _first(self, count: int = SHEET_ROWS) -> list[Sample]:
+        return list(islice(self._source.samples(0, 1), count))
 
 
 class AnchorStage:

@@ -1,7 +1,5 @@
 """The miniature's VAE: pictures to latents and back. What it keeps of a face is the ceiling of all that follows."""
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from ...comfy_host.miniature import LATENT_CHANNELS, VAE_FILE, vae_network
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
+from ..stages import SHEET_ROWS, SampleSource, SampleStage, save_sheet
 from .framing import close_up, in_close_up
 from .weights import initialise
 
@@ -65,19 +63,15 @@ class Autoencoding(nn.Module):
         return self.vae.decoder(self.vae.post_quant_conv(latents))
 
 
-class AutoencoderStage:
+class AutoencoderStage(SampleStage):
     """As the loop runs it."""
 
     def __init__(self, source: SampleSource, config: LoopConfig, first: Path | None = None) -> None:
         """first: file of weights to go on from."""
+        super().__init__(source, config)
         self.network = Autoencoding(config.seed)
         if first is not None:
             self.network.vae.load_state_dict(_unscaled(load_file(first)))
-        self._source, self._config = source, config
-
-    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> Tensor:
         """Crops, half of them mirrored."""
@@ -98,9 +92,8 @@ class AutoencoderStage:
 
     def _whole(self, count: int) -> Tensor:
         """The first pictures of the data, [count, 3, S, S], -1 to 1."""
-        samples = list(islice(self._source.samples(0, 1), count))
         device = next(self.network.parameters()).device
-        return (close_up(pictures(samples)).movedim(-1, 1) * 2 - 1).to(device)
+        return (close_up(pictures(self._first(count))).movedim(-1, 1) * 2 - 1).to(device)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """The miniature's text and image encoders: pictures and their captions find each other (CLIP, arXiv 2103.00020)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,7 @@ from ...images import clip_input
 from ...keypoints import COUNT
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SampleSource, sample_batches
+from ..stages import SampleSource, SampleStage
 from .weights import write_weights
 
 _LOCAL = 1.0  # weight of the loss on keypoints and pose
@@ -79,17 +78,13 @@ class Contrast(nn.Module):
         return seen.image_embeds, seen.hidden_states[_PENULTIMATE][:, 1:]
 
 
-class ContrastStage:
+class ContrastStage(SampleStage):
     """As the loop runs it."""
 
     def __init__(self, source: SampleSource, config: LoopConfig) -> None:
+        super().__init__(source, config)
         self._clip, self._clip_vision = build_text_encoder(), build_image_encoder()
         self.network = Contrast(config.seed)
-        self._source, self._config = source, config
-
-    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> ContrastBatch:
         """What the network takes."""
@@ -106,9 +101,6 @@ class ContrastStage:
         words = torch.tensor(sorted({token for sample in samples for token in self._tokens(sample.caption)}))
         write_weights(packed_text_weights(self.network.text.state_dict(), words), folder / TEXT_FILE)
         write_weights(self.network.image.state_dict(), folder / IMAGE_FILE)
-
-    def draw_sheet(self, path: Path, steps: int) -> None:
-        """Nothing: an embedding cannot be looked at."""
 
     def _tokens(self, caption: str) -> list[int]:
         """The first 77 tokens of a caption."""

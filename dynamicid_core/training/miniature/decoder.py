@@ -3,9 +3,7 @@
 By the differences of pixels alone, dark and evenly lit faces lose their eyes first: there is so little to differ by.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +16,7 @@ from ...comfy_host.miniature import VAE_FILE, vae_network
 from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
+from ..stages import SampleSource, SampleStage, save_sheet
 from .autoencoder import LATENT_STD
 from .framing import FACE_WEIGHT, close_up, face_flatness, face_weights, in_close_up
 from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
@@ -87,24 +85,21 @@ def picture_errors(back: Tensor, photos: Tensor, keypoints: Tensor) -> Tensor:
     return errors * face_flatness(keypoints, other)
 
 
-class DecoderStage:
+class DecoderStage(SampleStage):
     """As the loop runs it."""
 
     def __init__(
         self, encoders: FrozenEncoders, source: SampleSource, config: LoopConfig, perception: Perception, first: Path
     ) -> None:
         """encoders: whose latents are decoded. perception: on their device. first: file of the VAE to go on from."""
+        super().__init__(source, config)
         self._vae: Any = vae_network()
         self._vae.load_state_dict({name: weight.float() for name, weight in load_file(first).items()})
         self.network = self._decoding(perception)
-        self._encoders, self._source, self._config = encoders, source, config
+        self._encoders = encoders
 
     def _decoding(self, perception: Perception) -> Decoding[Any]:
         return Decoding(self._vae, perception)
-
-    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DecoderBatch:
         """Close-ups and their latents, shaken a little."""
@@ -125,7 +120,7 @@ class DecoderStage:
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Pictures of the data, and what comes back of them."""
-        photos = pictures(list(islice(self._source.samples(0, 1), SHEET_ROWS)))
+        photos = pictures(self._first())
         device = next(self.network.parameters()).device
         with torch.no_grad():
             back = self.network.decode(self._encoders.latents(photos).to(device))

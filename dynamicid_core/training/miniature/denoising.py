@@ -1,9 +1,7 @@
 """The miniature's base model: a UNet that learns to see the noise in latents, from captions alone."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from ..anchoring import keypoints_of
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..losses import min_snr_weights
-from ..stages import SHEET_ROWS, SampleSource, paint_samples, sample_batches, save_sheet
+from ..stages import SampleSource, SampleStage, paint_samples, save_sheet
 from .captions import reduced
 from .framing import close_up_weights
 from .weights import write_weights
@@ -70,7 +68,7 @@ class Denoising(nn.Module):
         return {"loss": (error * min_snr_weights(snr)).mean(), "noise": error.mean().detach()}
 
 
-class DenoisingStage:
+class DenoisingStage(SampleStage):
     """As the loop runs it."""
 
     def __init__(
@@ -83,14 +81,11 @@ class DenoisingStage:
         scene_share: float = SCENES,
     ) -> None:
         """scenes: of several people, by their number. scene_share: of the batches, which are of scenes."""
+        super().__init__(source, config)
         self._denoiser = denoiser
         self.network = Denoising(denoiser)
-        self._encoders, self._source, self._scenes, self._config = encoders, source, scenes, config
+        self._encoders, self._scenes = encoders, scenes
         self._scene_share = scene_share
-
-    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DenoisingBatch:
         """Of the samples, or now and then of scenes in their place."""
@@ -137,7 +132,7 @@ class DenoisingStage:
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Pictures of the data beside what is painted of their captions."""
-        samples = _retold(list(islice(self._source.samples(0, 1), SHEET_ROWS)), torch.Generator().manual_seed(0))
+        samples = _retold(self._first(), torch.Generator().manual_seed(0))
         painted = paint_samples(self._denoiser, self._encoders, samples, steps)
         save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
 

@@ -3,7 +3,7 @@
 No loss of any other stage sees it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ...images import Photo
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SampleSource, sample_batches
+from ..stages import SampleSource, SampleStage
 from ..synthetic.people import CLOTH_COLOURS
 from .weights import write_weights
 
@@ -97,16 +97,12 @@ class Judging(nn.Module):
         return {"loss": torch.stack(list(losses.values())).sum(), **{k: v.detach() for k, v in losses.items()}}
 
 
-class JudgeStage:
+class JudgeStage(SampleStage):
     """As the loop runs it."""
 
     def __init__(self, source: SampleSource, config: LoopConfig) -> None:
+        super().__init__(source, config)
         self.network = Judging(config.seed)
-        self._source, self._config = source, config
-
-    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         """Pictures a little shifted, zoomed, mirrored and blurred, with the right answers."""
@@ -120,9 +116,6 @@ class JudgeStage:
     def save_weights(self, folder: Path) -> None:
         """judge.safetensors."""
         write_weights(self.network.judge.state_dict(), folder / JUDGE_FILE)
-
-    def draw_sheet(self, path: Path, steps: int) -> None:
-        """Nothing: what it says is a table."""
 
 
 def answers_of(sample: Sample) -> dict[str, int]:

@@ -4,7 +4,6 @@ Latents are too coarse and too noisy for ArcFace. With this, training can tell t
 without it, what a person adds to the noise loss is lost among poses, lights and clothes.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ...keypoints import COUNT
 from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..stages import SampleSource, sample_batches
+from ..stages import SampleSource, SampleStage
 from .autoencoder import LATENT_STD
 from .weights import write_weights
 
@@ -108,16 +107,13 @@ class Recognising(nn.Module):
         return {"loss": loss, "identity": identity.detach(), "shape": shape.detach(), "contrast": contrast.detach()}
 
 
-class RecogniserStage:
+class RecogniserStage(SampleStage):
     """As the loop runs it."""
 
     def __init__(self, encoders: FrozenEncoders, source: SampleSource, config: LoopConfig) -> None:
+        super().__init__(source, config)
         self.network = Recognising(config.seed)
-        self._encoders, self._source, self._config = encoders, source, config
-
-    def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
-        return sample_batches(self._source, self._config.batch_size, process, processes, skip)
+        self._encoders = encoders
 
     def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> RecogniserBatch:
         """Latents, many of them blurred or noisy."""
@@ -131,9 +127,6 @@ class RecogniserStage:
     def save_weights(self, folder: Path) -> None:
         """recogniser.safetensors."""
         write_weights(self.network.recogniser.state_dict(), folder / RECOGNISER_FILE)
-
-    def draw_sheet(self, path: Path, steps: int) -> None:
-        """Nothing: what it says are numbers."""
 
 
 def open_recogniser(file: Path) -> Recogniser:
