@@ -58,7 +58,7 @@ def photographs(image: Tensor) -> list[Photo]:
             f"The picture has values up to {float(image.max()):g}; they must be from 0 to 1. The node before this one "
             "probably gives 0 to 255: use a picture from Load Image."
         )
-    return [_photograph(picture) for picture in image.detach().float().cpu()]
+    return to_photos(_opaque(image.detach().float()))
 
 
 def one_photograph(image: Tensor, taken: str) -> Photo:
@@ -151,19 +151,23 @@ def clip_input(photos: Sequence[Photo], size: int, mean: Sequence[float], std: S
     return ((pixels - torch.tensor(mean)) / torch.tensor(std)).movedim(-1, 1)
 
 
-def to_image(photos: list[Photo]) -> Tensor:
-    """Photos of one size -> a ComfyUI IMAGE [B, H, W, 3]."""
+def to_image(photos: Sequence[Photo]) -> Tensor:
+    """Photos of one size -> a ComfyUI IMAGE [B, H, W, 3]: float32, 0 to 1."""
     return torch.from_numpy(np.stack(photos).astype(np.float32) / 255.0)
+
+
+def to_photos(image: Tensor) -> list[Photo]:
+    """The way back, from any device, without the checks of ``photographs``: what is beyond 0 and 1 is cut off."""
+    return list((image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} could not be read as a picture ({error})")
 
 
-def _photograph(picture: Tensor) -> Photo:
-    if picture.shape[-1] == 4:
-        alpha = picture[..., 3:]
-        picture = picture[..., :3] * alpha + (1 - alpha)
-    elif picture.shape[-1] == 1:
-        picture = picture.expand(-1, -1, 3)
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+def _opaque(image: Tensor) -> Tensor:
+    """[B, H, W, 3], on white where it was transparent."""
+    if image.shape[-1] == 4:
+        alpha = image[..., 3:]
+        return image[..., :3] * alpha + (1 - alpha)
+    return image.expand(-1, -1, -1, 3)

@@ -11,7 +11,7 @@ from ..checkpoint import Variant
 from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..comfy_host.identity_patch import text_attention
 from ..face_analysis import align_for_clip
-from ..images import Photo
+from ..images import Photo, to_image
 from ..keypoints import ARCFACE_POINTS
 from ..saa import SaaSettings
 from .config import AnchorConfig
@@ -115,7 +115,7 @@ class AnchorBatches:
 
 def pictures(samples: list[Sample]) -> Tensor:
     """The samples' pictures as the VAE wants them, [B, S, S, 3], 0 to 1."""
-    return torch.stack([torch.from_numpy(sample.picture.copy()) for sample in samples]).float() / 255
+    return to_image([sample.picture for sample in samples])
 
 
 def keypoints_of(samples: list[Sample]) -> Tensor:

@@ -5,7 +5,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..comfy_host.identity_patch import text_attention
 from ..errors import InputError
 from ..face_encoder import FaceEncoderSizes
-from ..images import Photo
+from ..images import Photo, to_photos
 from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from ..saa import SaaSettings
 from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces, pictures
@@ -291,7 +290,7 @@ def paint_samples(
         both = torch.cat((own if tokens is None else tokens, nobody.expand(len(own), -1, -1)))
         attention = adapter.patches(both, SaaSettings(), text_attention)
     latents = denoiser.paint(noise.to(encoders.device), steps, _SHEET_CFG, context, attention)
-    return [(picture.numpy() * 255).round().astype(np.uint8) for picture in encoders.pictures(latents)]
+    return to_photos(encoders.pictures(latents))
 
 
 def save_sheet(path: Path, rows: Sequence[Sequence[Photo]]) -> None:

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...comfy_host.miniature import LATENT_CHANNELS, VAE_FILE, vae_network
+from ...images import to_photos
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
@@ -88,7 +88,8 @@ class AutoencoderStage(SampleStage):
         photos = self._whole(SHEET_ROWS)
         with torch.no_grad():
             back = self.network.decode(self.network.moments(photos)[0])
-        save_sheet(path, [[_photo(a), _photo(b)] for a, b in zip(photos, back, strict=True)])
+        columns = (to_photos((one.movedim(1, -1) + 1) / 2) for one in (photos, back))
+        save_sheet(path, list(zip(*columns, strict=True)))
 
     def _whole(self, count: int) -> Tensor:
         """The first pictures of the data, [count, 3, S, S], -1 to 1."""
@@ -141,7 +142,3 @@ def _crop(sample: Sample, chance: torch.Generator) -> Tensor:
 def _slopes_differ(one: Tensor, other: Tensor, axis: int) -> Tensor:
     """How much the differences of neighbouring pixels differ."""
     return F.l1_loss(one.diff(dim=axis), other.diff(dim=axis))
-
-
-def _photo(picture: Tensor) -> np.ndarray:
-    return ((picture.movedim(0, -1).cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()

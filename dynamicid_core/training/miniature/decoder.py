@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...comfy_host.differentiable import FrozenEncoders
 from ...comfy_host.miniature import VAE_FILE, vae_network
+from ...images import to_photos
 from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
@@ -124,5 +125,4 @@ class DecoderStage(SampleStage):
         device = next(self.network.parameters()).device
         with torch.no_grad():
             back = self.network.decode(self._encoders.latents(photos).to(device))
-        both = zip(close_up(photos), back.cpu().clamp(0, 1), strict=True)
-        save_sheet(path, [[(photo * 255).round().to(torch.uint8).numpy() for photo in pair] for pair in both])
+        save_sheet(path, list(zip(to_photos(close_up(photos)), to_photos(back), strict=True)))

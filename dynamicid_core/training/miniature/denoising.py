@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...comfy_host.miniature import UNET_FILE
 from ...errors import InputError
-from ...images import Photo
+from ...images import Photo, to_image
 from ..anchoring import keypoints_of
 from ..config import LoopConfig
 from ..data.sample import Sample
@@ -104,8 +104,7 @@ class DenoisingStage(SampleStage):
         """Of pictures with captions. samples: what they are of, if of one person each."""
         dropped = (torch.rand(len(shown), generator=chance) < _DROP_TEXT).tolist()
         captions = ["" if drop else caption for (_, caption), drop in zip(shown, dropped, strict=True)]
-        latents = self._encoders.latents(torch.stack([torch.from_numpy(photo.copy()) for photo, _ in shown]) / 255)
-        latents = latents.to(device)
+        latents = self._encoders.latents(to_image([photo for photo, _ in shown])).to(device)
         return DenoisingBatch(
             latents,
             torch.randn(latents.shape, generator=chance).to(device),

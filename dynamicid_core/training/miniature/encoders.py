@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...comfy_host.differentiable import FrozenEncoders
+from ...images import to_image
 from ..data.sample import Sample
 from ..data.storage import write_whole
 from .framing import close_up
@@ -65,7 +66,7 @@ class RememberingEncoders(FrozenEncoders):
         keys, latents = [], []
         some = tqdm(samples, unit="picture", desc="latents", miniters=1)
         while photos := [sample.picture for sample in islice(some, _SAVED_AT_ONCE)]:
-            rows = torch.stack([torch.from_numpy(photo.copy()) for photo in photos]).float() / 255
+            rows = to_image(photos)
             keys += [torch.frombuffer(bytearray(_key(row)), dtype=torch.uint8) for row in rows]
             latents.append(self._of_close_ups(rows).half().cpu())
         write_whole(file, save({"keys": torch.stack(keys), "latents": torch.cat(latents)}))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...comfy_host.differentiable import FrozenEncoders
+from ...images import to_photos
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..stages import SHEET_ROWS, SampleSource, sample_batches, save_sheet
@@ -144,9 +145,8 @@ class FinishingStage(DecoderStage):
             return super().draw_sheet(path, steps)
         latents = self._painted.latents[:: max(1, len(self._painted) // SHEET_ROWS)][:SHEET_ROWS]
         with torch.no_grad():
-            now = self.network.decode(latents.to(next(self.network.parameters()).device)).cpu().clamp(0, 1)
-        both = zip(self._encoders.pictures(latents), now, strict=True)
-        return save_sheet(path, [[(one * 255).round().to(torch.uint8).numpy() for one in pair] for pair in both])
+            now = self.network.decode(latents.to(next(self.network.parameters()).device))
+        return save_sheet(path, list(zip(to_photos(self._encoders.pictures(latents)), to_photos(now), strict=True)))
 
 
 def moved_a_little(keypoints: Tensor, chance: torch.Generator) -> Tensor:

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...expression import EXPRESSIONS
-from ...images import Photo
+from ...images import Photo, to_image
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
@@ -74,7 +73,7 @@ def open_judge(file: Path) -> Judge:
 @torch.no_grad()
 def ask(judge: Judge, portraits: list[Photo]) -> list[Verdict]:
     """What it says of portraits [SIZE, SIZE, 3]."""
-    batch = torch.from_numpy(np.stack(portraits)).movedim(-1, 1).float() / 255
+    batch = to_image(portraits).movedim(-1, 1)
     said = {name: scores.argmax(dim=1).tolist() for name, scores in judge(batch).items()}
     return [
         Verdict(EXPRESSIONS[expression], COLOURS[clothes], COLOURS[background])

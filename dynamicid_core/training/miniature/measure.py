@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from ...evaluation.cases import MOTIONS, Motion
 from ...evaluation.metrics import pose_class
 from ...expression import EXPRESSIONS
-from ...images import Photo
+from ...images import Photo, to_image, to_photos
 from ..data.sample import Sample
 from .bench import ENLARGED, NO_IMR, SETTINGS, Bench, Person, Setting, prompt_for
 from .framing import close_up
@@ -97,17 +96,13 @@ def _ceiling(
 
 def _close_up(photo: Photo) -> Photo:
     """As the miniature frames people."""
-    return _photo(close_up(torch.from_numpy(photo.copy())[None].float() / 255)[0])
+    return to_photos(close_up(to_image([photo])))[0]
 
 
 @torch.inference_mode()
 def _there_and_back(bench: Bench, photo: Photo) -> Photo:
     vae = bench.miniature.vae
-    return _photo(vae.decode(vae.encode(torch.from_numpy(photo.copy())[None].float() / 255))[0])
-
-
-def _photo(picture: Tensor) -> Photo:
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return to_photos(vae.decode(vae.encode(to_image([photo]))))[0]
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
