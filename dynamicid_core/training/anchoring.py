@@ -14,7 +14,7 @@ from ..face_analysis import align_for_clip
 from ..images import Photo, to_image
 from ..keypoints import ARCFACE_POINTS
 from ..saa import SaaSettings
-from .config import AnchorConfig
+from .config import AnchorSettings
 from .data.sample import Sample
 from .losses import noise_loss
 from .networks import Layouts, TrainableAdapter, token_spread
@@ -46,7 +46,7 @@ Batch = TypeVar("Batch", bound=AnchorBatch)
 class Anchoring(nn.Module, Generic[Batch]):
     """The loss of a batch; what trains is ``adapter``."""
 
-    def __init__(self, denoiser: DenoisingModel, adapter: TrainableAdapter, config: AnchorConfig) -> None:
+    def __init__(self, denoiser: DenoisingModel, adapter: TrainableAdapter, config: AnchorSettings) -> None:
         super().__init__()
         self.adapter = adapter
         self._denoiser = denoiser
@@ -78,7 +78,7 @@ class AnchorBatches:
     """Makes batches of samples. All chance comes from the generator given, so that a step can be repeated."""
 
     def __init__(
-        self, encoders: FrozenEncoders, denoiser: DenoisingModel, config: AnchorConfig, variant: Variant
+        self, encoders: FrozenEncoders, denoiser: DenoisingModel, config: AnchorSettings, variant: Variant
     ) -> None:
         """variant: of the adapter, which says what ArcFace and CLIP see of the photos."""
         self._encoders, self._timesteps, self._config = encoders, denoiser.timesteps, config

@@ -70,11 +70,10 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(LoopConfig):
-    """What both stages need.
+    """What is read from files before either stage.
 
     data: folder of shards (training.data). base_model, clip_vision: files of a UNet checkpoint and of CLIP's vision
-    model. batch_size: pictures (anchoring) or people (reconfiguration). gradient_checkpointing: less memory for more
-    time.
+    model. gradient_checkpointing: less memory for more time.
     """
 
     data: str
@@ -84,7 +83,7 @@ class RunConfig(LoopConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchorConfig(RunConfig):
+class AnchorSettings(LoopConfig):
     """Anchoring (paper section 3.4): face encoder and SAA on pictures of single people.
 
     start_from: an adapter file to go on from, else new weights. variant: what kind of adapter (see
@@ -116,10 +115,15 @@ class AnchorConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconfigureConfig(RunConfig):
+class AnchorConfig(RunConfig, AnchorSettings):
+    """Anchoring of a model in files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconfigureSettings(LoopConfig):
     """Reconfiguration (paper section 3.4): IMR and keypoint encoder, with the adapter of the anchoring stage frozen.
 
-    adapter: its file; variant: as in ``AnchorConfig``. imr, keypoint_encoder: files to go on from, else new weights: of
+    adapter: its file; variant: as when anchoring. imr, keypoint_encoder: files to go on from, else new weights: of
     the given size, depth and queries, and with so many features and that width.
     targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, how much the
     diffusion consistency counts beside the features; diffusion_share: of the batches, which alone are seen by the UNet,
@@ -147,6 +151,11 @@ class ReconfigureConfig(RunConfig):
         _require(self.size % 64 == 0 and self.size > 0, f"size is {self.size}; it must be a multiple of 64")
         _require(self.diffusion_weight >= 0, "diffusion_weight must not be negative")
         _require(0 <= self.diffusion_share <= 1, f"diffusion_share is {self.diffusion_share:g}; it must be from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconfigureConfig(RunConfig, ReconfigureSettings):
+    """Reconfiguration of a model in files."""
 
 
 Config = TypeVar("Config", bound=RunConfig)

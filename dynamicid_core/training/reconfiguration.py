@@ -14,7 +14,7 @@ from ..imr import Imr, KeypointEncoder
 from ..keypoints import encoder_input
 from ..saa import SaaSettings
 from .anchoring import faces, pictures
-from .config import ReconfigureConfig
+from .config import ReconfigureSettings
 from .data.sample import Sample
 from .losses import diffusion_consistency_loss, feature_loss
 from .networks import TrainableAdapter
@@ -56,7 +56,7 @@ class Reconfiguration(nn.Module):
         adapter: TrainableAdapter,
         imr: Imr,
         keypoint_encoder: KeypointEncoder,
-        config: ReconfigureConfig,
+        config: ReconfigureSettings,
     ) -> None:
         super().__init__()
         self.imr, self.keypoint_encoder = imr, keypoint_encoder

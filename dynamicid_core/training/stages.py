@@ -30,7 +30,7 @@ from ..images import Photo, to_photos
 from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from ..saa import SaaSettings
 from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces, pictures
-from .config import AnchorConfig, LoopConfig, ReconfigureConfig
+from .config import AnchorSettings, LoopConfig, ReconfigureSettings
 from .data.sample import Sample
 from .networks import TrainableAdapter, start_with_the_tokens
 from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureBatches
@@ -82,7 +82,7 @@ class AnchorStage:
     """Face encoder and SAA."""
 
     def __init__(
-        self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: AnchorConfig
+        self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: AnchorSettings
     ) -> None:
         adapter = make_adapter(denoiser, encoders, config)
         adapter.recognition = _same_recognition(adapter.recognition, source.recognition)
@@ -121,7 +121,7 @@ class ReconfigureStage:
     """IMR and keypoint encoder."""
 
     def __init__(
-        self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: ReconfigureConfig
+        self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: ReconfigureSettings
     ) -> None:
         adapter = _open_adapter(config.adapter, config.variant, denoiser, encoders)
         _same_recognition(adapter.recognition, source.recognition)
@@ -167,7 +167,7 @@ class ReconfigureStage:
         )
 
 
-def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorConfig) -> TrainableAdapter:
+def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorSettings) -> TrainableAdapter:
     """What anchoring begins with: new, or what ``start_from`` holds."""
     if config.start_from:
         return _open_adapter(config.start_from, config.variant, denoiser, encoders)
@@ -203,7 +203,7 @@ def _same_recognition(of_adapter: str, of_data: str) -> str:
 
 
 def _motion_networks(
-    adapter: TrainableAdapter, encoders: FrozenEncoders, config: ReconfigureConfig
+    adapter: TrainableAdapter, encoders: FrozenEncoders, config: ReconfigureSettings
 ) -> tuple[Imr, KeypointEncoder]:
     torch.manual_seed(config.seed)
     if bool(config.imr) != bool(config.keypoint_encoder):

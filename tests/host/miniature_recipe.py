@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dynamicid_core.comfy_host.differentiable import DenoisingModel
-from dynamicid_core.training.config import AnchorConfig
+from dynamicid_core.training.config import AnchorSettings
 from dynamicid_core.training.miniature import autoencoder, recipe
 from dynamicid_core.training.miniature.kitchen import PEOPLE, Effort, Kitchen
 
@@ -48,9 +48,7 @@ def shake(network, by):
 
 def parts(kitchen):
     """What a stage of anchoring is made of."""
-    config = AnchorConfig(
-        output="", data="", base_model="", clip_vision="", batch_size=4, rank=4, drop_face=0, drop_both=0
-    )
+    config = AnchorSettings(output="", batch_size=4, rank=4, drop_face=0, drop_both=0)
     source = kitchen.source(PEOPLE, 0.1, 0.0)
     return kitchen.denoiser("denoising"), kitchen.encoders(), source, config
 

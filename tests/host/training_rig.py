@@ -73,20 +73,20 @@ def make_models():
 
 def config(kind, output, **changes):
     given = {
-        "data": "", "base_model": "", "clip_vision": "", "output": str(output), "steps": 4, "batch_size": 2,
+        "output": str(output), "steps": 4, "batch_size": 2,
         "learning_rate": 1e-3, "warmup_steps": 1, "log_every": 1, "save_every": 2, "sample_every": 0,
     }  # fmt: skip
     return getattr(core("training.config"), kind)(**{**given, **changes})
 
 
 def anchor_stage(models, output, **changes):
-    settings = config("AnchorConfig", output, **{"rank": 4, **changes})
+    settings = config("AnchorSettings", output, **{"rank": 4, **changes})
     return core("training.stages").AnchorStage(*models, Listed(make_samples()), settings), settings
 
 
 def reconfigure_stage(models, output, adapter_file, **changes):
     small = {"size": 64, "features": 64, "targets": 2, "adapter": str(adapter_file), **changes}
-    settings = config("ReconfigureConfig", output, **small)
+    settings = config("ReconfigureSettings", output, **small)
     return core("training.stages").ReconfigureStage(*models, Listed(make_samples()), settings), settings
 
 

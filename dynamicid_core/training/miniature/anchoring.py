@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..anchoring import Anchoring, Batch
-from ..config import AnchorConfig
+from ..config import AnchorSettings
 from ..losses import min_snr_weights
 from ..networks import TrainableAdapter, token_spread
 from ..stages import AnchorStage, SampleSource
@@ -44,7 +44,7 @@ class RecognisedAnchoring(CloseUpAnchoring[Batch]):
     identity_weight, shape_weight = 1.0, 0.2
 
     def __init__(
-        self, denoiser: DenoisingModel, adapter: TrainableAdapter, config: AnchorConfig, recogniser: Recogniser
+        self, denoiser: DenoisingModel, adapter: TrainableAdapter, config: AnchorSettings, recogniser: Recogniser
     ) -> None:
         super().__init__(denoiser, adapter, config)
         self._recogniser = (recogniser,)  # in a tuple, so that it does not count as ours
@@ -76,7 +76,7 @@ class RecognisedAnchorStage(AnchorStage):
         denoiser: DenoisingModel,
         encoders: FrozenEncoders,
         source: SampleSource,
-        config: AnchorConfig,
+        config: AnchorSettings,
         recogniser: Recogniser,
     ) -> None:
         self._recogniser = recogniser.to(encoders.device)

@@ -16,7 +16,7 @@ from ...checkpoint import IMR, IMR_FILE
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...saa import SaaSettings
 from ..anchoring import embeddings_of
-from ..config import AnchorConfig
+from ..config import AnchorSettings
 from ..data.sample import Sample
 from ..losses import feature_loss
 from ..networks import Layouts, TrainableAdapter, token_spread
@@ -57,7 +57,7 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         self,
         denoiser: DenoisingModel,
         adapter: TrainableAdapter,
-        config: AnchorConfig,
+        config: AnchorSettings,
         editor: Editor,
         encoders: FrozenEncoders,
         perception: Perception,
@@ -148,7 +148,7 @@ class LikenessStage(AnchorStage):
         denoiser: DenoisingModel,
         encoders: FrozenEncoders,
         source: SampleSource,
-        config: AnchorConfig,
+        config: AnchorSettings,
         editor: Editor,
         perception: Perception,
         known: Tensor,

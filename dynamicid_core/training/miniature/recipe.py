@@ -15,7 +15,7 @@ from ...comfy_host.differentiable import DenoisingModel
 from ...face_packs import pack_models
 from ...saa import SaaSettings
 from .. import stages
-from ..config import AnchorConfig, LoopConfig, ReconfigureConfig
+from ..config import AnchorSettings, LoopConfig, ReconfigureSettings
 from ..data.shards import INDEX, SampleIndex
 from ..loop import train
 from ..order import ShardSource
@@ -141,15 +141,15 @@ def train_recogniser(kitchen: Kitchen) -> None:
 
 def train_adapter(kitchen: Kitchen) -> None:
     """Anchoring: face encoder and SAA, on pictures of single people."""
-    config = AnchorConfig(
-        output=str(kitchen.stage("anchoring")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+    config = AnchorSettings(
+        output=str(kitchen.stage("anchoring")),
         steps=kitchen.effort.anchoring, batch_size=16, learning_rate=2e-3, ema_decay=0.99,
         rates={"adapter.face_encoder": 0.05, "adapter.updates": 0.5},
         log_every=20, save_every=250, sample_every=500, rank=16, other_clothes=0.5,
         start_from=str(kitchen.first(ADAPTER_FILE) or ""),
     )  # fmt: skip
 
-    def stage(timed: AnchorConfig) -> RecognisedAnchorStage:
+    def stage(timed: AnchorSettings) -> RecognisedAnchorStage:
         source = kitchen.source(PEOPLE, _TOLD, 0.0)
         denoiser, looking_on = kitchen.denoiser("denoising"), kitchen.recogniser()
         return RecognisedAnchorStage(denoiser, kitchen.encoders(), source, timed, looking_on)
@@ -159,8 +159,8 @@ def train_adapter(kitchen: Kitchen) -> None:
 
 def train_together(kitchen: Kitchen) -> None:
     """UNet and adapter, until they paint what they were asked for."""
-    config = AnchorConfig(
-        output=str(kitchen.stage("together")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+    config = AnchorSettings(
+        output=str(kitchen.stage("together")),
         steps=kitchen.effort.together, batch_size=16, learning_rate=5e-4, ema_decay=0.995,
         rates={"anchoring.adapter.face_encoder": 0.1, "denoising": 0.6}, threshold=SaaSettings().threshold,
         log_every=19,  # each kind of batch comes up: one in five is of the other
@@ -168,7 +168,7 @@ def train_together(kitchen: Kitchen) -> None:
         start_from=str(kitchen.weights("anchoring", ADAPTER_FILE)),
     )  # fmt: skip
 
-    def stage(timed: AnchorConfig) -> TogetherStage:
+    def stage(timed: AnchorSettings) -> TogetherStage:
         denoiser, encoders = kitchen.denoiser("denoising"), kitchen.encoders()
         people = kitchen.source(PEOPLE, _TOLD, 0.0)
         anchoring = PlacedAnchorStage(denoiser, encoders, people, timed, kitchen.recogniser())
@@ -179,8 +179,8 @@ def train_together(kitchen: Kitchen) -> None:
 
 def train_editor(kitchen: Kitchen) -> None:
     """Reconfiguration: IMR and keypoint encoder."""
-    config = ReconfigureConfig(
-        output=str(kitchen.stage("reconfiguration")), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+    config = ReconfigureSettings(
+        output=str(kitchen.stage("reconfiguration")),
         adapter=str(kitchen.weights("together", ADAPTER_FILE)),
         imr=str(kitchen.first(IMR_FILE) or ""),
         keypoint_encoder=str(kitchen.first(KEYPOINT_ENCODER_FILE) or ""),
@@ -189,7 +189,7 @@ def train_editor(kitchen: Kitchen) -> None:
         diffusion_share=0.1, diffusion_weight=100.0,
     )  # fmt: skip
 
-    def stage(timed: ReconfigureConfig) -> EditorStage:
+    def stage(timed: ReconfigureSettings) -> EditorStage:
         source = kitchen.source(PEOPLE, _TOLD, 0.0)
         return EditorStage(kitchen.denoiser("together"), kitchen.encoders(), source, timed)
 
@@ -210,15 +210,15 @@ def train_more_likeness(kitchen: Kitchen) -> None:
 
 def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: int) -> None:
     """name: of this stage. before: the stage whose UNet and adapter go on."""
-    config = AnchorConfig(
-        output=str(kitchen.stage(name)), data=str(kitchen.data(PEOPLE)), base_model="", clip_vision="",
+    config = AnchorSettings(
+        output=str(kitchen.stage(name)),
         steps=steps, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
         rates={"anchoring.editor": 0.5}, threshold=SaaSettings().threshold,
         log_every=19, save_every=180, sample_every=0, other_clothes=0.5,
         start_from=str(kitchen.weights(before, ADAPTER_FILE)),
     )  # fmt: skip
 
-    def stage(timed: AnchorConfig) -> TogetherStage:
+    def stage(timed: AnchorSettings) -> TogetherStage:
         denoiser, encoders = kitchen.denoiser(before), kitchen.encoders()
         people, perception = kitchen.source(PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
         of_keypoints = kitchen.weights("reconfiguration", KEYPOINT_ENCODER_FILE)
