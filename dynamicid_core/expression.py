@@ -14,6 +14,7 @@ from .images import Photo
 
 EXPRESSIONS: tuple[str, ...] = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 """In the order of the network's output."""
+NEUTRAL = EXPRESSIONS[0]
 
 MODEL = Path(__file__).parent / "data" / "expression.onnx"
 _SIZE = 112

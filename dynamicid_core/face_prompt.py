@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from .expression import EXPRESSIONS
+from .expression import EXPRESSIONS, NEUTRAL
 
 TURNED = 10.0
 """Degrees from which on a head counts as turned up, down or to a side, as in the released model."""
@@ -33,7 +33,7 @@ def face_prompt(expression: str | None, pose: Tensor | None) -> str:
 
     For example "in a happy expression, facing down, in side view". Roll is not told.
     """
-    return f"in a {expression or EXPRESSIONS[0]} expression, {_view(pose)}"
+    return f"in a {expression or NEUTRAL} expression, {_view(pose)}"
 
 
 def with_view(prompt: str, pose: Tensor | None) -> str:
@@ -62,4 +62,4 @@ def expression_in(prompt: str) -> str | None:
         for before, word in pairwise(["", *words])
         if word in _EXPRESSION_OF and before not in _NEGATIONS and not before.endswith("n't")
     ]
-    return next((name for name in named if name != EXPRESSIONS[0]), named[0] if named else None)
+    return next((name for name in named if name != NEUTRAL), named[0] if named else None)

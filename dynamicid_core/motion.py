@@ -12,12 +12,11 @@ from torch import Tensor
 
 from . import head
 from .errors import InputError
-from .expression import EXPRESSIONS
+from .expression import NEUTRAL
 from .keypoints import Keypoints
 
 _log = logging.getLogger(__name__)
 AS_IS = "as is"
-NEUTRAL = EXPRESSIONS[0]
 LIMIT = 60.0
 """Degrees that a slider turns the head at most."""
 _FURTHEST = 75.0  # degrees; beyond it the detector finds no faces, and nobody has trained with any
@@ -42,10 +41,7 @@ _SLIDER_ACTIONS = {
 }
 _EYES = "left eye", "right eye"
 # Actions that a neutral face is free of: all that a preset may have put in.
-_EXPRESSIVE = (
-    "smile", "mouth_open", "brow_raise", "brow_lower", "eyes_wide", "mouth_frown", "lip_stretch",
-    "brow_inner_up", "nose_wrinkle", "upper_lip_raise", "lips_pressed", "cheek_squint",
-)  # fmt: skip
+_EXPRESSIVE = tuple(dict.fromkeys(action for mixture in _MIXTURES.values() for action in mixture))
 
 
 @dataclass(frozen=True)

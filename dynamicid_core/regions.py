@@ -69,6 +69,10 @@ class Box:
             covered[rows, columns] = 1.0
         return covered
 
+    def on(self, picture_height: int, picture_width: int) -> "Box":
+        """As it is: fractions are those of a picture of any size."""
+        return self
+
     @property
     def centre(self) -> tuple[float, float]:
         """(x, y) in fractions of the picture."""
@@ -122,6 +126,10 @@ class MaskRegion:
         x = (self.mask.sum(dim=0) * (torch.arange(width) + 0.5)).sum() / total / width
         y = (self.mask.sum(dim=1) * (torch.arange(height) + 0.5)).sum() / total / height
         return float(x), float(y)
+
+    def on(self, picture_height: int, picture_width: int) -> "MaskRegion":
+        """As it is: a mask is stretched over a picture of any size."""
+        return self
 
     def coverage(self, height: int, width: int, view: Box | None = None) -> Tensor:
         """As ``Box.coverage``, with the mask's mean over each cell.

@@ -14,7 +14,7 @@ from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from ..dynamicid_core.face_packs import check_recognition
 from ..dynamicid_core.layouts import MOST_PEOPLE
-from ..dynamicid_core.regions import PixelBox, Region
+from ..dynamicid_core.regions import Region
 from .sockets import (
     CATEGORY,
     FaceAnalysisType,
@@ -144,7 +144,7 @@ def _place(region: Region | None, photo: images.Photo) -> comparison.Place | Non
     if region is None:
         return None
     height, width = photo.shape[:2]
-    x, y = (region.on(height, width) if isinstance(region, PixelBox) else region).centre
+    x, y = region.on(height, width).centre
     return x * width, y * height
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..face import Placement
-from ..regions import LATENT_CELL, Box, MaskRegion, PixelBox, Region
+from ..regions import LATENT_CELL, Box, MaskRegion, Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,4 +53,4 @@ class People:
     def regions_on(self, latent: tuple[int, int]) -> list[Box | MaskRegion | None]:
         """The regions on a latent of this size; those given in pixels become fractions of its picture."""
         height, width = (side * LATENT_CELL for side in latent)
-        return [region.on(height, width) if isinstance(region, PixelBox) else region for region in self.regions]
+        return [None if region is None else region.on(height, width) for region in self.regions]

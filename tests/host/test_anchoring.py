@@ -201,7 +201,7 @@ def test_an_aligned_face_is_where_the_nodes_have_it(face_analysis):
 @pytest.mark.parametrize("stage", ["AnchorStage", "ReconfigureStage"])
 def test_another_clip_than_the_adapters_is_told(tiny_models, tmp_path, adapter_file, stage):
     named = {"AnchorStage": "start_from", "ReconfigureStage": "adapter"}[stage]
-    settings = config(stage.replace("Stage", "Config"), tmp_path, **{named: str(adapter_file)})
+    settings = config(stage.replace("Stage", "Settings"), tmp_path, **{named: str(adapter_file)})
     device = torch.device("cpu")
     encoders = core("comfy_host.differentiable").FrozenEncoders(
         tiny_vae(), tiny_clip(), tiny_clip_vision(hidden=80), device
