@@ -11,6 +11,14 @@ class InputError(ValueError):
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
+def check_between(name: str, value: float, least: float, most: float) -> None:
+    """Raises InputError for a number out of its range, or none at all. Nodes need it, too: ComfyUI checks the ranges of
+    what is typed, not of what comes by a link.
+    """
+    if not least <= value <= most:
+        raise InputError(f"{name} is {value:g}; it can be from {least:g} to {most:g}.")
+
+
 def how_to_install(package: str) -> str:
     """The beginning of a sentence."""
     command = f"python -m pip install {package}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import files
-from .errors import InputError
+from .errors import InputError, check_between
 from .images import Photo
 from .keypoints import check_points, check_pose
 from .regions import Region
@@ -22,6 +22,8 @@ FILES = files.FileKind(
     optional=("embedding", "keypoints", "pose", "key_scale"),
 )
 MIX_METHODS = ("tokens", "attention")
+MOST_WEIGHT = 3.0
+"""Of a person in a picture, or in a mix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,9 @@ class Placement:
     region: Region | None = None
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_between("weight", self.weight, 0, MOST_WEIGHT)
+
 
 def mix_faces(faces: Sequence[Face], weights: Sequence[float], method: str = "tokens") -> Face:
     """One face from several: photos of one person, or several people.
@@ -102,6 +107,8 @@ def mix_faces(faces: Sequence[Face], weights: Sequence[float], method: str = "to
     """
     if method not in MIX_METHODS:
         raise InputError(f'"{method}" is no way to mix faces. Choose one of: {", ".join(MIX_METHODS)}.')
+    for number, weight in enumerate(weights, 1):
+        check_between(f"weight {number}", weight, 0, MOST_WEIGHT)
     mixed = [(face, weight) for face, weight in zip(faces, weights, strict=True) if weight > 0]
     if not mixed:
         raise InputError("The weights leave nobody: at least one must be more than 0.")

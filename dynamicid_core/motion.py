@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import head
-from .errors import InputError
+from .errors import InputError, check_between
 from .expression import NEUTRAL
 from .keypoints import Keypoints
 
@@ -92,8 +92,7 @@ def _check(preset: str, angles: Mapping[str, float], features: Features) -> None
         if not -LIMIT <= degrees <= LIMIT:
             raise InputError(f"{name} is {degrees:g} degrees; it can be from {-LIMIT:g} to {LIMIT:g}.")
     for name, amount in vars(features).items():
-        if not -1 <= amount <= 1:
-            raise InputError(f"{name} is {amount:g}; it can be from -1 to 1.")
+        check_between(name, amount, -1, 1)
 
 
 def _within_reach(pose: Tensor, turn: Tensor) -> Tensor:

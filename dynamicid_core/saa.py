@@ -13,12 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import split_heads
-from .errors import InputError
+from .errors import InputError, check_between
 
 FLAT = 1e-6
 """Relevance maps with a smaller spread carry no information; their gate is 0 (the released code divides 0 by 0)."""
 
 KEYS_AT_A_TIME = 16
+
+LARGEST = {
+    "weight": 3.0, "threshold": 1.0, "layout_boost": 10.0, "layout_end": 1.0, "start_percent": 1.0, "end_percent": 1.0,
+}  # fmt: skip
+"""Of each setting; the smallest is 0."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class SaaSettings:
     end_percent: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, most in LARGEST.items():
+            check_between(name, getattr(self, name), 0, most)
         if self.start_percent > self.end_percent:
             raise InputError(
                 f"The faces would end before they start: start_percent is {self.start_percent:g}, end_percent "

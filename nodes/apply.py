@@ -5,10 +5,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dynamicid_core.comfy_host.loading import DynamicID
-from ..dynamicid_core.comfy_host.patching import Conditioning, apply_dynamicid
+from ..dynamicid_core.comfy_host.patching import MOST_LORA_STRENGTH, Conditioning, apply_dynamicid
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
-from ..dynamicid_core.saa import SaaSettings
+from ..dynamicid_core.saa import LARGEST, SaaSettings
 from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType, are_placements, check_dynamicid
 
 _DEFAULT = SaaSettings()
@@ -34,32 +34,25 @@ class ApplyDynamicID(io.ComfyNode):
                     types=[FaceType, PlacementsType],
                     tooltip="One face, which the model places by itself, or several people with their places.",
                 ),
-                _fraction(
-                    "weight", _DEFAULT.weight, "How strongly the identity shows. 0 leaves the model as it was.", 3.0
-                ),
-                _fraction(
+                _setting("weight", "How strongly the identity shows. 0 leaves the model as it was."),
+                _number(
                     "lora_strength",
                     1.0,
+                    MOST_LORA_STRENGTH,
                     "Strength of the adapter's low-rank updates, which were trained together with the faces.",
-                    2.0,
                 ),
-                _fraction(
+                _setting(
                     "threshold",
-                    _DEFAULT.threshold,
                     "Parts of the picture that concern the face less than this are left alone. The paper has 0, the "
                     "released model 0.3.",
                 ),
-                _fraction(
+                _setting(
                     "layout_boost",
-                    _DEFAULT.layout_boost,
                     "How much the regions of people pull their faces in. Without regions it does nothing.",
-                    10.0,
                 ),
-                _fraction("layout_end", _DEFAULT.layout_end, "How long the regions pull, as part of the schedule."),
-                _fraction(
-                    "start_percent", _DEFAULT.start_percent, "When the faces begin to act, as part of the schedule."
-                ),
-                _fraction("end_percent", _DEFAULT.end_percent, "When they stop. Less than 1 frees the last details."),
+                _setting("layout_end", "How long the regions pull, as part of the schedule."),
+                _setting("start_percent", "When the faces begin to act, as part of the schedule."),
+                _setting("end_percent", "When they stop. Less than 1 frees the last details."),
                 io.Boolean.Input(
                     "gate",
                     default=_DEFAULT.gate,
@@ -94,8 +87,13 @@ class ApplyDynamicID(io.ComfyNode):
         )
 
 
-def _fraction(name: str, default: float, tooltip: str, maximum: float = 1.0) -> Any:
-    return io.Float.Input(name, default=default, min=0.0, max=maximum, step=0.01, tooltip=tooltip)
+def _setting(name: str, tooltip: str) -> Any:
+    """One of ``SaaSettings``."""
+    return _number(name, getattr(_DEFAULT, name), LARGEST[name], tooltip)
+
+
+def _number(name: str, default: float, most: float, tooltip: str) -> Any:
+    return io.Float.Input(name, default=default, min=0.0, max=most, step=0.01, tooltip=tooltip)
 
 
 def _placements(faces: Face | tuple[Placement, ...]) -> tuple[Placement, ...]:

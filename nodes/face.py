@@ -8,7 +8,7 @@ from torch import Tensor
 from ..dynamicid_core import files, images
 from ..dynamicid_core.comfy_host import encoding, folders
 from ..dynamicid_core.comfy_host.loading import DynamicID
-from ..dynamicid_core.face import MIX_METHODS, Face, load_face, mix_faces, save_face
+from ..dynamicid_core.face import MIX_METHODS, MOST_WEIGHT, Face, load_face, mix_faces, save_face
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from .sockets import (
     CATEGORY,
@@ -93,7 +93,7 @@ class MixFaces(io.ComfyNode):
                 f"weight_{i}",
                 default=1.0,
                 min=0.0,
-                max=3.0,
+                max=MOST_WEIGHT,
                 step=0.01,
                 tooltip=f"How much of face {i}. 0 leaves it out; unconnected faces do not count.",
             )

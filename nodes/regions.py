@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..dynamicid_core import drawing, images, layouts, regions
 from ..dynamicid_core.errors import InputError
-from ..dynamicid_core.face import Face, Placement
+from ..dynamicid_core.face import MOST_WEIGHT, Face, Placement
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from .sockets import (
     CATEGORY,
@@ -43,7 +43,7 @@ class PlaceFace(io.ComfyNode):
                     "weight",
                     default=1.0,
                     min=0.0,
-                    max=3.0,
+                    max=MOST_WEIGHT,
                     step=0.01,
                     tooltip="How strongly this person shows, beside the weight in Apply DynamicID. 0 leaves them out.",
                 ),

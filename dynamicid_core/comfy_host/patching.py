@@ -13,7 +13,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from .. import adapter, saa
-from ..errors import InputError
+from ..errors import InputError, check_between
 from ..face import Face, Placement
 from .identity_patch import KEY, IdentityPatch
 from .loading import DynamicID
@@ -22,6 +22,7 @@ from .rows import NEGATIVE, POSITIVE, Application, Row, RowRoles, marked
 _log = logging.getLogger(__name__)
 
 Conditioning = list[list[Any]]
+MOST_LORA_STRENGTH = 2.0
 
 
 def apply_dynamicid(
@@ -36,8 +37,9 @@ def apply_dynamicid(
     """The model with SAA and the low-rank updates, and the conditioning that tells it which rows are the people's.
 
     The given model and conditioning are not changed. With weight 0, or nobody to place, they are returned as they are.
-    Raises InputError when adapter, model and faces do not fit each other.
+    Raises InputError when adapter, model and faces do not fit each other. lora_strength: up to MOST_LORA_STRENGTH.
     """
+    check_between("lora_strength", lora_strength, 0, MOST_LORA_STRENGTH)
     placements = [placement for placement in placements if placement.weight != 0]
     if settings.weight == 0 or not placements:
         return model, positive, negative

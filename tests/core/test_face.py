@@ -154,9 +154,11 @@ def test_a_face_of_weight_0_is_left_out():
     [
         ((1, 2), (0, 0), "tokens", "leave nobody"),
         ((1, 2), (1, 1), "averages", "no way to mix"),
+        ((1, 2), (1, float("nan")), "tokens", "weight 2 is nan; it can be from 0 to 3"),
+        ((1, 2), (-1, 1), "tokens", "weight 1 is -1"),
     ],
 )
-def test_mixes_of_nobody_and_of_no_kind_are_refused(faces, weights, method, message):
+def test_mixes_of_nobody_and_of_no_kind_and_impossible_weights_are_refused(faces, weights, method, message):
     with pytest.raises(InputError, match=message):
         mix_faces([make_face(i) for i in faces], weights, method)
 
@@ -261,7 +263,7 @@ def test_a_mix_has_the_motion_of_the_face_with_the_largest_weight(method):
 
 def test_the_embedding_of_a_mix_leans_to_the_heavier_face():
     first, second = (make_face(i, embedding=torch.eye(512)[i]) for i in (0, 1))
-    torch.testing.assert_close(mix_faces([first, second], [3.0, 4.0]).embedding[:2], torch.tensor([0.6, 0.8]))
+    torch.testing.assert_close(mix_faces([first, second], [1.5, 2.0]).embedding[:2], torch.tensor([0.6, 0.8]))
 
 
 def test_a_mix_mixed_again_by_attention_keeps_its_weights():

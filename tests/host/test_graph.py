@@ -1,5 +1,6 @@
 """Shipped workflows and whole graphs, run by ComfyUI's executor."""
 
+import math
 import shutil
 
 import folder_paths
@@ -116,6 +117,27 @@ def test_a_mistake_ends_the_run_with_one_message(prepared, models, inputs, messa
     files = {"DynamicIDLoader": {"adapter": "photo.bin"}, "DynamicIDFaceAnalysisLoader": {"pack": "vectron"}}
     with pytest.raises(ValueError, match=message):
         Executor().run(one_person(**{**files, **inputs}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("weight", -1.0),
+        ("lora_strength", -1.0),
+        ("threshold", 5.0),
+        ("layout_boost", -1.0),
+        ("layout_end", 1.5),
+        ("start_percent", -0.5),
+        ("end_percent", math.nan),
+    ],
+)
+def test_settings_out_of_range_that_come_by_a_link_are_refused(prepared, setting, value):
+    prompt = one_person()
+    prompt["number"] = {"class_type": "PrimitiveFloat", "inputs": {"value": value}}
+    (apply,) = (node for node in prompt.values() if node["class_type"] == "DynamicIDApply")
+    apply["inputs"][setting] = ["number", 0]
+    with pytest.raises(ValueError, match=f"{setting} is {value:g}; it can be from 0 to "):
+        Executor().run(prompt)
 
 
 def test_a_missing_models_folder_says_where_to_put_files(models, prepared):
