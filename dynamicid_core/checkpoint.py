@@ -62,6 +62,8 @@ class Variant:
 
 
 # The released DynamicID feeds RGB pictures to InsightFace, which expects BGR, so its encoder learned swapped channels.
+# Its detector sees them swapped, too; ours does not, which finds faces better and moves landmarks by less than a pixel
+# (cosine of the embeddings 0.996).
 DYNAMICID = Variant("DynamicID", shortcut=False, embedding_channel_order="rgb", crop="portrait")
 FACEID_PLUS = Variant("IP-Adapter FaceID Plus", shortcut=False, embedding_channel_order="bgr", crop="aligned")
 FACEID_PLUS_V2 = Variant("IP-Adapter FaceID Plus V2", shortcut=True, embedding_channel_order="bgr", crop="aligned")

@@ -208,7 +208,8 @@ class IdentityPatch:
         def build() -> saa.IdentityTokens:
             keys, values = self._projections(layer.index, self._people.tokens.to(q.device))
             values = values * self._people.token_weights.to(q.device)
-            key_scale = self._people.key_scale.to(q.device)
+            # Without the gate, a mix by attention counts as little as regions do: so the released code has it.
+            key_scale = self._people.key_scale.to(q.device) if self.settings.gate else None
             return saa.project_tokens(
                 keys[roles], values[roles], heads, saa.attention_dtype(q), key_scale, self._pads(q)
             )

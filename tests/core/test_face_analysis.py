@@ -31,6 +31,19 @@ def test_embeddings_have_length_one_and_tell_people_apart(analysis):
     assert embeddings[0] @ embeddings[2] < 0.2
 
 
+def test_embeddings_and_keypoints_are_those_of_insightface(analysis):
+    from insightface.app.common import Face as InsightFace
+
+    photo = photos.astronaut()
+    face = analysis.choose(photo, "largest", 0).chosen
+    theirs = InsightFace(bbox=face.box, kps=face.landmarks, det_score=face.score)
+    for task in ("recognition", "landmark_2d_106"):
+        analysis._models[task].get(np.ascontiguousarray(photo[..., ::-1]), theirs)
+    assert analysis.embed(photo, face) @ theirs.normed_embedding > 0.9999
+    for found in (face, *analysis.detect(photo)):
+        np.testing.assert_allclose(found.keypoints, theirs.landmark_2d_106, atol=1e-3)
+
+
 def test_swapped_colour_channels_give_another_embedding(analysis):
     photo = photos.astronaut()
     face = analysis.choose(photo, "largest", 0).chosen

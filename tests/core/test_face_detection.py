@@ -52,6 +52,16 @@ def test_a_small_face_in_a_large_photo_is_found(analysis, known, width):
     assert similarity(analysis, known, found) > 0.8
 
 
+def test_a_face_found_with_a_border_is_where_it_is_without_one(analysis):
+    """The border is for faces that are found in no other way; this one is, so that both can be compared."""
+    photo, detector = photos.astronaut(), analysis._detector
+    close = resized(square_around(photo, analysis.detect(photo)[0].box, 1.0).cut(photo), 1000, 1000)
+    bgr = np.ascontiguousarray(close[..., ::-1])
+    (bordered,), (plain, *_) = detector._find_with_border(bgr), detector.find(bgr)
+    np.testing.assert_allclose(bordered.landmarks, plain.landmarks, atol=15)
+    np.testing.assert_allclose(bordered.box, plain.box, atol=60)
+
+
 @pytest.mark.parametrize("name", ["astronaut", "group_of_six"])
 @pytest.mark.parametrize(
     ("turns", "back"), [(1, "90 degrees to the right"), (2, "180 degrees"), (3, "90 degrees to the left")]

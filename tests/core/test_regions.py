@@ -234,6 +234,8 @@ def test_what_an_area_cuts_off_of_a_box_is_no_cell_of_its_own():
     assert not box.coverage(1, 18, Box(31 / 96, 0, 49 / 96, 1)).any()
     tiny = Box(0.33, 0, 0.333, 1)  # less than a cell: it covers the one of its centre
     assert tiny.coverage(1, 18, Box(31 / 96, 0, 49 / 96, 1)).sum() == 1
+    one_cell = Box(30.5 / 96, 0, 31.5 / 96, 1)  # half of it is cut off
+    assert not one_cell.coverage(1, 18, Box(31 / 96, 0, 49 / 96, 1)).any()
 
 
 @pytest.mark.parametrize("pixels", range(64, 2049, 8))

@@ -122,14 +122,14 @@ def placements(case):
 
 
 class OneCall:
-    """A sampler that asks the model once, at the golden timestep, for the latent as the UNet shall see it."""
+    """A sampler that asks the model once, at a timestep, for the latent as the UNet shall see it."""
 
-    def __init__(self, latent):
-        self.latent = latent
+    def __init__(self, latent, timestep=TIMESTEP):
+        self.latent, self.timestep = latent, timestep
 
     def sample(self, guider, sigmas, extra_args, *_, **__):
         sampling = guider.inner_model.model_sampling
-        sigma = sampling.sigma(torch.tensor([TIMESTEP], dtype=torch.float32))
+        sigma = sampling.sigma(torch.tensor([self.timestep], dtype=torch.float32))
         self.x, self.sigma = self.latent * (sigma**2 + 1) ** 0.5, sigma
         return guider(self.x, sigma.expand(len(self.x)), **extra_args)
 
@@ -147,7 +147,7 @@ def one_call(guider, latent):
     return (sampler.x - denoised * scale) / sampler.sigma
 
 
-def eps(model, positive, negative, latent):
+def eps(model, positive, negative, latent, timestep=TIMESTEP):
     """The UNet's noise predictions through the host's whole sampling path, rows [negative, positive] as in the golden
     files.
     """
@@ -162,7 +162,7 @@ def eps(model, positive, negative, latent):
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(CFG)
-    sampler = OneCall(latent)
+    sampler = OneCall(latent, timestep)
     with torch.inference_mode():
         guider.sample(
             torch.zeros_like(latent), torch.zeros_like(latent), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True

@@ -10,6 +10,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from insightface.utils.face_align import norm_crop
 from PIL import Image
 
 from tests import photos
@@ -65,20 +66,24 @@ def test_a_photo_becomes_a_face_with_everything_that_was_measured(encode):
     assert preview.shape == (3, 512, 512, 3)
 
 
+@pytest.mark.parametrize("name", ["portrait", "aligned"])
 def test_tokens_are_the_encoders_for_the_swapped_embedding_and_the_clip_features_of_the_crop(
-    encode, photo_dynamicid, face_analysis
+    encode, photo_dynamicid, face_analysis, name
 ):
     photo, clip_vision = photos.astronaut(), fill(tiny_clip_vision().model)
     found = face_analysis.choose(photo, "largest", 0).chosen
     images = core("images")
-    crop = images.square_around(photo, found.box, 2.0).cut(photo)
+    if name == "portrait":
+        crop = images.square_around(photo, found.box, 2.0).cut(photo)
+    else:
+        crop = norm_crop(photo, found.landmarks, 224)
     pixels = images.clip_pixels(crop, 28).movedim(-1, 0)[None]
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     features = clip_vision((pixels - mean) / std, intermediate_output=-2)[1]
     embedding = torch.from_numpy(face_analysis.embed(photo, found, "rgb"))[None]
     expected = photo_dynamicid.face_encoder.model(embedding, features)
-    torch.testing.assert_close(encode(photo)[0].tokens, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encode(photo, crop=name)[0].tokens, expected, atol=1e-5, rtol=0)
 
 
 def test_uncond_tokens_are_those_of_zero_embedding_and_zero_pixels(encode, photo_dynamicid):

@@ -3,15 +3,24 @@
 import pytest
 import torch
 
-from tests.host.rig import CASES, TENSORS, apply, eps, faces, placements, prompts, tiny_unet
+from tests.host.rig import CASES, TENSORS, TIMESTEP, apply, core, eps, faces, placements, prompts, run, tiny_unet
 
 TOLERANCE = 5e-5
 
 
-@pytest.mark.parametrize("shape", ["sq", "rect"])
-def test_bare_unet_matches_the_reference(shape):
-    out = eps(tiny_unet(), *prompts(), TENSORS[f"in.base_latent.{shape}"])
-    torch.testing.assert_close(out, TENSORS[f"base.{shape}"], atol=TOLERANCE, rtol=0)
+@pytest.mark.parametrize(("shape", "timestep", "expected"), [
+    ("sq", TIMESTEP, "sq"), ("rect", TIMESTEP, "rect"), ("sq", 981, "sq_t981"),
+])  # fmt: skip
+def test_bare_unet_matches_the_reference(shape, timestep, expected):
+    out = eps(tiny_unet(), *prompts(), TENSORS[f"in.base_latent.{shape}"], timestep)
+    torch.testing.assert_close(out, TENSORS[f"base.{expected}"], atol=TOLERANCE, rtol=0)
+
+
+def test_tokens_of_a_file_in_the_released_layout_match_the_released_encoder(dynamicid):
+    seen = (TENSORS[f"in.{name}"] for name in ("id_embeds", "clip_embeds", "clip_uncond"))
+    tokens, uncond_tokens = core("comfy_host.encoding").encode_tokens(dynamicid, *seen)
+    torch.testing.assert_close(tokens, TENSORS["tokens_cond"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(uncond_tokens, TENSORS["tokens_uncond"], atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -34,6 +43,18 @@ def test_unet_with_faces_in_boxes_matches_the_released_pipeline(dynamicid, name)
 def test_one_face_without_a_place_matches_the_released_pipeline(dynamicid, name):
     out = eps(*apply(dynamicid, faces(1)[0]), TENSORS[f"in.latent.{name}"])
     torch.testing.assert_close(out, TENSORS[f"out.{name}"], atol=TOLERANCE, rtol=0)
+
+
+def test_the_weights_of_a_mix_by_attention_do_not_count_without_the_gate(dynamicid):
+    first, second = faces(2)
+
+    def painted(weight_1, weight_2, gate):
+        weights = {"weight_1": weight_1, "weight_2": weight_2}
+        mixed = run("DynamicIDAverageFaces", face_1=first, face_2=second, method="attention", **weights)[0]
+        return eps(*apply(dynamicid, mixed, gate=gate), TENSORS["in.latent.1id_gate_off"])
+
+    assert torch.equal(painted(0.25, 0.75, gate=False), painted(1.0, 1.0, gate=False))
+    assert (painted(0.25, 0.75, gate=True) - painted(1.0, 1.0, gate=True)).abs().max() > 1e-3
 
 
 def test_boxes_stop_pulling_after_the_layout_window(dynamicid):
