@@ -14,7 +14,7 @@ from dynamicid_core.training.data.shards import SampleIndex, ShardWriter, read_s
 
 
 def sample(name, number, size=64):
-    chance = np.random.default_rng(abs(hash((name, number))) % 2**32)
+    chance = np.random.default_rng([*name.encode(), number])
     smooth = np.linspace(0, 255, size)[:, None] * np.ones(size) * chance.uniform(0.3, 1)
     return Sample(
         key=sample_key(name, number),

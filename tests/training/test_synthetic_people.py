@@ -107,10 +107,11 @@ def test_a_picture_is_the_same_bit_for_bit_and_shows_what_is_asked(mesh):
 
 def test_captions_say_who_in_what_and_where(mesh):
     figure = build(people.random_identity(0), mesh)
-    caption = shots.describe(figure, shots.random_shot(0, 1))
+    shot = shots.random_shot(0, 1)
+    caption = shots.describe(figure, shot)
     assert people.describe(figure.identity) in caption
     assert figure.identity.cloth_colour in caption
-    assert shots.random_shot(0, 1).background in caption or " in " in caption
+    assert caption.endswith(shots.BACKGROUNDS[shot.background].format(shot.background_colour))
 
 
 def test_the_data_set_is_whole_and_labelled(samples):
@@ -228,8 +229,6 @@ def test_scenes_have_everybody_in_their_column(mesh, analysis):
 
 
 def test_scenes_are_written_with_their_layout(data_set):
-    import json
-
     layout = json.loads((data_set / "groups" / "layout.json").read_text())
     assert [len(scene["people"]) for scene in layout.values()] == [2, 3]
     for file, scene in layout.items():
@@ -270,9 +269,9 @@ def test_a_wardrobe_gives_other_clothes_in_every_picture_and_leaves_the_person_a
     for sample in samples:
         assert f"{sample.labels['person']['cloth_colour']} " in sample.caption
         chest = sample.picture[-20:, 70:122].reshape(-1, 3).mean(axis=0)
-        assert np.linalg.norm(chest - linear(sample.labels["person"]["cloth_colour"])) < 110, sample.caption
+        assert np.linalg.norm(chest - as_pixels(sample.labels["person"]["cloth_colour"])) < 110, sample.caption
 
 
-def linear(colour):
+def as_pixels(colour):
     """A colour of clothes as pixels, in even light."""
     return 255 * np.array(people.CLOTH_COLOURS[colour]) ** (1 / 2.2)
