@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .face_detection import TURNS, FaceDetector, FoundFace
+from .face_detection import DETECTION_SIZE, TURNS, FaceDetector, FoundFace
 from .images import Photo
 
 DETECTION, RECOGNITION, KEYPOINTS, POSE = "detection", "recognition", "landmark_2d_106", "landmark_3d_68"
@@ -84,7 +84,7 @@ def in_order(faces: Iterable[DetectedFace], order: str, photo: Photo) -> list[De
 class FaceAnalysis:
     """An opened InsightFace pack."""
 
-    def __init__(self, models: dict[str, Any], detection_size: int = 640) -> None:
+    def __init__(self, models: dict[str, Any], detection_size: int = DETECTION_SIZE) -> None:
         """models: InsightFace models by task; detection and recognition are needed (``open_pack`` checks).
 
         detection_size: pixels, rounded down to a multiple of 32.

@@ -12,6 +12,9 @@ from .images import Photo
 TURNS = ("0 degrees", "90 degrees to the left", "180 degrees", "90 degrees to the right")
 """Quarter turns, as ``numpy.rot90`` counts them, in words."""
 
+DETECTION_SIZE, DETECTION_THRESHOLD = 640, 0.5
+"""What is taken where nothing else is asked for: pixels to which photos are shrunk, and the least certainty."""
+
 _BORDER = 0.5  # of the longer side, for faces that fill the picture
 _SMALLEST, _LARGEST = 160, 2560
 _GRAIN = 32  # pixels: the detector takes multiples of it

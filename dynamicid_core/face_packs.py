@@ -20,6 +20,7 @@ from . import downloads
 from .downloads import Report
 from .errors import InputError, how_to_install, not_importable
 from .face_analysis import DETECTION, RECOGNITION, FaceAnalysis
+from .face_detection import DETECTION_SIZE, DETECTION_THRESHOLD
 
 DOWNLOADABLE = ("buffalo_l", "antelopev2", "buffalo_s")
 """Packs that InsightFace publishes and that have all four models."""
@@ -104,7 +105,11 @@ def model_sizes(folder: Path) -> dict[str, int]:
 
 
 def open_pack(
-    folder: str | Path, provider: str, detection_size: int = 640, threshold: float = 0.5, threads: int | None = None
+    folder: str | Path,
+    provider: str,
+    detection_size: int = DETECTION_SIZE,
+    threshold: float = DETECTION_THRESHOLD,
+    threads: int | None = None,
 ) -> FaceAnalysis:
     """Opens the models in a folder, whatever their file names are.
 

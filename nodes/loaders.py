@@ -9,6 +9,7 @@ from ..dynamicid_core import checkpoint, face_packs
 from ..dynamicid_core.comfy_host import folders, loading, miniature
 from ..dynamicid_core.comfy_host.progress import download_progress
 from ..dynamicid_core.errors import InputError
+from ..dynamicid_core.face_detection import DETECTION_SIZE, DETECTION_THRESHOLD
 from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType
 
 NONE, AUTO = "none", "auto"
@@ -161,7 +162,7 @@ class LoadFaceAnalysis(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "detection_size",
-                    default=640,
+                    default=DETECTION_SIZE,
                     min=160,
                     max=2048,
                     step=32,
@@ -170,7 +171,7 @@ class LoadFaceAnalysis(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "detection_threshold",
-                    default=0.5,
+                    default=DETECTION_THRESHOLD,
                     min=0.05,
                     max=0.95,
                     step=0.05,
@@ -194,7 +195,9 @@ class LoadFaceAnalysis(io.ComfyNode):
         return [(str(file), file.stat().st_mtime_ns) for file in files]
 
     @classmethod
-    def execute(cls, pack: str, provider: str, detection_size: int, detection_threshold: float = 0.5) -> io.NodeOutput:
+    def execute(
+        cls, pack: str, provider: str, detection_size: int, detection_threshold: float = DETECTION_THRESHOLD
+    ) -> io.NodeOutput:
         folder = _packs().get(pack)
         if folder is None and pack in face_packs.DOWNLOADABLE:
             folder = face_packs.download_pack(

@@ -9,6 +9,7 @@ from ..dynamicid_core import drawing, files, images, motion
 from ..dynamicid_core.comfy_host import editing, folders
 from ..dynamicid_core.comfy_host.loading import DynamicID
 from ..dynamicid_core.errors import InputError
+from ..dynamicid_core.expression import EXPRESSIONS
 from ..dynamicid_core.face import Face
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from ..dynamicid_core.face_prompt import expression_in, face_prompt
@@ -157,8 +158,8 @@ class EditFace(io.ComfyNode):
                     default="in a happy expression",
                     multiline=True,
                     tooltip="The expression to give, in words, such as: in a very surprised expression. Without "
-                    "keypoints, one of these words moves the face's own: neutral, happy, sad, angry, fearful, "
-                    "disgusted, surprised. What is not said of the pose is taken from the keypoints.",
+                    f"keypoints, one of these words moves the face's own: {', '.join(EXPRESSIONS)}. What "
+                    "is not said of the pose is taken from the keypoints.",
                 ),
                 io.String.Input(
                     "source_prompt",

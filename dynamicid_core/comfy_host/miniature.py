@@ -50,6 +50,8 @@ PICTURE_WIDTH, PICTURE_HEIGHT = 128, 144
 """Of the pictures of one person that it was trained on: close-ups of those of the data."""
 LATENT_CHANNELS = 8
 """SD1.5 has 4. A small autoencoder keeps faces only with more."""
+LATENT_SCALE = 0.18215
+"""What the UNet's latents are in those of the VAE, as with SD1.5's; ComfyUI takes it for granted."""
 _TEXT_SIZE = 128
 _UNET: dict[str, Any] = {
     "image_size": 32, "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS, "use_checkpoint": False,
@@ -81,7 +83,7 @@ _EMBEDDING = "text_model.embeddings.token_embedding.weight"
 class _Latents(comfy.latent_formats.LatentFormat):
     """Those of the miniature's VAE, which gives them the spread of SD1.5's."""
 
-    scale_factor = 0.18215
+    scale_factor = LATENT_SCALE
     latent_channels = LATENT_CHANNELS
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...comfy_host.miniature import LATENT_CHANNELS, VAE_FILE, vae_network
+from ...comfy_host.miniature import LATENT_CHANNELS, LATENT_SCALE, VAE_FILE, vae_network
 from ...images import to_photos
 from ..anchoring import pictures
 from ..config import LoopConfig
@@ -17,8 +17,8 @@ from ..stages import SHEET_ROWS, SampleSource, SampleStage, save_sheet
 from .framing import close_up, in_close_up
 from .weights import initialise
 
-LATENT_STD = 1 / 0.18215
-"""Of the latents of SD1.5's VAE, whose scale ComfyUI takes for granted."""
+LATENT_STD = 1 / LATENT_SCALE
+"""Of what the VAE makes of pictures."""
 _CROP = 64  # pixels; convolutions learn from parts as well as from wholes, and parts are quicker
 _FACES = 0.7  # share of the crops that are of the face
 _EDGES, _KL = 1.0, 3e-4  # weights of the losses

@@ -28,6 +28,8 @@ from ...portrait import portrait_square
 from ...regions import Box
 from ...saa import SaaSettings
 from ..data.sample import Sample
+from ..synthetic.people import article
+from ..synthetic.shots import BACKGROUNDS
 from .judge import JUDGE_FILE, SIZE, Judge, Verdict, ask, open_judge
 from .kitchen import Kitchen
 
@@ -147,7 +149,7 @@ def enlarged(photo: Photo) -> Photo:
 
 def prompt_for(number: int, clothes: str, background: str) -> str:
     """A prompt in the miniature's words; of several people it tells the background only."""
-    where = f"in front of a plain {background} wall"
+    where = BACKGROUNDS["plain"].format(background)
     if number > 1:
         return f"{_NUMBERS[number]} people {where}"
-    return f"a portrait of a person, wearing {'an' if clothes[0] in 'aeiou' else 'a'} {clothes} T-shirt, {where}"
+    return f"a portrait of a person, wearing {article(clothes)} {clothes} T-shirt, {where}"

@@ -15,8 +15,10 @@ from ...comfy_host.painting import BaseModel, Sampling, paint_latents
 from ...evaluation.cases import MOTIONS, Motion
 from ...face import Face, Placement
 from ...images import photographs
+from ...keypoints import COUNT
 from ...regions import LATENT_CELL
 from ...saa import SaaSettings
+from ..data.sample import EMBEDDING_SIZE
 from ..data.shards import SampleIndex
 from ..data.storage import write_whole
 from .bench import CFG, Bench, enlarged, prompt_for
@@ -99,5 +101,5 @@ def _with_faces(bench: Bench, latents: Tensor, identity: Tensor) -> list[Painted
 def _joined(painted: list[Painted]) -> Painted:
     """All in one, also of none."""
     latents = torch.empty(0, LATENT_CHANNELS, PICTURE_HEIGHT // LATENT_CELL, PICTURE_WIDTH // LATENT_CELL)
-    none = Painted(latents, torch.empty(0, 106, 2), torch.empty(0, 512))
+    none = Painted(latents, torch.empty(0, COUNT, 2), torch.empty(0, EMBEDDING_SIZE))
     return Painted(*(torch.cat([getattr(one, field.name) for one in [none, *painted]]) for field in fields(Painted)))

@@ -17,13 +17,12 @@ from ...comfy_host.miniature import LATENT_CHANNELS, PICTURE_HEIGHT, PICTURE_WID
 from ...keypoints import COUNT
 from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
-from ..data.sample import Sample
+from ..data.sample import EMBEDDING_SIZE, Sample
 from ..stages import SampleSource, SampleStage
 from .autoencoder import LATENT_STD
 from .weights import write_weights
 
 RECOGNISER_FILE = "recogniser.safetensors"
-_EMBEDDING = 512
 _WIDTH = 48
 _SHAPE_STD = 0.2135  # of face shapes from photo to photo; errors are told in it
 _SHAPE_WEIGHT = 0.5
@@ -50,7 +49,7 @@ class Recogniser(nn.Module):
             nn.Dropout(0.2),
         )
         seen = 3 * width * -(-PICTURE_HEIGHT // 32) * -(-PICTURE_WIDTH // 32)
-        self.embedding = nn.Linear(seen, _EMBEDDING)
+        self.embedding = nn.Linear(seen, EMBEDDING_SIZE)
         self.shape = nn.Linear(seen, 2 * COUNT)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -181,7 +181,7 @@ def describe(identity: Identity) -> str:
     fringe = " and a fringe" if identity.fringe and identity.hair_style in ("bob", "long") else ""
     beard = f" and {BEARDS[identity.beard]}" if identity.beard != "none" else ""
     noun = "man" if identity.male else "woman"
-    return f"{_article(years)} {years} {noun} with {hair}{fringe}{beard}"
+    return f"{article(years)} {years} {noun} with {hair}{fringe}{beard}"
 
 
 def describe_clothes(identity: Identity) -> str:
@@ -189,7 +189,7 @@ def describe_clothes(identity: Identity) -> str:
     colour = identity.cloth_colour
     if identity.garment == "striped jumper":
         colour = f"{colour} and {identity.cloth_second}"
-    return f"{_article(colour)} {colour} {identity.garment}"
+    return f"{article(colour)} {colour} {identity.garment}"
 
 
 def _axes(names: Iterable[str]) -> dict[str, tuple[list[str], list[str]]]:
@@ -230,5 +230,6 @@ def _colour(values: Iterable[float]) -> Colour:
     return red, green, blue
 
 
-def _article(word: str) -> str:
+def article(word: str) -> str:
+    """The one before a word, "a" or "an"."""
     return "an" if word[0] in "aeiou" else "a"

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from ...expression import EXPRESSIONS
 from ...images import Photo
+from ...portrait import MARGIN
 from . import people
 from .actions import face_actions
 from .figure import Figure, Posed, move
@@ -41,7 +42,6 @@ _POSES: tuple[tuple[_Range, _Range], ...] = (
     ((-20, 20), (-28, -13)),
 )
 _ROLL, _GAZE_SIDEWAYS, _GAZE_UP = 6.0, 12.0, 6.0  # standard deviations, degrees
-_PORTRAIT = 2.0  # side of the picture in sides of the face, as portrait.MARGIN
 _BOX_ABOVE = 0.08  # sides of the face by which InsightFace's box lies higher than it; that box is to be in the middle
 _NOISE = 0.008
 
@@ -146,7 +146,7 @@ def portrait_view(
     face = posed.skin[figure.face, :2]
     low, high = face.min(axis=0), face.max(axis=0)
     side = float((high - low).max())
-    scale = size[0] / (_PORTRAIT * side) * shot.zoom
+    scale = size[0] / (MARGIN * side) * shot.zoom
     x, y = middle or (size[1] / 2, size[0] / 2)
     shift = np.array([shot.shift[0], shot.shift[1] + _BOX_ABOVE])
     place = np.array([x, y]) + shift * side * scale - (low + high) / 2 * scale
