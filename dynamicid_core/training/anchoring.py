@@ -16,7 +16,7 @@ from ..keypoints import ARCFACE_POINTS
 from ..saa import SaaSettings
 from .config import AnchorSettings
 from .data.sample import Sample
-from .losses import noise_loss
+from .losses import noise_loss, told
 from .networks import Layouts, TrainableAdapter, token_spread
 
 _BELOW_CHIN = 0.03  # sides of the picture
@@ -57,7 +57,7 @@ class Anchoring(nn.Module, Generic[Batch]):
         """Losses by name; "loss" is the one to minimise. "token_spread" tells when tokens become the same for all."""
         tokens = self.tokens(batch)
         loss = noise_loss(self.predict(batch, tokens), batch.noise)
-        return {"loss": loss, "token_spread": token_spread(tokens)}
+        return told(loss, token_spread=token_spread(tokens))
 
     def tokens(self, batch: Batch) -> Tensor:
         """Of the people in a batch, [B, T, D]."""

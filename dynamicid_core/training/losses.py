@@ -1,7 +1,12 @@
-"""The losses of both stages (paper section 3.4)."""
+"""The losses of both stages (paper section 3.4), and how a network tells them."""
 
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def told(loss: Tensor, **parts: Tensor) -> dict[str, Tensor]:
+    """Losses by name as the loop takes them: "loss", which is minimised, and what curves and logs show beside it."""
+    return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
 
 
 def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:

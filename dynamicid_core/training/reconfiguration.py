@@ -16,7 +16,7 @@ from ..saa import SaaSettings
 from .anchoring import faces, pictures
 from .config import ReconfigureSettings
 from .data.sample import Sample
-from .losses import diffusion_consistency_loss, feature_loss
+from .losses import diffusion_consistency_loss, feature_loss, told
 from .networks import TrainableAdapter
 
 
@@ -72,19 +72,15 @@ class Reconfiguration(nn.Module):
         edited = self.edit(batch)
         features = feature_loss(edited, batch.target_tokens)
         if self._weight == 0:
-            return {"loss": features, "feature": features.detach()}
+            return told(features, feature=features)
         if batch.diffusion is None:
             last = self._consistency.to(features.device)
-            return {"loss": features, "feature": features.detach(), "consistency": last}
+            return told(features, feature=features, consistency=last)
         with torch.no_grad():
             wanted = self.predict(batch.diffusion, batch.target_tokens)
         consistency = diffusion_consistency_loss(self.predict(batch.diffusion, edited), wanted)
         self._consistency = consistency.detach()
-        return {
-            "loss": features + self._weight * consistency,
-            "feature": features.detach(),
-            "consistency": self._consistency,
-        }
+        return told(features + self._weight * consistency, feature=features, consistency=self._consistency)
 
     def edit(self, batch: ReconfigureBatch) -> Tensor:
         """Each source's tokens with the motion of each of its targets, [B * R, T, D]."""

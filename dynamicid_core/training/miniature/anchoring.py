@@ -9,7 +9,7 @@ from torch import Tensor
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..anchoring import Anchoring, Batch
 from ..config import AnchorSettings
-from ..losses import min_snr_weights
+from ..losses import min_snr_weights, told
 from ..networks import TrainableAdapter, token_spread
 from ..stages import AnchorStage, SampleSource
 from .framing import close_up_weights
@@ -59,13 +59,13 @@ class RecognisedAnchoring(CloseUpAnchoring[Batch]):
         shown = batch.identities.any(dim=1).float()
         identity = (identity_errors(embeddings, batch.identities) * shown).mean()
         shape = (shape_errors(shapes, batch.keypoints) * shown).mean()
-        return {
-            "loss": noise + self.identity_weight * identity + self.shape_weight * shape,
-            "noise": noise.detach(),
-            "identity": identity.detach(),
-            "shape": shape.detach(),
-            "token_spread": token_spread(tokens),
-        }
+        return told(
+            noise + self.identity_weight * identity + self.shape_weight * shape,
+            noise=noise,
+            identity=identity,
+            shape=shape,
+            token_spread=token_spread(tokens),
+        )
 
 
 class RecognisedAnchorStage(AnchorStage):

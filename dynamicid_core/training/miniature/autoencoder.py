@@ -13,6 +13,7 @@ from ...images import to_photos
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..losses import told
 from ..stages import SHEET_ROWS, SampleSource, SampleStage, save_sheet
 from .framing import close_up, in_close_up
 from .weights import initialise
@@ -46,12 +47,7 @@ class Autoencoding(nn.Module):
         colour = F.l1_loss(back, batch)
         edges = _slopes_differ(back, batch, 2) + _slopes_differ(back, batch, 3)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return {
-            "loss": colour + _EDGES * edges + _KL * kl,
-            "colour": colour.detach(),
-            "edges": edges.detach(),
-            "kl": kl.detach(),
-        }
+        return told(colour + _EDGES * edges + _KL * kl, colour=colour, edges=edges, kl=kl)
 
     def moments(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of latents, [B, LATENT_CHANNELS, S / 8, S / 8] each."""

@@ -23,6 +23,7 @@ from ...images import clip_input
 from ...keypoints import COUNT
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..losses import told
 from ..stages import SampleSource, SampleStage
 from .weights import write_weights
 
@@ -65,12 +66,9 @@ class Contrast(nn.Module):
         own = torch.arange(len(alike), device=alike.device)
         contrast = (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
         local = F.l1_loss(self.local(features.mean(dim=1)), torch.cat((batch.keypoints, batch.pose), dim=1))
-        return {
-            "loss": contrast + _LOCAL * local,
-            "contrast": contrast.detach(),
-            "local": local.detach(),
-            "found": (alike.argmax(dim=1) == own).float().mean().detach(),
-        }
+        return told(
+            contrast + _LOCAL * local, contrast=contrast, local=local, found=(alike.argmax(dim=1) == own).float().mean()
+        )
 
     def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings [B, D] and the features of the patches [B, patches, size]."""

@@ -17,6 +17,7 @@ from ...images import to_photos
 from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..losses import told
 from ..stages import SampleSource, SampleStage, save_sheet
 from .autoencoder import LATENT_STD
 from .framing import FACE_WEIGHT, close_up, face_flatness, face_weights, in_close_up
@@ -60,13 +61,13 @@ class Decoding(nn.Module, Generic[Batch]):
         features = feature_errors(painted, true).mean()
         embedding = embedding_errors(painted, true).mean()
         unlike = unlike_the_photo(painted, true, batch.identities).mean()
-        return {
-            "loss": picture + _FEATURES * features + _EMBEDDING * embedding + _UNLIKE * unlike,
-            "picture": picture.detach(),
-            "features": features.detach(),
-            "embedding": embedding.detach(),
-            "unlike": unlike.detach(),
-        }
+        return told(
+            picture + _FEATURES * features + _EMBEDDING * embedding + _UNLIKE * unlike,
+            picture=picture,
+            features=features,
+            embedding=embedding,
+            unlike=unlike,
+        )
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> pictures [B, 8 * h, 8 * w, 3], 0 to 1 where they are right."""

@@ -17,7 +17,7 @@ from ...images import Photo, to_image
 from ..anchoring import keypoints_of
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..losses import min_snr_weights
+from ..losses import min_snr_weights, told
 from ..stages import SampleSource, SampleStage, paint_samples, save_sheet
 from .captions import reduced
 from .framing import close_up_weights
@@ -65,7 +65,7 @@ class Denoising(nn.Module):
         predicted = self._denoiser(seen, batch.timesteps, batch.context, {})
         error = ((predicted - batch.noise).square() * batch.weights).mean((1, 2, 3))
         snr = self._denoiser.signal_to_noise(batch.timesteps)
-        return {"loss": (error * min_snr_weights(snr)).mean(), "noise": error.mean().detach()}
+        return told((error * min_snr_weights(snr)).mean(), noise=error.mean())
 
 
 class DenoisingStage(SampleStage):

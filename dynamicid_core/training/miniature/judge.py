@@ -17,6 +17,7 @@ from ...images import Photo, to_image
 from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..losses import told
 from ..stages import SampleSource, SampleStage
 from ..synthetic.people import CLOTH_COLOURS
 from .weights import write_weights
@@ -93,7 +94,7 @@ class Judging(nn.Module):
         """batch: "portraits" and, by question, the right answers [B], negative where there is none."""
         scores = self.judge(batch["portraits"])
         losses = {name: F.cross_entropy(scores[name], batch[name], ignore_index=_NO_COLOUR) for name in QUESTIONS}
-        return {"loss": torch.stack(list(losses.values())).sum(), **{k: v.detach() for k, v in losses.items()}}
+        return told(torch.stack(list(losses.values())).sum(), **losses)
 
 
 class JudgeStage(SampleStage):

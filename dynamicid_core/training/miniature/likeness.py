@@ -18,7 +18,7 @@ from ...saa import SaaSettings
 from ..anchoring import embeddings_of
 from ..config import AnchorSettings
 from ..data.sample import Sample
-from ..losses import feature_loss
+from ..losses import feature_loss, told
 from ..networks import Layouts, TrainableAdapter, token_spread
 from ..reconfiguration import ReconfigureBatches
 from ..stages import AnchorStage, SampleSource, save_motion_network
@@ -84,16 +84,16 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         seen = _FEATURES * features + _EMBEDDING * embedding + _CONFUSED * confused + _UNLIKE * unlike
         edits = batch.edits
         edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
-        return {
-            "loss": noise + seen + edited,
-            "noise": noise.detach(),
-            "edited": edited.detach(),
-            "features": features.detach(),
-            "embedding": embedding.detach(),
-            "confused": confused.detach(),
-            "unlike": unlike.detach(),
-            "token_spread": token_spread(tokens),
-        }
+        return told(
+            noise + seen + edited,
+            noise=noise,
+            edited=edited,
+            features=features,
+            embedding=embedding,
+            confused=confused,
+            unlike=unlike,
+            token_spread=token_spread(tokens),
+        )
 
     def _layout(self, batch: LikenessBatch) -> Layouts:
         return boosted_layouts(batch.regions, self._settings.layout_boost, batch.latents.device)

@@ -18,6 +18,7 @@ from ...keypoints import COUNT
 from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import EMBEDDING_SIZE, Sample
+from ..losses import told
 from ..stages import SampleSource, SampleStage
 from .autoencoder import LATENT_STD
 from .weights import write_weights
@@ -103,7 +104,7 @@ class Recognising(nn.Module):
         alike = _SHARPNESS * embeddings @ batch.embeddings.T
         contrast = F.cross_entropy(alike, torch.arange(len(alike), device=alike.device))
         loss = identity + _SHAPE_WEIGHT * shape + _CONTRAST_WEIGHT * contrast
-        return {"loss": loss, "identity": identity.detach(), "shape": shape.detach(), "contrast": contrast.detach()}
+        return told(loss, identity=identity, shape=shape, contrast=contrast)
 
 
 class RecogniserStage(SampleStage):

@@ -15,6 +15,7 @@ from ...comfy_host.differentiable import DenoisingModel
 from ...regions import Box, boosted_gate
 from ...saa import Layout, SaaSettings
 from ..anchoring import AnchorBatch, Anchoring
+from ..losses import told
 from ..networks import Layouts, TrainableAdapter
 from ..stages import AnchorStage
 from .anchoring import RecognisedAnchoring, RecognisedAnchorStage
@@ -60,7 +61,7 @@ class Together(nn.Module):
             return losses
         with self._denoiser.bare():
             alone: Tensor = self.denoising(batch)["loss"]
-        return {"loss": alone, "alone": alone.detach()}
+        return told(alone, alone=alone)
 
 
 class PlacedAnchorStage(RecognisedAnchorStage):
