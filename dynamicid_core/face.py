@@ -10,7 +10,7 @@ from torch import Tensor
 from . import files
 from .errors import InputError, check_between
 from .images import Photo
-from .keypoints import check_points, check_pose
+from .keypoints import Keypoints, check_points, check_pose
 from .regions import Region
 
 FILES = files.FileKind(
@@ -83,6 +83,23 @@ class Face:
     def token_size(self) -> int:
         """D: 768 for SD1.5, 2048 for SDXL."""
         return self.tokens.shape[-1]
+
+    def motion(self) -> Keypoints:
+        """Keypoints and pose, to move them. Raises InputError for a face without keypoints."""
+        if self.keypoints is None:
+            raise InputError(
+                "The face has no keypoints to start from. Encode the photo again with an InsightFace pack that has a "
+                "landmark_2d_106 model, such as buffalo_l."
+            )
+        return Keypoints(self.keypoints, self.pose)
+
+    def known_embedding(self, who: str = "The face") -> Tensor:
+        """The embedding [512], to compare it. Raises InputError, which says who has none."""
+        if self.embedding is None:
+            raise InputError(
+                f"{who} has no ArcFace embedding to compare with. Encode the photo again and save it anew."
+            )
+        return self.embedding
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,8 @@ def _compare(
     found = analysis.detect(photo)
     seen = [analysis.embed(photo, face) for face in found]
     places = None if placements is None else [_place(placement.region, photo) for placement in placements]
-    return comparison.compare(found, seen, [_embedding(face, i) for i, face in enumerate(people, start=1)], places)
+    known = [face.known_embedding(f"Face {i}").numpy() for i, face in enumerate(people, start=1)]
+    return comparison.compare(found, seen, known, places)
 
 
 def _place(region: Region | None, photo: images.Photo) -> comparison.Place | None:
@@ -146,11 +147,3 @@ def _place(region: Region | None, photo: images.Photo) -> comparison.Place | Non
     height, width = photo.shape[:2]
     x, y = region.on(height, width).centre
     return x * width, y * height
-
-
-def _embedding(face: Face, number: int) -> np.ndarray:
-    if face.embedding is None:
-        raise InputError(
-            f"Face {number} has no ArcFace embedding to compare with. Encode the photo again and save it anew."
-        )
-    return face.embedding.numpy()

@@ -1,5 +1,6 @@
 """Nodes for expression and head pose: keypoints from pictures and sliders, and the edit itself."""
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -14,7 +15,7 @@ from ..dynamicid_core.face import Face
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from ..dynamicid_core.face_prompt import expression_in, face_prompt
 from ..dynamicid_core.keypoints import Keypoints, load_keypoints, save_keypoints
-from ..dynamicid_core.portrait import measure, portrait_square
+from ..dynamicid_core.portrait import measured, portrait_square
 from .sockets import (
     CATEGORY,
     DynamicIDType,
@@ -52,12 +53,7 @@ class FaceKeypoints(io.ComfyNode):
         check_face_analysis(face_analysis)
         photo = images.one_photograph(image, "Face Keypoints takes one driving picture")
         found = face_analysis.choose(photo, order, index)
-        keypoints = measure(found.photo, found.chosen, portrait_square(found.photo, found.chosen))
-        if keypoints is None:
-            raise InputError(
-                "This InsightFace pack has no model for keypoints (landmark_2d_106). Choose one that has it in Load "
-                "Face Analysis, such as buffalo_l."
-            )
+        keypoints = measured(found.photo, found.chosen, portrait_square(found.photo, found.chosen))
         marked = drawing.draw_faces(found.photo, found.faces, found.chosen)
         return _keypoints_output(keypoints, [marked, drawing.draw_keypoints(keypoints)])
 
@@ -318,12 +314,7 @@ def _start(keypoints: Keypoints | None, face: Face | None) -> Keypoints:
     if face is None:
         raise InputError("Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints).")
     check_face(face)
-    if face.keypoints is None:
-        raise InputError(
-            "The face has no keypoints to start from. Encode the photo again with an InsightFace pack that has a "
-            "landmark_2d_106 model, such as buffalo_l, or connect keypoints."
-        )
-    return Keypoints(face.keypoints, face.pose, expression_in(face.face_prompt or ""), portrait=face.portrait)
+    return replace(face.motion(), expression=expression_in(face.face_prompt or ""), portrait=face.portrait)
 
 
 def _check_keypoints(given: Any) -> None:

@@ -126,12 +126,7 @@ def _own_keypoints(face: Face, imr: ModelPatcher) -> Keypoints:
             f"{base_model_name(token_size)} (token size {token_size}). Encode the photo with the adapter that belongs "
             "to the IMR."
         )
-    if face.keypoints is None:
-        raise InputError(
-            "The face has no keypoints, without which its expression and pose cannot be taken out. Encode the photo "
-            "again with an InsightFace pack that has a landmark_2d_106 model, such as buffalo_l."
-        )
-    return Keypoints(face.keypoints, face.pose)
+    return face.motion()
 
 
 def _by_words(own: Keypoints, target_prompt: str) -> Keypoints:

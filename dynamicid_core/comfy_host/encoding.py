@@ -18,8 +18,7 @@ from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis
 from ..face_packs import check_recognition
 from ..face_prompt import face_prompt
 from ..images import Photo, Square, central_square, clip_input
-from ..keypoints import Keypoints
-from ..portrait import measure, portrait_square
+from ..portrait import Measured, measured, portrait_square
 from .loading import DynamicID
 from .progress import one_by_one
 
@@ -126,7 +125,7 @@ class _Subject:
     cut: Photo
     seen_embedding: Tensor
     embedding: Tensor
-    keypoints: Keypoints | None
+    keypoints: Measured | None
 
     def face(self, tokens: Tensor, uncond_tokens: Tensor, base_model: str) -> Face:
         if self.keypoints is None:
@@ -156,7 +155,7 @@ def _subject(photo: Photo, face: DetectedFace, crop: str, analysis: FaceAnalysis
         cut=_cut(photo, face, square, crop),
         seen_embedding=torch.from_numpy(seen),
         embedding=torch.from_numpy(embedding),
-        keypoints=measure(photo, face, square),
+        keypoints=None if face.keypoints is None else measured(photo, face, square),
     )
 
 

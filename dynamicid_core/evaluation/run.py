@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -138,7 +137,7 @@ class _Run:
         path = _picture_path(setting.name, case.key if setting.edit else case.unedited_key)
         _save(photo, self.results.folder / path)
         seen = self.studio.look(photo)
-        matches = metrics.assign(seen, [_embedding(face) for face in people])
+        matches = metrics.assign(seen, [face.known_embedding().numpy() for face in people])
         disruption = metrics.disruption(photo, base.photo, [one.face.box for one in [*seen, *base.faces]])
         return Row(
             setting=setting.name,
@@ -199,19 +198,10 @@ class _Run:
 def _encode(studio: Studio, reference: Reference) -> Face:
     try:
         face = studio.encode(reference.read())
+        face.motion()  # poses are asked for and measured by keypoints
     except InputError as error:
         raise InputError(f"{error} (reference {reference.name}: {reference.path})") from error
-    if face.keypoints is None:
-        raise InputError(
-            "This InsightFace pack has no model for keypoints (landmark_2d_106), by which poses are measured. Give one "
-            "that has it as --pack, such as buffalo_l."
-        )
     return face
-
-
-def _embedding(face: Face) -> np.ndarray:
-    assert face.embedding is not None  # of a face that was just encoded
-    return face.embedding.numpy()
 
 
 def _of_another_motion(row: Row, case: Case) -> Row:

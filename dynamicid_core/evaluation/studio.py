@@ -10,13 +10,11 @@ from ..comfy_host.editing import edit_face
 from ..comfy_host.encoding import encode_photos
 from ..comfy_host.loading import DynamicID
 from ..comfy_host.painting import BaseModel, Sampling, paint
-from ..errors import InputError
 from ..face import Face, Placement
-from ..face_analysis import FaceAnalysis
+from ..face_analysis import DetectedFace, FaceAnalysis
 from ..images import Photo
-from ..keypoints import Keypoints
 from ..layouts import equal_columns
-from ..portrait import measure, portrait_square
+from ..portrait import measured, portrait_square
 from ..saa import SaaSettings
 from .cases import Motion
 from .clip_score import ClipScore
@@ -45,9 +43,7 @@ class HostStudio:
     @torch.inference_mode()
     def edit(self, face: Face, motion: Motion) -> Face:
         """The face with the motion: its sentence, and the face's own keypoints moved to it."""
-        assert face.keypoints is not None  # checked when it was encoded
-        target = motion.keypoints(Keypoints(face.keypoints, face.pose))
-        return edit_face(self.dynamicid, self.base.clip, face, motion.prompt, target)
+        return edit_face(self.dynamicid, self.base.clip, face, motion.prompt, motion.keypoints(face.motion()))
 
     def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
         """One person anywhere, several in equal columns, nobody: the base model alone."""
@@ -58,17 +54,12 @@ class HostStudio:
 
     def look(self, photo: Photo) -> list[SeenFace]:
         """All faces of a picture, by the InsightFace pack and the expression classifier that the nodes use."""
-        return [
-            SeenFace(face, self.analysis.embed(photo, face), *self._motion(photo, face))
-            for face in self.analysis.detect(photo)
-        ]
+        return [self._seen(photo, face) for face in self.analysis.detect(photo)]
 
     def agreement(self, photo: Photo, prompt: str) -> float | None:
         """CLIP-T, if there is a CLIP for it."""
         return None if self.clip_score is None else self.clip_score(photo, prompt)
 
-    def _motion(self, photo: Photo, face: Any) -> tuple[str, torch.Tensor]:
-        keypoints = measure(photo, face, portrait_square(photo, face))
-        if keypoints is None or keypoints.expression is None or keypoints.pose is None:
-            raise InputError("This InsightFace pack has no model for keypoints (landmark_2d_106).")
-        return keypoints.expression, keypoints.pose
+    def _seen(self, photo: Photo, face: DetectedFace) -> SeenFace:
+        found = measured(photo, face, portrait_square(photo, face))
+        return SeenFace(face, self.analysis.embed(photo, face), found.expression, found.pose)

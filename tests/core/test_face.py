@@ -252,6 +252,13 @@ def test_a_face_without_tokens_is_refused():
         Face(torch.empty(1, 0, 16), torch.empty(1, 0, 16), base_model="sd15")
 
 
+def test_what_a_face_was_not_measured_for_is_told_with_what_to_do():
+    with pytest.raises(InputError, match=r"no keypoints to start from\. Encode .* landmark_2d_106 model"):
+        make_face().motion()
+    with pytest.raises(InputError, match=r"Face 2 has no ArcFace embedding to compare with\. Encode"):
+        make_face().known_embedding("Face 2")
+
+
 @pytest.mark.parametrize("method", ["tokens", "attention"])
 def test_a_mix_has_the_motion_of_the_face_with_the_largest_weight(method):
     first, second = (make_face(i, keypoints=torch.rand(106, 2), pose=torch.rand(3), face_prompt=f"{i}") for i in (1, 2))

@@ -13,7 +13,7 @@ from dynamicid_core.head import solve_pose, template
 from dynamicid_core.images import Square
 from dynamicid_core.keypoints import Keypoints
 from dynamicid_core.motion import Features, edit_motion
-from dynamicid_core.portrait import measure
+from dynamicid_core.portrait import measured
 
 HEADS = Path(__file__).parents[1] / "heads"
 TRUTH = json.loads((HEADS / "poses.json").read_text(encoding="utf-8"))
@@ -74,8 +74,8 @@ def test_the_pose_of_the_packs_own_model_comes_first(analysis):
     own = np.array([1.0, 2.0, 3.0], np.float32)
     with_pose = face_analysis.DetectedFace(found.box, found.score, found.landmarks, found.keypoints, own)
     square = Square(0, 0, photo.shape[0])
-    assert measure(photo, with_pose, square).pose.tolist() == [1, 2, 3]
-    assert measure(photo, found, square).pose.abs().max() < 5
+    assert measured(photo, with_pose, square).pose.tolist() == [1, 2, 3]
+    assert measured(photo, found, square).pose.abs().max() < 5
 
 
 @pytest.mark.parametrize("degrees", [20, 40, 60])

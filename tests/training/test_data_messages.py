@@ -61,7 +61,7 @@ def test_a_pack_without_keypoints_is_refused(source, tmp_path, capsys):
     for pattern in ("scrfd*", "w600k*"):
         shutil.copy(next(Path(PACK).glob(pattern)), tmp_path / "pack")
     said = refused(capsys, source, tmp_path / "out", pack=tmp_path / "pack")
-    assert "no model for the 106 keypoints" in said
+    assert "This InsightFace pack has no model for keypoints (landmark_2d_106)" in said
 
 
 def test_other_settings_do_not_go_into_the_same_data_set(built, source, capsys):

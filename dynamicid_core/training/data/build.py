@@ -19,7 +19,7 @@ from ...face_analysis import DetectedFace, FaceAnalysis, in_order
 from ...face_packs import model_sizes, open_pack
 from ...face_prompt import face_prompt
 from ...images import Photo, open_photo
-from ...portrait import measure, portrait_square
+from ...portrait import measured, portrait_square
 from . import gates
 from .gates import Gates, Rejection
 from .photos import Person, find_people
@@ -150,11 +150,7 @@ def _sample(
     analysis: FaceAnalysis, pixels: Photo, face: DetectedFace, person: Person, photo: str, key: str, size: int
 ) -> Sample:
     square = portrait_square(pixels, face)
-    keypoints = measure(pixels, face, square)
-    if keypoints is None or keypoints.pose is None:
-        raise InputError(
-            "The InsightFace pack has no model for the 106 keypoints. Name a whole pack with --pack, such as buffalo_l."
-        )
+    keypoints = measured(pixels, face, square)
     portrait = Image.fromarray(square.cut(pixels)).resize((size, size), Image.Resampling.LANCZOS)
     return Sample(
         key=key,

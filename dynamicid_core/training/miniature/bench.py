@@ -22,9 +22,8 @@ from ...face_analysis import DetectedFace, FaceAnalysis
 from ...face_packs import open_pack
 from ...head import solve_pose
 from ...images import Photo
-from ...keypoints import Keypoints
 from ...layouts import equal_columns
-from ...portrait import portrait_square
+from ...portrait import points_in, portrait_square
 from ...regions import Box
 from ...saa import SaaSettings
 from ..data.sample import Sample
@@ -83,16 +82,13 @@ class Bench:
         mini = self.miniature
         with torch.inference_mode():
             face = encode_photos(mini.dynamicid, self.analysis, mini.clip_vision, [sample.picture])[0]
-        assert face.embedding is not None
-        return Person(sample.identity, sample.picture, face, face.embedding.numpy())
+        return Person(sample.identity, sample.picture, face, face.known_embedding().numpy())
 
     @torch.inference_mode()
     def edited(self, person: Person, motion: Motion) -> Face:
         """A person with the expression and pose of a motion."""
-        face = person.face
-        assert face.keypoints is not None
-        target = motion.keypoints(Keypoints(face.keypoints, face.pose))
-        return edit_face(self.miniature.dynamicid, self.miniature.clip, face, motion.prompt, target)
+        target = motion.keypoints(person.face.motion())
+        return edit_face(self.miniature.dynamicid, self.miniature.clip, person.face, motion.prompt, target)
 
     def picture(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
         """Of these people, one anywhere, several in equal columns."""
@@ -118,10 +114,8 @@ class Bench:
     def look(self, photo: Photo, face: DetectedFace) -> tuple[NDArray[np.float32], Verdict, str]:
         """Embedding [512], what the judge says, and the class of the pose of a face."""
         large = enlarged(photo)
-        assert face.keypoints is not None
-        portrait = portrait_square(large, face)
         seen = Image.fromarray(_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-        pose = solve_pose(torch.from_numpy(portrait.fractions(face.keypoints)))
+        pose = solve_pose(points_in(portrait_square(large, face), face))
         return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
 
 

@@ -21,6 +21,7 @@ from ...face_packs import OWN_PACK, find_pack, model_sizes, open_pack
 from ...face_prompt import face_prompt
 from ...files import writing
 from ...images import Photo, Square
+from ...portrait import points_in
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
 from ..data.sample import Record, Sample, sample_key, to_record
 from ..data.shards import SHARD_SIZE, ShardWriter
@@ -230,7 +231,6 @@ def _sample(
     key: str,
     labels: dict[str, Any],
 ) -> Sample:
-    assert face.keypoints is not None  # take_sample has looked
     pose = np.array(shot.pose, np.float32)
     return Sample(
         key=key,
@@ -240,7 +240,7 @@ def _sample(
         face_prompt=face_prompt(shot.expression, torch.from_numpy(pose)),
         expression=shot.expression,
         pose=pose,
-        keypoints=Square(0, 0, photo.shape[0]).fractions(face.keypoints),
+        keypoints=points_in(Square(0, 0, photo.shape[0]), face).numpy(),
         embedding=analysis.embed(photo, face),
         embedding_rgb=analysis.embed(photo, face, "rgb"),
         labels=labels,
