@@ -126,6 +126,14 @@ class Case:
         return f"{who}_scene{self.scene}_seed{self.seed}"
 
 
+def motions_of(first: int, people: int, right: bool) -> tuple[Motion, ...]:
+    """What is asked of the people of a picture: neighbours differ in expression and pose. first: index into MOTIONS,
+    counting on; 28 in a row ask for each pair once.
+    """
+    pairs = [MOTIONS[(first + _NEXT_MOTION * i) % len(MOTIONS)] for i in range(people)]
+    return tuple(Motion(expression, pose, right) for expression, pose in pairs)
+
+
 def find_references(folder: Path) -> list[Reference]:
     """The people in a folder, sorted by name: a photo for each, or a folder for each, whose first photo counts.
 
@@ -199,8 +207,7 @@ def _settings(groups: Sequence[tuple[str, ...]], seeds: int) -> list[tuple[tuple
 
 def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
     right = (scene + seed) % 2 == 0
-    motions = [MOTIONS[(first + _NEXT_MOTION * i) % len(MOTIONS)] for i in range(len(group))]
-    return Case(group, tuple(Motion(expression, pose, right) for expression, pose in motions), scene, seed)
+    return Case(group, motions_of(first, len(group), right), scene, seed)
 
 
 def _check(reference: Reference) -> None:

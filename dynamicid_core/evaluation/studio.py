@@ -24,6 +24,12 @@ NEGATIVE = "lowres, blurry, deformed, bad anatomy"
 """That of the shipped workflows; the paper does not tell its own."""
 
 
+@torch.inference_mode()
+def edited(dynamicid: DynamicID, clip: Any, face: Face, motion: Motion) -> Face:
+    """The face with the motion: its sentence, and the face's own keypoints moved to it."""
+    return edit_face(dynamicid, clip, face, motion.prompt, motion.keypoints(face.motion()))
+
+
 @dataclass(frozen=True, eq=False)
 class HostStudio:
     """The models of an evaluation. clip_vision: for the face encoder. clip_score: for CLIP-T, if there is one."""
@@ -40,10 +46,9 @@ class HostStudio:
         """The largest face of a photo. Raises InputError when there is none."""
         return encode_photos(self.dynamicid, self.analysis, self.clip_vision, [photo])[0]
 
-    @torch.inference_mode()
     def edit(self, face: Face, motion: Motion) -> Face:
-        """The face with the motion: its sentence, and the face's own keypoints moved to it."""
-        return edit_face(self.dynamicid, self.base.clip, face, motion.prompt, motion.keypoints(face.motion()))
+        """The face with another expression and pose."""
+        return edited(self.dynamicid, self.base.clip, face, motion)
 
     def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
         """One person anywhere, several in equal columns, nobody: the base model alone."""

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.comfy_host.editing import edit_face
-from dynamicid_core.comfy_host.encoding import encode_photos
 from dynamicid_core.evaluation.cases import Motion
+from dynamicid_core.images import open_photo
 from dynamicid_core.training.miniature import judge, measure
-from dynamicid_core.training.miniature.bench import FULL, NO_IMR, NO_SAA, Bench, Person, prompt_for
+from dynamicid_core.training.miniature.bench import FULL, NO_IMR, NO_SAA, Bench, prompt_for
 from dynamicid_core.training.miniature.pieces import Pieces
 
 MADE = Path(__file__).parents[1] / "miniature"
@@ -29,14 +28,7 @@ def bench(face_analysis):
 
 @pytest.fixture(scope="module")
 def people(bench):
-    return [person(bench, file) for file in sorted((MADE / "people").glob("*.jpg"))]
-
-
-@torch.inference_mode()
-def person(bench, file):
-    photo = np.asarray(Image.open(file).convert("RGB"))
-    face = encode_photos(bench.miniature.dynamicid, bench.analysis, bench.miniature.clip_vision, [photo])[0]
-    return Person(file.stem, photo, face, face.embedding.numpy())
+    return [bench.person(file.stem, open_photo(file)) for file in sorted((MADE / "people").glob("*.jpg"))]
 
 
 def measured(bench, people, number, cases, folder, *settings):

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...comfy_host.editing import edit_face
 from ...comfy_host.encoding import encode_photos
 from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH, Miniature, load_miniature
 from ...comfy_host.painting import BaseModel, Sampling, paint
 from ...evaluation.cases import Motion
 from ...evaluation.metrics import pose_class
+from ...evaluation.studio import edited
 from ...face import Face, Placement
 from ...face_analysis import DetectedFace, FaceAnalysis
 from ...face_packs import open_pack
@@ -26,7 +26,6 @@ from ...layouts import equal_columns
 from ...portrait import points_in, portrait_square
 from ...regions import Box
 from ...saa import SaaSettings
-from ..data.sample import Sample
 from ..synthetic.people import article
 from ..synthetic.shots import BACKGROUNDS
 from .judge import JUDGE_FILE, SIZE, Judge, Verdict, ask, open_judge
@@ -77,18 +76,16 @@ class Bench:
     sampler: str = "euler"
     scheduler: str = "normal"
 
-    def person(self, sample: Sample) -> Person:
-        """Somebody by a photo of the data."""
-        mini = self.miniature
-        with torch.inference_mode():
-            face = encode_photos(mini.dynamicid, self.analysis, mini.clip_vision, [sample.picture])[0]
-        return Person(sample.identity, sample.picture, face, face.known_embedding().numpy())
-
     @torch.inference_mode()
+    def person(self, name: str, photo: Photo) -> Person:
+        """Somebody by a photo."""
+        mini = self.miniature
+        face = encode_photos(mini.dynamicid, self.analysis, mini.clip_vision, [photo])[0]
+        return Person(name, photo, face, face.known_embedding().numpy())
+
     def edited(self, person: Person, motion: Motion) -> Face:
         """A person with the expression and pose of a motion."""
-        target = motion.keypoints(person.face.motion())
-        return edit_face(self.miniature.dynamicid, self.miniature.clip, person.face, motion.prompt, target)
+        return edited(self.miniature.dynamicid, self.miniature.clip, person.face, motion)
 
     def picture(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
         """Of these people, one anywhere, several in equal columns."""

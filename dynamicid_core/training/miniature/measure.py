@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...evaluation.cases import MOTIONS, Motion
+from ...evaluation.cases import Motion, motions_of
 from ...evaluation.metrics import pose_class
 from ...expression import EXPRESSIONS
 from ...images import Photo, to_image, to_photos
@@ -132,7 +132,7 @@ def _case(
     """One picture: the fields of its findings."""
     random = np.random.default_rng((8, number, case))
     group = [people[(case * number + i) % len(people)] for i in range(number)]
-    motions = [_motion(case, place) for place in range(number)]
+    motions = motions_of(case, number, right=bool(case % 2))
     clothes, background = random.choice(COLOURS, 2, replace=False).tolist()
     faces = [
         bench.edited(person, motion) if setting.edit else person.face
@@ -254,9 +254,3 @@ def auc(own: Sequence[float], others: Sequence[float]) -> float:
 def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return float(np.mean(values)) if values else 0.0
-
-
-def _motion(case: int, place: int) -> Motion:
-    """What is asked of a person of a picture: neighbours differ in both, 28 pictures ask for each pair once."""
-    expression, pose = MOTIONS[(case + 9 * place) % len(MOTIONS)]
-    return Motion(expression, pose, right=bool(case % 2))

@@ -67,7 +67,8 @@ def paint_people(bench: Bench, data: Path, pictures: int, folder: Path) -> Paint
 def _paint_person(bench: Bench, index: SampleIndex, name: str, pictures: int, turn: int) -> list[Painted]:
     chance = np.random.default_rng((_SEED, turn))
     samples = index.samples(name)
-    person = bench.person(samples[chance.integers(len(samples))])
+    shown = samples[chance.integers(len(samples))]
+    person = bench.person(shown.identity, shown.picture)
     motion = Motion(*MOTIONS[chance.integers(len(MOTIONS))], right=bool(chance.integers(2)))
     identity = torch.from_numpy(person.embedding)
     painted = []

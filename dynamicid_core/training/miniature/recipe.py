@@ -276,7 +276,7 @@ def measure_all(kitchen: Kitchen) -> None:
     bench = open_bench(kitchen)
     index = SampleIndex(kitchen.data(UNSEEN))
     of_people = [index.samples(name) for name in index.people]
-    people = [bench.person(samples[0]) for samples in of_people]
+    people = [bench.person(first.identity, first.picture) for first, *_ in of_people]
     rest = [
         samples[1 + (turn + more) % (len(samples) - 1)]  # another number, so another expression, of each person
         for turn, samples in enumerate(of_people)
