@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from ..checkpoint import Variant
 from ..comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..comfy_host.identity_patch import text_attention
-from ..face_analysis import align_for_clip
-from ..images import Photo, to_image
-from ..keypoints import ARCFACE_POINTS
+from ..images import Photo
 from ..saa import SaaSettings
 from .config import AnchorSettings
 from .data.sample import Sample
+from .inputs import embeddings_of, faces, keypoints_of, pictures
 from .losses import noise_loss, told
 from .networks import Layouts, TrainableAdapter, token_spread
 
@@ -113,21 +112,6 @@ class AnchorBatches:
         )
 
 
-def pictures(samples: list[Sample]) -> Tensor:
-    """The samples' pictures as the VAE wants them, [B, S, S, 3], 0 to 1."""
-    return to_image([sample.picture for sample in samples])
-
-
-def keypoints_of(samples: list[Sample]) -> Tensor:
-    """[B, 106, 2] in fractions of the pictures, float32."""
-    return torch.stack([torch.from_numpy(sample.keypoints).float() for sample in samples])
-
-
-def embeddings_of(samples: list[Sample]) -> Tensor:
-    """By which ArcFace recognises the people, [B, 512], float32."""
-    return torch.stack([torch.from_numpy(sample.embedding).float() for sample in samples])
-
-
 def with_other_clothes(samples: list[Sample], share: float, chance: torch.Generator) -> list[Sample]:
     """The samples, of which a share have pictures that end below the chin as another one's do."""
     changed = (torch.rand(len(samples), generator=chance) < share).tolist()
@@ -141,17 +125,3 @@ def with_other_clothes(samples: list[Sample], share: float, chance: torch.Genera
 def _shoulders_of(other: Sample, sample: Sample) -> Photo:
     chin = round((float(sample.keypoints[:, 1].max()) + _BELOW_CHIN) * len(sample.picture))
     return np.concatenate((sample.picture[:chin], other.picture[chin:]))
-
-
-def faces(samples: list[Sample], encoders: FrozenEncoders, variant: Variant) -> tuple[Tensor, Tensor]:
-    """ArcFace embeddings [B, 512] and CLIP features [B, patches, size] of samples, as an adapter's variant has them."""
-    name = "embedding" if variant.embedding_channel_order == "bgr" else "embedding_rgb"
-    embeddings = torch.stack([torch.from_numpy(getattr(sample, name)).float() for sample in samples])
-    return embeddings, encoders.clip_features(encoders.clip_input([_crop(sample, variant) for sample in samples]))
-
-
-def _crop(sample: Sample, variant: Variant) -> Photo:
-    """The picture is a portrait; other crops are made of it, by the keypoints."""
-    if variant.crop == "portrait":
-        return sample.picture
-    return align_for_clip(sample.picture, sample.keypoints[ARCFACE_POINTS] * sample.picture.shape[1::-1])

@@ -13,9 +13,9 @@ from ..comfy_host.identity_patch import text_attention
 from ..imr import Imr, KeypointEncoder
 from ..keypoints import encoder_input
 from ..saa import SaaSettings
-from .anchoring import faces, pictures
 from .config import ReconfigureSettings
 from .data.sample import Sample
+from .inputs import faces, pictures
 from .losses import diffusion_consistency_loss, feature_loss, told
 from .networks import TrainableAdapter
 

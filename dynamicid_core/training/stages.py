@@ -29,9 +29,10 @@ from ..face_encoder import FaceEncoderSizes
 from ..images import Photo, to_photos
 from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from ..saa import SaaSettings
-from .anchoring import AnchorBatch, AnchorBatches, Anchoring, faces, pictures
+from .anchoring import AnchorBatch, AnchorBatches, Anchoring
 from .config import AnchorSettings, LoopConfig, ReconfigureSettings
 from .data.sample import Sample
+from .inputs import faces, pictures
 from .networks import TrainableAdapter, start_with_the_tokens
 from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureBatches
 

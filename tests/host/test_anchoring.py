@@ -172,7 +172,7 @@ def test_the_variant_says_which_embedding_is_seen(tiny_models, tmp_path):
 
 
 def test_the_variant_says_what_clip_sees(tiny_models):
-    module, variants = core("training.anchoring"), core("checkpoint").VARIANTS
+    module, variants = core("training.inputs"), core("checkpoint").VARIANTS
     chance = np.random.default_rng(0)
     one = replace(make_samples()[0], picture=chance.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
     seen = {name: module.faces([one], tiny_models[1], variant)[1] for name, variant in variants.items()}
@@ -192,7 +192,7 @@ def test_an_aligned_face_is_where_the_nodes_have_it(face_analysis):
     portrait = square.cut(photo)
     keypoints = square.fractions(face.keypoints).astype(np.float32)
     one = replace(make_samples()[0], picture=portrait, keypoints=keypoints)
-    trained = core("training.anchoring")._crop(one, core("checkpoint").FACEID_PLUS).astype(float)
+    trained = core("training.inputs")._crop(one, core("checkpoint").FACEID_PLUS).astype(float)
     shown = core("face_analysis").align_for_clip(photo, face.landmarks).astype(float)
     assert trained.shape == shown.shape == (224, 224, 3)
     assert np.abs(trained - shown).mean() < 0.5 * np.abs(np.roll(shown, 8, 0) - shown).mean()

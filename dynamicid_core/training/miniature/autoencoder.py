@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ...comfy_host.miniature import LATENT_CHANNELS, LATENT_SCALE, VAE_FILE, vae_network
 from ...images import to_photos
-from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..inputs import pictures
 from ..losses import told
 from ..stages import SHEET_ROWS, SampleSource, SampleStage, save_sheet
 from .framing import close_up, in_close_up

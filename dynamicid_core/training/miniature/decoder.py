@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ...comfy_host.differentiable import FrozenEncoders
 from ...comfy_host.miniature import VAE_FILE, vae_network
 from ...images import to_photos
-from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..inputs import embeddings_of, keypoints_of, pictures
 from ..losses import told
 from ..stages import SampleSource, SampleStage, save_sheet
 from .autoencoder import LATENT_STD

@@ -14,9 +14,9 @@ from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...comfy_host.miniature import UNET_FILE
 from ...errors import InputError
 from ...images import Photo, to_image
-from ..anchoring import keypoints_of
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..inputs import keypoints_of
 from ..losses import min_snr_weights, told
 from ..stages import SampleSource, SampleStage, paint_samples, save_sheet
 from .captions import reduced

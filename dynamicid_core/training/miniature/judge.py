@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ...expression import EXPRESSIONS
 from ...images import Photo, to_image
-from ..anchoring import pictures
 from ..config import LoopConfig
 from ..data.sample import Sample
+from ..inputs import pictures
 from ..losses import told
 from ..stages import SampleSource, SampleStage
 from ..synthetic.people import CLOTH_COLOURS

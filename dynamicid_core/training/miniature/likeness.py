@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ...checkpoint import IMR, IMR_FILE
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ...saa import SaaSettings
-from ..anchoring import embeddings_of
 from ..config import AnchorSettings
 from ..data.sample import Sample
+from ..inputs import embeddings_of
 from ..losses import feature_loss, told
 from ..networks import Layouts, TrainableAdapter, token_spread
 from ..reconfiguration import ReconfigureBatches

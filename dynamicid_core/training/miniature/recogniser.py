@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ...comfy_host.differentiable import FrozenEncoders
 from ...comfy_host.miniature import LATENT_CHANNELS, PICTURE_HEIGHT, PICTURE_WIDTH
 from ...keypoints import COUNT
-from ..anchoring import embeddings_of, keypoints_of, pictures
 from ..config import LoopConfig
 from ..data.sample import EMBEDDING_SIZE, Sample
+from ..inputs import embeddings_of, keypoints_of, pictures
 from ..losses import told
 from ..stages import SampleSource, SampleStage
 from .autoencoder import LATENT_STD
