@@ -23,7 +23,8 @@ from ..files import writing
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
 from .results import MEND, Results
-from .run import compared, evaluate, settings_for
+from .run import evaluate
+from .settings import compared, settings_for
 from .tables import make_tables, render
 
 _log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from ..keypoints import Keypoints
 from ..layouts import MOST_PEOPLE
 from ..motion import LIMIT, edit_motion
 from .metrics import DOWN, FRONT, POSES, SIDE, UP
+from .results import BETWEEN
 
 SCENES = (
     "a portrait photo of {who} on a beach at sunset",
@@ -38,7 +39,7 @@ _WHO = ("a person", *(f"{n} people" for n in ("two", "three", "four", "five", "s
 # Pitch and yaw that are asked for, in degrees: well beyond the 10 at which a class begins.
 _ANGLES = {FRONT: (0.0, 0.0), SIDE: (0.0, 30.0), UP: (20.0, 0.0), DOWN: (-20.0, 0.0)}
 _LONGEST_NAME, _LONGEST_KEY = 50, 200  # bytes; names of people become names of files, which have an end
-_BETWEEN_NAMES = ("+", ";")  # in the names of pictures, and in tables
+_BETWEEN_NAMES = ("+", BETWEEN)  # in the names of pictures, and in tables
 # Step from one person of a group to the next through MOTIONS: another expression and another pose.
 _NEXT_MOTION = 9
 # Step from one scene of a group to its next. It has no factor in common with the number of scenes, so that the group

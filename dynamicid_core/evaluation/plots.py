@@ -10,9 +10,9 @@ from ..drawing import person_colour, sheet, sheet_font, wrapped
 from ..errors import InputError
 from ..images import Photo, open_photo
 from .cases import Reference
-from .results import Row
-from .run import BASE, SETTINGS
-from .tables import MEASURES, Table
+from .results import MEASURES, Row, parted
+from .settings import BASE, SETTINGS
+from .tables import Table
 
 _THUMBNAIL, _MARGIN = 256, 3
 _LETTERS, _LINE = 13, 16  # size of the font, and of a line in it
@@ -66,7 +66,7 @@ def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Referenc
     lines: list[list[_Cell]] = []
     for painted in list(cases.values())[:_CASES_SHOWN]:
         first = next(iter(painted.values()))
-        cells = [_Cell(known[name].read(), name) for name in first.names.split("; ")]
+        cells = [_Cell(known[name].read(), name) for name in parted(first.names)]
         cells.append(_painted(base.get((first.prompt, first.seed)), folder, BASE.label))
         for setting in SETTINGS:
             if any(setting.name in others for others in cases.values()):

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..files import writing, written_whole
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A case with a setting. setting: by name. case: its key. people: how many. names, asked, seen, similarities: one
-    for each person, joined by "; ". The measures are means over the people of the picture, None where there is nothing
+    for each person, see ``joined``. The measures are means over the people of the picture, None where there is nothing
     to measure. disruption: see ``metrics.disruption``. picture: below the folder of the file; several cases may have
     one together.
     """
@@ -38,13 +38,32 @@ class Row:
     picture: str
 
 
+MEASURES: Mapping[str, str] = {
+    "clip_t": "CLIP-T",
+    "face_sim": "FaceSim",
+    "expression": "Expr",
+    "pose": "Pose",
+    "faces": "Faces found",
+    "disruption": "Disruption",
+}
+"""Column of a measure -> heading in tables and plots."""
+BETWEEN = ";"
+"""Stands between what a column has of several people."""
 _COLUMNS = [field.name for field in fields(Row)]
 _NUMBERS = {"people": int, "seed": int}
-_MEASURES = ("clip_t", "face_sim", "expression", "pose", "faces", "disruption")
-
 
 MEND = ", close the file elsewhere, or choose another folder for --out; the same command then goes on."
 """See ``files.writing``."""
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Something of each person, for one column."""
+    return f"{BETWEEN} ".join(parts)
+
+
+def parted(text: str) -> list[str]:
+    """What was joined."""
+    return text.split(f"{BETWEEN} ")
 
 
 class Results:
@@ -113,6 +132,6 @@ def _row(values: list[str]) -> Row:
     given: dict[str, Any] = dict(zip(_COLUMNS, values, strict=True))
     for name, kind in _NUMBERS.items():
         given[name] = kind(given[name])
-    for name in _MEASURES:
+    for name in MEASURES:
         given[name] = float(given[name]) if given[name] else None
     return Row(**given)

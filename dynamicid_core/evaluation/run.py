@@ -15,45 +15,8 @@ from ..files import writing, written_whole
 from ..images import Photo, open_photo
 from . import metrics
 from .cases import Case, Motion, Reference
-from .results import MEND, Results, Row
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is switched on. name: in files. label: in tables. gate: SAA's gate. edit: expression and pose by the IMR."""
-
-    name: str
-    label: str
-    gate: bool
-    edit: bool
-
-
-FULL = Setting("full", "DynamicID", gate=True, edit=True)
-NO_GATE = Setting("no_gate", "without SAA (gate off)", gate=False, edit=True)
-NO_IMR = Setting("no_imr", "without IMR", gate=True, edit=False)
-NEITHER = Setting("neither", "without SAA and IMR", gate=False, edit=False)
-BASE = Setting("base", "base model alone", gate=False, edit=False)
-SETTINGS = (FULL, NO_GATE, NO_IMR, NEITHER, BASE)
-
-
-def settings_for(imr: bool) -> tuple[Setting, ...]:
-    """The settings to paint the cases with, besides the base model; without an IMR only those that need none."""
-    return (FULL, NO_GATE, NO_IMR) if imr else (NO_IMR, NEITHER)
-
-
-def compared(rows: Sequence[Row], cases: Sequence[Case], settings: Sequence[Setting]) -> list[Row]:
-    """The rows of the cases that every setting has, and of the base model's pictures of them, in the order of ``rows``.
-
-    A folder may hold more, of runs with other people, seeds or limits: means over these would be of other pictures.
-    Where faces leave nothing of a picture to measure disruption in, its case has none with the other settings either.
-    """
-    there = {(row.setting, row.case) for row in rows}
-    whole = [case for case in cases if all((setting.name, case.key) in there for setting in settings)]
-    wanted = {(setting.name, case.key) for case in whole for setting in settings}
-    wanted |= {(BASE.name, case.base_key) for case in whole}
-    kept = [row for row in rows if (row.setting, row.case) in wanted]
-    covered = {row.case for row in kept if row.setting != BASE.name and row.disruption is None}
-    return [replace(row, disruption=None) if row.case in covered else row for row in kept]
+from .results import MEND, Results, Row, joined, parted
+from .settings import BASE, Setting
 
 
 class Studio(Protocol):
@@ -147,8 +110,8 @@ class _Run:
             prompt=case.prompt,
             seed=case.seed,
             asked=_asked(case),
-            seen="; ".join(_describe(match) for match in matches),
-            similarities="; ".join("none" if match is None else f"{match.similarity:.4f}" for match in matches),
+            seen=joined(_describe(match) for match in matches),
+            similarities=joined("none" if match is None else f"{match.similarity:.4f}" for match in matches),
             clip_t=self.studio.agreement(photo, case.prompt),
             face_sim=metrics.face_similarity(matches),
             expression=metrics.expression_share(matches, [motion.expression for motion in case.motions]),
@@ -206,7 +169,7 @@ def _encode(studio: Studio, reference: Reference) -> Face:
 
 def _of_another_motion(row: Row, case: Case) -> Row:
     """The row of a case whose picture has been measured for one that differs in the motion only."""
-    seen = [described.split() for described in row.seen.split("; ")]  # "none" is no expression and no pose
+    seen = [described.split() for described in parted(row.seen)]  # "none" is no expression and no pose
     return replace(
         row,
         case=case.key,
@@ -221,11 +184,11 @@ def _subject(row: Row) -> _Subject:
 
 
 def _names(case: Case) -> str:
-    return "; ".join(case.people)
+    return joined(case.people)
 
 
 def _asked(case: Case) -> str:
-    return "; ".join(f"{motion.expression} {motion.pose}" for motion in case.motions)
+    return joined(f"{motion.expression} {motion.pose}" for motion in case.motions)
 
 
 def _describe(match: metrics.Match | None) -> str:

@@ -5,18 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .results import Row
-from .run import FULL, NO_GATE, NO_IMR, SETTINGS, Setting
-
-MEASURES: Mapping[str, str] = {
-    "clip_t": "CLIP-T",
-    "face_sim": "FaceSim",
-    "expression": "Expr",
-    "pose": "Pose",
-    "faces": "Faces found",
-    "disruption": "Disruption",
-}
-"""Column of the results -> heading of the table."""
+from .results import MEASURES, Row
+from .settings import FULL, NO_GATE, NO_IMR, SETTINGS, Setting
 
 ONE, SEVERAL = "One person", "Several people"
 PAPER: Mapping[str, Mapping[str, Mapping[str, float]]] = {

@@ -7,7 +7,8 @@ from PIL import Image
 from dynamicid_core.evaluation.cases import plan
 from dynamicid_core.evaluation.metrics import SeenFace
 from dynamicid_core.evaluation.results import Results, Row
-from dynamicid_core.evaluation.run import FULL, NO_GATE, NO_IMR, evaluate
+from dynamicid_core.evaluation.run import evaluate
+from dynamicid_core.evaluation.settings import FULL, NO_GATE, NO_IMR
 from dynamicid_core.face import Face
 from dynamicid_core.face_analysis import DetectedFace
 

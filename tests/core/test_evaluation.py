@@ -10,7 +10,8 @@ from PIL import Image
 from dynamicid_core.errors import InputError
 from dynamicid_core.evaluation.__main__ import main, parse
 from dynamicid_core.evaluation.results import Results
-from dynamicid_core.evaluation.run import BASE, FULL, NO_GATE, NO_IMR, compared, evaluate, settings_for
+from dynamicid_core.evaluation.run import evaluate
+from dynamicid_core.evaluation.settings import BASE, FULL, NO_GATE, NO_IMR, compared, settings_for
 from dynamicid_core.evaluation.tables import make_tables
 from tests.core.evaluated_faces import SIDE, FakeStudio, cases_of, go, row, seen, unit
 

@@ -9,7 +9,7 @@ from PIL import Image
 from dynamicid_core.drawing import wrapped
 from dynamicid_core.evaluation.cases import plan
 from dynamicid_core.evaluation.plots import draw_bars, draw_sheets
-from dynamicid_core.evaluation.run import BASE, FULL, NO_GATE, NO_IMR, compared
+from dynamicid_core.evaluation.settings import BASE, FULL, NO_GATE, NO_IMR, compared
 from dynamicid_core.evaluation.tables import NO_CLIP_T, PAPER, estimate, make_tables, render
 from tests.core.evaluated_faces import FakeStudio, go, row
 
