@@ -26,15 +26,14 @@ class FaceTemplate:
 
     pitch [P], yaw [Y]: views in degrees, ascending. points: [P, Y, 106, 3] in the head frame; they depend on the view
     since the contour of a turned face is another line on the head. rigidity: [106], 0 to 1, how little a point moves
-    with the expression. mirror: [106], the partner of each point on the other side. actions: name -> [106, 3],
-    displacement at full strength. groups: name of a feature -> its points; left is the picture's left.
+    with the expression. actions: name -> [106, 3], displacement at full strength. groups: name of a feature -> its
+    points; left is the picture's left.
     """
 
     pitch: Tensor
     yaw: Tensor
     points: Tensor
     rigidity: Tensor
-    mirror: Tensor
     actions: Mapping[str, Tensor]
     groups: Mapping[str, list[int]]
 
@@ -94,8 +93,8 @@ def template() -> FaceTemplate:
     """The template that the pack carries."""
     with safe_open(Path(__file__).parent / "data" / "face_template.safetensors", "pt") as file:
         names, groups = (json.loads(file.metadata()[key]) for key in ("action_names", "groups"))
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    actions = dict(zip(names, tensors.pop("actions"), strict=True))
+        actions = dict(zip(names, file.get_tensor("actions"), strict=True))
+        tensors = {name: file.get_tensor(name) for name in ("pitch", "yaw", "points", "rigidity")}
     return FaceTemplate(**tensors, actions=actions, groups=groups)
 
 
@@ -150,12 +149,6 @@ def fit_actions(head: Head, names: tuple[str, ...]) -> Tensor:
     for _ in range(_FIT_ROUNDS):
         amount = (amount - rate * (normal @ amount - moves.T @ seen)).clamp(0, 1)
     return amount
-
-
-def mirrored(points: Tensor) -> Tensor:
-    """Points [106, 2] in fractions as a mirror shows them."""
-    seen = points[template().mirror]
-    return torch.stack((1 - seen[:, 0], seen[:, 1]), dim=1)
 
 
 def _best(points: Tensor, pitch: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:

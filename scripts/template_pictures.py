@@ -101,7 +101,7 @@ def make_pictures(source: Path, template: Path, folder: Path) -> None:
         shape = average_shape() if name in AVERAGE_POSES else meshes.random_person(generator)
         race = np.eye(3)[number % 3]
         vertices, view = mesh.vertices(shape), view_of(pose, TEST_SIZE, TEST_SCALE)
-        picture, _ = render.render(mesh, vertices, view, look_of(race, 0.3), lights()[number % 2])
+        picture = render.render(mesh, vertices, view, look_of(race, 0.3), lights()[number % 2])
         Image.fromarray(picture).save(folder / f"{name}.jpg", quality=TEST_QUALITY, optimize=True)
         places = {
             "landmarks3d": view.project(vertices[rows]).round(2).tolist(),

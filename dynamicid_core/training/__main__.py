@@ -53,7 +53,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--start-from", type=Path, metavar="DIR", help="finished files to go on from (default: random numbers)")
     add("--workers", type=int, default=cores(), help="processes that paint data (default: one per core)")
     small.set_defaults(run=run_miniature)
-    for command in (*commands.choices.values(),):
+    for command in commands.choices.values():
         command.add_argument("--comfyui", type=Path, metavar="DIR", help="ComfyUI's folder (default: COMFYUI_PATH)")
         command.add_argument("--cpu", action="store_true", help="train on the processor")
     return parser.parse_args(arguments)

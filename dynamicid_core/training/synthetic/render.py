@@ -161,22 +161,11 @@ def normals(vertices: Array, triangles: Array) -> Array:
 
 def render(
     mesh: HeadMesh, vertices: Array, view: View, look: Look | None = None, light: Light | None = None, samples: int = 2
-) -> tuple[Photo, NDArray[np.float32]]:
-    """A picture [H, W, 3] and its depth [H, W] in pixels toward the viewer, -inf where there is no head.
-
-    samples: pixels in each direction that are averaged into one.
-    """
+) -> Photo:
+    """A picture [H, W, 3]. samples: pixels in each direction that are averaged into one."""
     fine = view.finer(samples)
     seen = surface(mesh, vertices, fine)
-    picture = shade(mesh, vertices, fine, seen, look or Look(), light or Light(), samples)
-    return picture, depth_of(seen, samples)
-
-
-def depth_of(seen: Surface, samples: int) -> NDArray[np.float32]:
-    """The depth of a finer surface in pixels of the picture: of the nearest sample in each pixel, [H, W]."""
-    height, width = seen.depth.shape
-    blocks = seen.depth.reshape(height // samples, samples, width // samples, samples)
-    return blocks.max(axis=(1, 3)) / samples
+    return shade(mesh, vertices, fine, seen, look or Look(), light or Light(), samples)
 
 
 def shade(
