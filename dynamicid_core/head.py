@@ -65,7 +65,7 @@ class Head:
         return template().view(self.pose[:1], self.pose[1:2])[0]
 
     @property
-    def shape(self) -> Tensor:
+    def points(self) -> Tensor:
         """This face's points, [106, 3] in the head frame."""
         return self.average + self.individual
 
@@ -85,7 +85,7 @@ class Head:
         return flat - _middle(flat) + self.middle
 
     def _flat(self) -> Tensor:
-        return self.scale * (self.shape @ rotation_matrix(self.pose).T)[:, :2]
+        return self.scale * (self.points @ rotation_matrix(self.pose).T)[:, :2]
 
 
 @cache

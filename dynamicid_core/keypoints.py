@@ -93,7 +93,7 @@ def save_keypoints(keypoints: Keypoints, folder: str | Path, name: str) -> Path:
     if keypoints.pose is not None:
         tensors["pose"] = keypoints.pose
     if keypoints.head is not None:
-        tensors |= {name: getattr(keypoints.head, name.removeprefix("head_")) for name in _HEAD_TENSORS}
+        tensors |= {key: getattr(keypoints.head, key.removeprefix("head_")) for key in _HEAD_TENSORS}
     metadata = {} if keypoints.expression is None else {"expression": keypoints.expression}
     return files.save(FILES, tensors, metadata, folder, name)
 

@@ -105,7 +105,7 @@ def _within_reach(pose: Tensor, turn: Tensor) -> Tensor:
 
 
 def _of_preset(start: head.Head, preset: str) -> Tensor:
-    """What a preset adds to the head's shape, [106, 3]."""
+    """What a preset adds to the head's points, [106, 3]."""
     total = torch.zeros_like(start.individual)
     if preset != AS_IS:
         for name, amount in zip(_EXPRESSIVE, head.fit_actions(start, _EXPRESSIVE).tolist(), strict=True):
@@ -116,7 +116,7 @@ def _of_preset(start: head.Head, preset: str) -> Tensor:
 
 
 def _of_sliders(start: head.Head, features: Features) -> Tensor:
-    """What the sliders add to the head's shape, [106, 3]."""
+    """What the sliders add to the head's points, [106, 3]."""
     total = torch.zeros_like(start.individual)
     for slider, (above, below) in _SLIDER_ACTIONS.items():
         amount = getattr(features, slider)
@@ -141,7 +141,7 @@ def _eyes_closed(start: head.Head) -> Tensor:
     for name in _EYES:
         eye = head.template().groups[name]
         lids = action[eye, 1] - action[eye, 1].mean()  # those of the upper lid go down, of the lower up
-        narrower = (lids * (start.shape - average)[eye, 1]).sum() / lids.square().sum()
+        narrower = (lids * (start.points - average)[eye, 1]).sum() / lids.square().sum()
         action[eye] *= (1 - narrower).clamp(0, 1.5)
     return action
 
@@ -149,10 +149,10 @@ def _eyes_closed(start: head.Head) -> Tensor:
 def _how_open(start: head.Head, opening: Tensor) -> Tensor:
     """How much of an opening displacement [106, 3] would make the mouth as high as it is on this face; 0 or more."""
     average = _mouth_height(start.average)
-    return ((_mouth_height(start.shape) - average) / (_mouth_height(start.average + opening) - average)).clamp(min=0)
+    return ((_mouth_height(start.points) - average) / (_mouth_height(start.average + opening) - average)).clamp(min=0)
 
 
-def _mouth_height(shape: Tensor) -> Tensor:
+def _mouth_height(points: Tensor) -> Tensor:
     """Between the lips, in the head frame."""
-    y = shape[head.template().groups["mouth inner"], 1]
+    y = points[head.template().groups["mouth inner"], 1]
     return y.amax() - y.amin()

@@ -98,14 +98,14 @@ class AnchorStage:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
-    def painted(self, raw: Any) -> list[Sample]:
+    def to_paint(self, raw: Any) -> list[Sample]:
         """The pictures that a raw batch asks for."""
         samples: list[Sample] = raw
         return samples
 
     def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> AnchorBatch:
         """What ``network`` takes."""
-        return self._batches.make(self.painted(raw), chance, device)
+        return self._batches.make(self.to_paint(raw), chance, device)
 
     def save_weights(self, folder: Path) -> None:
         """adapter.safetensors."""

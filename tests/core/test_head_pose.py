@@ -96,7 +96,7 @@ def test_eyes_close_at_every_angle_without_crossing(analysis, name):
     closed = edit_motion(Keypoints(points), features=Features(eyes_open=-1.0))
     for eye in ("left eye", "right eye"):
         upper, lower = middles_of_lids(eye)
-        assert abs(float(closed.head.shape[lower, 1] - closed.head.shape[upper, 1])) < 0.015
+        assert abs(float(closed.head.points[lower, 1] - closed.head.points[upper, 1])) < 0.015
 
 
 def middles_of_lids(eye):

@@ -33,7 +33,7 @@ ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
 """As in ``together`` and ``denoising``. With fewer scenes of several people, third heads came up between two."""
 _LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
 _TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
-_FEATURES, _EMBEDDING, _CONFUSED, _UNLIKE = 1.0, 0.5, 1.5, 5.0
+_SEEN = {"features": 1.0, "embedding": 0.5, "confused": 1.5, "unlike": 5.0}  # weights of what ArcFace finds wrong
 _THRESHOLD, _MARGIN, _SHARPNESS = 0.47, 0.05, 16.0  # of cosines: what is one's own belongs well above it, others below
 _SAME = 0.62  # cosine of identities; nearer ones count as those of one person
 _OF_OWN = 0.5  # weight of the noise of pictures that have gone on: clothes and walls of their own lead elsewhere
@@ -80,50 +80,44 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         predicted = self.predict(batch, tokens)
         weights = torch.where(batch.gone_on, _OF_OWN, 1.0)
         noise = (self.noise_losses(batch, predicted) * weights).mean()
-        features, embedding, confused, unlike = self._seen(batch, predicted)
-        seen = _FEATURES * features + _EMBEDDING * embedding + _CONFUSED * confused + _UNLIKE * unlike
+        seen = self._seen(batch, predicted)
         edits = batch.edits
         edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
         return told(
-            noise + seen + edited,
+            noise + sum(weight * seen[name] for name, weight in _SEEN.items()) + edited,
             noise=noise,
             edited=edited,
-            features=features,
-            embedding=embedding,
-            confused=confused,
-            unlike=unlike,
+            **seen,
             token_spread=token_spread(tokens),
         )
 
     def _layout(self, batch: LikenessBatch) -> Layouts:
         return boosted_layouts(batch.regions, self._settings.layout_boost, batch.latents.device)
 
-    def _seen(self, batch: LikenessBatch, predicted: Tensor) -> Tensor:
-        """What ArcFace finds wrong with the expected pictures of some people, [4]: in its features, in the embedding,
-        that it confuses them with others, and that people are not as near as in the photo. 0 if fewer than two can be
-        looked at.
+    def _seen(self, batch: LikenessBatch, predicted: Tensor) -> dict[str, Tensor]:
+        """What ArcFace finds wrong with the expected pictures of some people, by the names of _SEEN: in its features,
+        in the embedding, that it confuses them with others, and that people are not as near as in the photo. 0 if fewer
+        than two can be looked at.
         """
         most = max(2, round(_LOOKED_AT * len(predicted)))
         early_on = _TOO_EARLY / 1000 * self._denoiser.timesteps
         rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
         if len(rows) < 2:
-            return predicted.new_zeros(4)
+            return dict.fromkeys(_SEEN, predicted.new_zeros(()))
         some = rows_of(batch, rows)
         expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
         keypoints = in_close_up(some.keypoints)
         painted = self._perception(self._encoders.differentiable_pictures(expected), keypoints)
         with torch.no_grad():
             true = self._perception(self._encoders.differentiable_pictures(some.latents), keypoints)
-        errors = torch.stack(
-            (
-                feature_errors(painted, true),
-                embedding_errors(painted, true),
-                confusion(painted.embeddings, batch.sources[rows], self._known),
-                unlike_the_photo(painted, true, self._known),
-            )
-        )
+        errors = {
+            "features": feature_errors(painted, true),
+            "embedding": embedding_errors(painted, true),
+            "confused": confusion(painted.embeddings, batch.sources[rows], self._known),
+            "unlike": unlike_the_photo(painted, true, self._known),
+        }
         sharp = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # what is expected early on is blurred
-        return (errors * sharp).sum(1) / most
+        return {name: (of_each * sharp).sum() / most for name, of_each in errors.items()}
 
 
 def confusion(faces: Tensor, own: Tensor, known: Tensor) -> Tensor:
@@ -173,7 +167,7 @@ class LikenessStage(AnchorStage):
         while True:
             yield list(islice(people, size))
 
-    def painted(self, raw: list[Pair]) -> list[Sample]:
+    def to_paint(self, raw: list[Pair]) -> list[Sample]:
         """The photos to paint."""
         return [target for _, target in raw]
 

@@ -96,7 +96,7 @@ class TogetherStage:
         """What ``network`` takes."""
         alone, people = raw
         if alone:
-            return self._alone.make_batch(self._anchoring.painted(people), chance, device)
+            return self._alone.make_batch(self._anchoring.to_paint(people), chance, device)
         return self._anchoring.make_batch(people, chance, device)
 
     def save_weights(self, folder: Path) -> None:

@@ -15,7 +15,7 @@
 
 import { clamp, drawBox, fitInside, isEmpty, isInside, itemAt, moveBox, resizeBox } from "./geometry.js";
 import { readPeople, readPictureSize, writeBox } from "./layout.js";
-import { draw, drawPerson, drawThirds } from "./picture.js";
+import { drawPerson, drawThirds, svgElement } from "./picture.js";
 import { textsFor } from "./texts.js";
 
 const REACH = { mouse: 7, touch: 18, pen: 12 };
@@ -62,7 +62,7 @@ export class BoxEditor {
     this.element.className = "dynamicid-box-editor widget-expands";
     BoxEditor.#editors.set(this.element, this);
     this.area = addPart("area", this.element);
-    this.stage = /** @type {SVGSVGElement} */ (draw("svg", { class: "dynamicid-stage", tabindex: 0 }));
+    this.stage = /** @type {SVGSVGElement} */ (svgElement("svg", { class: "dynamicid-stage", tabindex: 0 }));
     this.area.append(this.stage);
     this.footer = addPart("footer", this.area);
     this.message = addPart("message", this.footer);

@@ -22,7 +22,7 @@ const FONT = "11px sans-serif";
  *
  * @param {string} tag @param {Record<string, string | number>} attributes @param {string} [text]
  */
-export function draw(tag, attributes, text) {
+export function svgElement(tag, attributes, text) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
   if (text !== undefined) element.textContent = text;
@@ -41,8 +41,8 @@ function textWidth(text) {
 /** Lines that part the picture in thirds. @param {Stage} stage */
 export function drawThirds({ width, height }) {
   return [1, 2].flatMap((third) => [
-    draw("path", { class: "dynamicid-thirds", d: `M${(width * third) / 3} 0V${height}` }),
-    draw("path", { class: "dynamicid-thirds", d: `M0 ${(height * third) / 3}H${width}` }),
+    svgElement("path", { class: "dynamicid-thirds", d: `M${(width * third) / 3} 0V${height}` }),
+    svgElement("path", { class: "dynamicid-thirds", d: `M0 ${(height * third) / 3}H${width}` }),
   ]);
 }
 
@@ -56,7 +56,7 @@ export function drawPerson(person, stage, { active, editable }) {
   const { box, own, node, number, name } = person;
   const [x, y] = [box.x * stage.width, box.y * stage.height];
   const [width, height] = [Math.max(box.width, 0) * stage.width, Math.max(box.height, 0) * stage.height];
-  const group = draw("g", {
+  const group = svgElement("g", {
     class: "dynamicid-person",
     "data-node": node.id,
     "data-own": own,
@@ -66,8 +66,8 @@ export function drawPerson(person, stage, { active, editable }) {
     style: `--dynamicid-colour: ${COLOURS[(number - 1) % COLOURS.length]}`,
   });
   group.append(
-    draw("rect", { class: "dynamicid-casing", x, y, width, height }),
-    draw("rect", { class: "dynamicid-box", x, y, width, height }),
+    svgElement("rect", { class: "dynamicid-casing", x, y, width, height }),
+    svgElement("rect", { class: "dynamicid-box", x, y, width, height }),
     ...drawLabel(`${number}${name ? ` ${name}` : ""}`, x, y, width, stage),
   );
   if (height > 4 * LABEL_HEIGHT) group.append(...drawNumbers(box, x, y, width, height));
@@ -89,8 +89,8 @@ function drawLabel(text, x, y, width, stage) {
   const left = clamp(x, 0, stage.width - size);
   const top = clamp(y, 0, stage.height - LABEL_HEIGHT);
   return [
-    draw("rect", { class: "dynamicid-label", x: left, y: top, width: size, height: LABEL_HEIGHT }),
-    draw("text", { class: "dynamicid-label-text", x: left + 5, y: top + LABEL_HEIGHT - 4.5 }, shown),
+    svgElement("rect", { class: "dynamicid-label", x: left, y: top, width: size, height: LABEL_HEIGHT }),
+    svgElement("text", { class: "dynamicid-label-text", x: left + 5, y: top + LABEL_HEIGHT - 4.5 }, shown),
   ];
 }
 
@@ -101,7 +101,7 @@ function drawNumbers(box, x, y, width, height) {
   if (Math.max(...lines.map(textWidth)) > width - 12) return [];
   const middle = { x: x + width / 2, y: y + height / 2 };
   return lines.map((line, index) =>
-    draw("text", { class: "dynamicid-numbers", x: middle.x, y: middle.y + 15 * index - 2 }, line),
+    svgElement("text", { class: "dynamicid-numbers", x: middle.x, y: middle.y + 15 * index - 2 }, line),
   );
 }
 
@@ -112,7 +112,7 @@ function drawHandle(box, handle, stage) {
   // Wholly inside the picture, so that none is cut off at its edge.
   const left = clamp(x * stage.width - half, 0, stage.width - HANDLE_SIZE);
   const top = clamp(y * stage.height - half, 0, stage.height - HANDLE_SIZE);
-  return draw("rect", {
+  return svgElement("rect", {
     class: "dynamicid-handle",
     "data-handle": handle,
     x: left,
