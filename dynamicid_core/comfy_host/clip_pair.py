@@ -10,6 +10,7 @@ import comfy.utils
 from torch import Tensor
 
 from ..errors import InputError
+from .clip_models import text_transformer
 
 _TEXT_PROJECTION = ("text_projection.weight", "text_projection")
 _IMAGE_PROJECTION = ("visual_projection.weight", "visual.proj")
@@ -34,8 +35,7 @@ def projected_text(clip: Any, prompt: str) -> Tensor:
     The projection is applied here, since ComfyUI leaves it out of ViT-L's pooled text, as SD1.5 wants it.
     """
     _, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled="unprojected")
-    encoder = getattr(clip.cond_stage_model, clip.cond_stage_model.clip)
-    return encoder.transformer.text_projection(pooled.float().cpu())[0].float()
+    return text_transformer(clip).text_projection(pooled.float().cpu())[0].float()
 
 
 def _vision_model(path: Path) -> Any:

@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from ..adapter import AttentionLayer, layers_of
 from ..errors import InputError
 from ..images import Photo, clip_input
+from .clip_models import penultimate
 
 _log = logging.getLogger(__name__)
 _TEXT_LENGTH = 77  # tokens, with those of begin and end; the host puts longer texts into several of these
@@ -177,13 +178,7 @@ class FrozenEncoders:
     @torch.no_grad()
     def clip_features(self, pixels: Tensor) -> Tensor:
         """CLIP's penultimate layer for normalised pixels [B, 3, S, S] -> [B, patches, size]."""
-        model = self._clip_vision.model
-        comfy.model_management.load_models_gpu([self._clip_vision.patcher])
-        return (
-            model(pixel_values=pixels.to(self._clip_vision.load_device), intermediate_output=-2)[1]
-            .float()
-            .to(self.device)
-        )
+        return penultimate(self._clip_vision, pixels).to(self.device)
 
     def features_of_nobody(self) -> Tensor:
         """CLIP features of all-zero pixel values, [1, patches, size]."""

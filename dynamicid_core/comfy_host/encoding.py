@@ -19,6 +19,7 @@ from ..face_packs import check_recognition
 from ..face_prompt import face_prompt
 from ..images import Photo, Square, central_square, clip_input
 from ..portrait import Measured, measured, portrait_square
+from .clip_models import penultimate
 from .loading import DynamicID
 from .progress import one_by_one
 
@@ -86,9 +87,7 @@ def clip_features(clip_vision: Any, photos: Sequence[Photo], needed_size: int) -
     Raises InputError when the vision model's hidden size is not the one the face encoder was trained with.
     """
     pixels = clip_input(photos, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
-    pixels = torch.cat((pixels, torch.zeros_like(pixels[:1]))).to(clip_vision.load_device)
-    comfy.model_management.load_models_gpu([clip_vision.patcher])
-    features = clip_vision.model(pixel_values=pixels, intermediate_output=-2)[1].float()
+    features = penultimate(clip_vision, torch.cat((pixels, torch.zeros_like(pixels[:1]))))
     if features.shape[-1] != needed_size:
         raise InputError(
             f"This CLIP vision model has hidden size {features.shape[-1]}; the face encoder needs {needed_size}"

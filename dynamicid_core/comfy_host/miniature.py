@@ -33,6 +33,7 @@ from ..checkpoint import (
     read_checkpoint,
 )
 from ..errors import InputError
+from .clip_models import text_transformer
 from .loading import DynamicID, load_dynamicid
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "miniature"
@@ -140,7 +141,7 @@ def load_text_encoder(file: Path) -> Any:
     if WORDS not in weights or _EMBEDDING not in weights:
         raise _unfit(file)
     clip = build_text_encoder()
-    network = text_network(clip)
+    network = text_transformer(clip)
     table = torch.zeros(network.get_input_embeddings().weight.shape)
     weights[_EMBEDDING] = table.index_copy(0, weights.pop(WORDS), weights[_EMBEDDING].float())
     # SD1.5 leaves its pooled text as it is.
@@ -184,12 +185,6 @@ def build_text_encoder() -> Any:
     """CLIP without weights."""
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
     return comfy.sd.CLIP(target, model_options={"clip_l_model_config": dict(TEXT)})
-
-
-def text_network(clip: Any) -> Any:
-    """The transformer inside a CLIP."""
-    model = clip.cond_stage_model
-    return getattr(model, model.clip).transformer
 
 
 def build_image_encoder() -> Any:

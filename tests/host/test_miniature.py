@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dynamicid_core.adapter import layers_of
 from dynamicid_core.comfy_host import miniature
+from dynamicid_core.comfy_host.clip_models import text_transformer
 from dynamicid_core.errors import InputError
 from scripts.on_miniature import use_miniature
 from tests.host.graphs import Executor, api_form, shipped
@@ -114,7 +115,7 @@ def test_a_file_of_another_version_is_told_so(tmp_path):
 
 
 def test_words_that_it_never_met_are_as_good_as_silence(loaded):
-    table = miniature.text_network(loaded[1]).get_input_embeddings().weight
+    table = text_transformer(loaded[1]).get_input_embeddings().weight
     known = load_file(miniature.FOLDER / miniature.TEXT_FILE)[miniature.WORDS]
     (tokens,) = loaded[1].tokenize("spaceship")["l"]
     (word,) = {int(token) for token, *_ in tokens} - {49406, 49407}
