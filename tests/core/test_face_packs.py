@@ -4,7 +4,6 @@ import shutil
 import sys
 from importlib import metadata
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -18,7 +17,7 @@ from tests import photos
 def test_packs_are_found_at_any_depth_under_any_file_names(tmp_path, pack):
     for nested in ("models/buffalo_l", "antelopev2/antelopev2"):
         (tmp_path / nested).mkdir(parents=True)
-    for i, file in enumerate(sorted(Path(pack).glob("*.onnx"))):
+    for i, file in enumerate(sorted(pack.glob("*.onnx"))):
         shutil.copy(file, tmp_path / "models" / "buffalo_l" / f"renamed {i}.onnx")
     (tmp_path / "antelopev2" / "antelopev2" / "x.onnx").touch()
     packs = find_packs([tmp_path])
@@ -43,13 +42,13 @@ def test_what_macos_keeps_beside_models_is_no_model(tmp_path, caplog, apart, pac
     companions = tmp_path / "antelopev2" / "__MACOSX" / "antelopev2" if apart else copied
     for folder in {copied, companions}:
         folder.mkdir(parents=True)
-    for file in Path(pack).glob("*.onnx"):
+    for file in pack.glob("*.onnx"):
         shutil.copy(file, copied)
         (companions / f"._{file.name}").write_bytes(b"\0\5\x16\7" + bytes(100))
     if apart:
-        shutil.copy(next(Path(pack).glob("*.onnx")), companions / "stray.onnx")
+        shutil.copy(next(pack.glob("*.onnx")), companions / "stray.onnx")
     assert find_packs([tmp_path]) == {"antelopev2": copied}
-    assert pack_models(copied) == sorted(copied / file.name for file in Path(pack).glob("*.onnx"))
+    assert pack_models(copied) == sorted(copied / file.name for file in pack.glob("*.onnx"))
     assert len(open_pack(copied, "CPU").detect(photos.astronaut())) == 1
     assert caplog.text == ""
 
@@ -71,7 +70,7 @@ def test_one_pack_is_asked_for_where_a_folder_holds_two(tmp_path):
 def test_a_model_that_insightface_does_not_know_is_left_out(tmp_path, caplog, pack):
     import onnx
 
-    for file in Path(pack).glob("*.onnx"):
+    for file in pack.glob("*.onnx"):
         shutil.copy(file, tmp_path)
     numbers = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "stranger", numbers[:1], numbers[1:])
@@ -85,7 +84,7 @@ def test_a_model_that_insightface_does_not_know_is_left_out(tmp_path, caplog, pa
 
 @pytest.mark.parametrize(("missing", "task"), [("scrfd*", "detection"), ("w600k*", "recognition")])
 def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task, pack):
-    for file in Path(pack).glob("*.onnx"):
+    for file in pack.glob("*.onnx"):
         if not file.match(missing):
             shutil.copy(file, tmp_path)
     with pytest.raises(InputError, match=f"has no {task} model.* Use a whole pack, such as buffalo_l"):
@@ -95,14 +94,14 @@ def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task, pack)
 def test_half_of_a_pack_that_can_be_downloaded_says_how_to_have_it_downloaded_anew(tmp_path, pack):
     folder = tmp_path / "buffalo_s"
     folder.mkdir()
-    shutil.copy(next(Path(pack).glob("scrfd*")), folder)
+    shutil.copy(next(pack.glob("scrfd*")), folder)
     with pytest.raises(InputError, match=r"no recognition model.* Delete the \.onnx files in .*buffalo_s and"):
         open_pack(folder, "CPU")
 
 
 def test_a_pack_without_keypoints_still_finds_people(tmp_path, pack):
     for pattern in ("scrfd*", "w600k*"):
-        shutil.copy(next(Path(pack).glob(pattern)), tmp_path)
+        shutil.copy(next(pack.glob(pattern)), tmp_path)
     analysis = open_pack(tmp_path, "CPU")
     face = analysis.choose(photos.astronaut(), "largest", 0).chosen
     assert face.keypoints is None
@@ -110,7 +109,7 @@ def test_a_pack_without_keypoints_still_finds_people(tmp_path, pack):
 
 
 def test_a_cut_off_model_file_is_named(tmp_path, pack):
-    for file in Path(pack).glob("*.onnx"):
+    for file in pack.glob("*.onnx"):
         (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"\w+\.onnx could not be opened.* Delete the .onnx files in .*anew"):
         open_pack(tmp_path, "CPU")
@@ -217,9 +216,9 @@ def test_a_provider_that_does_not_start_is_not_said_to_be_used(monkeypatch, capl
 
 
 def test_of_two_models_for_one_task_the_known_one_is_taken(tmp_path, caplog, pack):
-    for file in Path(pack).glob("*.onnx"):
+    for file in pack.glob("*.onnx"):
         shutil.copy(file, tmp_path)
-    shutil.copy(next(Path(pack).glob("w600k*")), tmp_path / "a_copy.onnx")
+    shutil.copy(next(pack.glob("w600k*")), tmp_path / "a_copy.onnx")
     with caplog.at_level("WARNING"):
         analysis = open_pack(tmp_path, "CPU")
     assert analysis.recognition in face_packs.PACK_OF
@@ -258,7 +257,7 @@ def test_models_are_opened_with_the_provider_asked_for(monkeypatch, pack):
 
     monkeypatch.setattr(face_packs, "_import_insightface", lambda: listening)
     open_pack(pack, "CPU")
-    assert asked == [["CPUExecutionProvider"]] * len(list(Path(pack).glob("*.onnx")))
+    assert asked == [["CPUExecutionProvider"]] * len(list(pack.glob("*.onnx")))
 
 
 @pytest.mark.parametrize("asked", ["auto", "CUDA"])

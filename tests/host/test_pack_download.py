@@ -1,10 +1,8 @@
 """An InsightFace pack that Load Face Analysis fetches, from a server on this machine."""
 
 import io
-import os
 import shutil
 import zipfile
-from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
@@ -13,19 +11,15 @@ import pytest
 from tests.host.rig import run
 from tests.server import serving
 
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-
 
 @pytest.fixture
-def release(monkeypatch, models):
+def release(monkeypatch, models, pack):
     """InsightFace's release page, with the real models."""
-    if not PACK:
-        pytest.skip("DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)")
     from insightface.utils import storage
 
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        for model in Path(PACK).glob("*.onnx"):
+        for model in pack.glob("*.onnx"):
             archive.write(model, model.name)
     with serving({"/antelopev2.zip": file.getvalue()}) as server:
         monkeypatch.setattr(storage, "BASE_REPO_URL", server.url)

@@ -1,18 +1,12 @@
 """The data set builder as a command, and photographs of people to build from."""
 
 import functools
-import os
 
-import pytest
 from PIL import Image
 
 from dynamicid_core.training.data import __main__ as command
 from tests import photos
-
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-needs_pack = pytest.mark.skipif(
-    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
-)
+from tests.given import insightface_pack
 
 
 @functools.cache
@@ -49,11 +43,10 @@ def save_crowd(folder, people):
     return folder
 
 
-def run(source, out, *more, pack=PACK):
-    """Exit code of the command, in this process."""
-    return command.main(
-        ["build", f"--photos={source}", f"--out={out}", f"--pack={pack}", "--workers=1", "--provider=CPU", *more]
-    )
+def run(source, out, *more, pack=None):
+    """Exit code of the command, in this process. pack: by default the one that tests are given."""
+    given = [f"--photos={source}", f"--out={out}", f"--pack={pack or insightface_pack()}"]
+    return command.main(["build", *given, "--workers=1", "--provider=CPU", *more])
 
 
 def contents(folder):

@@ -2,13 +2,7 @@
 
 import pytest
 
-from dynamicid_core.face_packs import open_pack
-from tests.training.builder import PACK, faces, run, save_person
-
-
-@pytest.fixture(scope="session")
-def analysis():
-    return open_pack(PACK, "CPU")
+from tests.training.builder import faces, run, save_person
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ from dynamicid_core.training.data.photos import find_people
 from dynamicid_core.training.data.shards import read_samples
 from dynamicid_core.training.order import ShardSource
 from tests import photos
-from tests.training.builder import contents, faces, needs_pack, run, save_person, turned
+from tests.training.builder import contents, faces, run, save_person, turned
 
-pytestmark = needs_pack
+pytestmark = pytest.mark.usefixtures("pack")
 
 
 def test_every_good_photo_becomes_a_sample(built):

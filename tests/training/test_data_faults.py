@@ -3,7 +3,6 @@
 import shutil
 import tarfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from dynamicid_core.training.data.sample import from_record, to_record
 from dynamicid_core.training.data.shards import ShardWriter, read_samples
 from dynamicid_core.training.order import ShardSource
 from tests import photos
-from tests.training.builder import PACK, needs_pack
 from tests.training.test_shards import SETTINGS, sample, write
 
 
@@ -96,20 +94,18 @@ def test_settings_may_change_while_nothing_is_made(tmp_path):
     assert write(tmp_path / "set").joinpath("index.json").is_file()
 
 
-@needs_pack
-def test_after_a_pack_without_keypoints_a_whole_one_goes_on_in_the_same_folder(tmp_path):
+def test_after_a_pack_without_keypoints_a_whole_one_goes_on_in_the_same_folder(tmp_path, pack):
     source = save_astronaut(tmp_path / "photos")
     (tmp_path / "pack").mkdir()
     for pattern in ("scrfd*", "w600k*"):
-        shutil.copy(next(Path(PACK).glob(pattern)), tmp_path / "pack")
+        shutil.copy(next(pack.glob(pattern)), tmp_path / "pack")
     assert run(source, tmp_path / "set", tmp_path / "pack") == 2
-    assert run(source, tmp_path / "set", PACK) == 0
+    assert run(source, tmp_path / "set", pack) == 0
 
 
-@needs_pack
 @pytest.mark.parametrize("size", [(2000, 2), (1, 3000)])
-def test_a_photo_as_thin_as_a_line_has_no_face(tmp_path, size):
+def test_a_photo_as_thin_as_a_line_has_no_face(tmp_path, pack, size):
     source = save_astronaut(tmp_path / "photos")
     Image.new("RGB", size, "red").save(source / "she" / "line.png")
-    assert run(source, tmp_path / "set", PACK) == 0
+    assert run(source, tmp_path / "set", pack) == 0
     assert "she/line.png,no face" in (tmp_path / "set" / "rejected.csv").read_text()

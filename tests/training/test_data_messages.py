@@ -1,15 +1,14 @@
 """What the data set builder says to a person who can mend it."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
 from dynamicid_core.training.data import __main__ as command
 from dynamicid_core.training.data.shards import read_samples
-from tests.training.builder import PACK, contents, faces, needs_pack, run, save_crowd, save_person
+from tests.training.builder import contents, faces, run, save_crowd, save_person
 
-pytestmark = needs_pack
+pytestmark = pytest.mark.usefixtures("pack")
 
 
 def refused(capsys, *arguments, **more):
@@ -56,10 +55,10 @@ def test_no_pack_says_where_to_get_one(source, tmp_path, capsys):
     assert "buffalo_l" in said
 
 
-def test_a_pack_without_keypoints_is_refused(source, tmp_path, capsys):
+def test_a_pack_without_keypoints_is_refused(source, pack, tmp_path, capsys):
     (tmp_path / "pack").mkdir()
     for pattern in ("scrfd*", "w600k*"):
-        shutil.copy(next(Path(PACK).glob(pattern)), tmp_path / "pack")
+        shutil.copy(next(pack.glob(pattern)), tmp_path / "pack")
     said = refused(capsys, source, tmp_path / "out", pack=tmp_path / "pack")
     assert "This InsightFace pack has no model for keypoints (landmark_2d_106)" in said
 

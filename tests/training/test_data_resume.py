@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from dynamicid_core.training.data.shards import SampleIndex, ShardWriter
-from tests.training.builder import PACK, contents, faces, needs_pack, run, save_crowd, save_person
+from tests.training.builder import contents, faces, run, save_crowd, save_person
 
 ROOT = Path(__file__).parents[2]
-pytestmark = needs_pack
+pytestmark = pytest.mark.usefixtures("pack")
 
 
 def test_a_killed_run_goes_on_to_the_same_shards(tmp_path, monkeypatch):
@@ -40,9 +40,9 @@ def test_a_killed_run_goes_on_to_the_same_shards(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals")
-def test_ctrl_c_says_how_to_go_on_and_workers_make_the_same_shards(tmp_path):
+def test_ctrl_c_says_how_to_go_on_and_workers_make_the_same_shards(tmp_path, pack):
     source, out = save_crowd(tmp_path / "photos", 12), tmp_path / "set"
-    settings = [f"--photos={source}", f"--out={out}", f"--pack={PACK}", "--size=64", "--shard-size=1"]
+    settings = [f"--photos={source}", f"--out={out}", f"--pack={pack}", "--size=64", "--shard-size=1"]
     begun = subprocess.Popen(
         [sys.executable, "-m", "dynamicid_core.training.data", "build", *settings, "--workers=2", "--provider=CPU"],
         cwd=ROOT,

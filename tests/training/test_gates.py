@@ -1,28 +1,16 @@
 """What each gate measures in real photographs, and that it can be opened."""
 
-import os
-
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from dynamicid_core.face_packs import open_pack
 from dynamicid_core.training.data import gates
 from dynamicid_core.training.data.build import build_person
 from dynamicid_core.training.data.gates import Gates
 from dynamicid_core.training.data.photos import find_people
 from tests import photos
 
-PACK = os.environ.get("DYNAMICID_INSIGHTFACE")
-pytestmark = pytest.mark.skipif(
-    not PACK, reason="DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)"
-)
 MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
-
-
-@pytest.fixture(scope="module")
-def analysis():
-    return open_pack(PACK, "CPU")
 
 
 def portrait(pixels=None, scale=1.5):

