@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPImageProcessor
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.images import central_square, clip_input, clip_pixels, photographs, square_around
+from dynamicid_core.images import central_square, clip_input, clip_pixels, open_photo, photographs, square_around
+from tests import photos
 
 
 def test_grey_and_transparent_pictures_become_rgb():
@@ -26,6 +28,12 @@ def test_values_beyond_white_and_black_are_clipped():
 def test_values_of_0_to_255_are_told():
     with pytest.raises(InputError, match="values up to 255; they must be from 0 to 1"):
         photographs(torch.full((1, 2, 2, 3), 255.0))
+
+
+def test_a_photo_with_sixteen_bits_of_grey_is_not_washed_out(tmp_path):
+    grey = photos.astronaut()[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey.png")
+    assert np.array_equal(open_photo(tmp_path / "grey.png")[..., 0], grey)
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 4, 3), (0, 4, 4, 3), (4, 4, 3), (1, 4, 4, 2), (1, 3, 4, 4, 3)])

@@ -239,3 +239,11 @@ def test_photos_that_are_not_upright_are_turned_as_encode_face_turns_them(analys
     upright, lying = (examine(analysis, person, photo, Gates(size=64)).sample for photo in person.photos)
     assert lying.embedding @ upright.embedding > 0.99
     assert lying.face_prompt == upright.face_prompt
+
+
+@pytest.mark.parametrize("size", [(2000, 2), (1, 3000)])
+def test_a_photo_as_thin_as_a_line_has_no_face(tmp_path, size):
+    save_person(tmp_path / "photos", "she", faces()["astronaut"])
+    Image.new("RGB", size, "red").save(tmp_path / "photos" / "she" / "line.png")
+    assert run(tmp_path / "photos", tmp_path / "set", "--size=64") == 0
+    assert "she/line.png,no face" in (tmp_path / "set" / "rejected.csv").read_text()

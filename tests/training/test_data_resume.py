@@ -92,3 +92,12 @@ def test_people_added_later_are_built_alone(tmp_path, capsys):
     assert run(source, out, "--size=64") == 0
     assert list(SampleIndex(out).people) == ["person 0", "a newcomer"]
     assert "2 of 2 people" in capsys.readouterr().out
+
+
+def test_after_a_pack_without_keypoints_a_whole_one_goes_on_in_the_same_folder(tmp_path, pack):
+    save_person(tmp_path / "photos", "she", faces()["astronaut"])
+    (tmp_path / "pack").mkdir()
+    for pattern in ("scrfd*", "w600k*"):
+        shutil.copy(next(pack.glob(pattern)), tmp_path / "pack")
+    assert run(tmp_path / "photos", tmp_path / "set", "--size=64", pack=tmp_path / "pack") == 2
+    assert run(tmp_path / "photos", tmp_path / "set", "--size=64") == 0

@@ -3,41 +3,14 @@
 from collections import Counter
 from itertools import islice
 
-import numpy as np
 import pytest
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.training.data.sample import Sample, sample_key, to_record
-from dynamicid_core.training.data.shards import ShardWriter
 from dynamicid_core.training.order import ShardSource
+from tests.training.samples import keys, write
 
 PHOTOS = {"anna": 4, "ben": 3, "cleo": 2, "dan": 1}
 ALL = sum(PHOTOS.values())
-
-
-def sample(person, number):
-    chance = np.random.default_rng((len(person), number))
-    vector = np.ones(512, np.float32)
-    return Sample(
-        key=sample_key(person, number),
-        identity=person,
-        picture=np.full((16, 16, 3), 10 * number, np.uint8),
-        caption=person,
-        face_prompt="in a neutral expression, in front view",
-        expression=None,
-        pose=np.zeros(3, np.float32),
-        keypoints=chance.uniform(0, 1, (106, 2)).astype(np.float32),
-        embedding=vector,
-        embedding_rgb=vector,
-    )
-
-
-def write(folder, photos):
-    with ShardWriter(folder, {"made": "here"}, shard_size=3) as writer:
-        for person, count in photos.items():
-            samples = [sample(person, number) for number in range(count)]
-            writer.add(person, {one.key: to_record(one) for one in samples}, {})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +20,6 @@ def folder(tmp_path_factory):
 
 def test_a_data_set_without_a_manifest_does_not_tell_which_model_recognised_people(folder):
     assert ShardSource(folder, 0).recognition == ""
-
-
-def keys(samples):
-    return [one.key for one in samples]
 
 
 def test_each_time_around_every_picture_comes_once_in_another_order(folder):
@@ -100,11 +69,11 @@ def test_a_data_set_without_pairs_is_refused_for_reconfiguration(tmp_path):
         next(source.people(0, 1, 2))
 
 
-def test_a_missing_data_set_is_told(tmp_path):
-    with pytest.raises(InputError, match=r"has no index\.json"):
-        ShardSource(tmp_path, 0)
-
-
 def test_every_process_goes_on_where_it_would_have_been(folder):
     source = ShardSource(folder, 0)
     assert keys(islice(source.samples(1, 3, skip=2), 4)) == keys(islice(source.samples(1, 3), 6))[2:]
+
+
+def test_an_empty_data_set_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"is empty\. Build it"):
+        ShardSource(write(tmp_path / "set", {"nobody": 0}), 0)

@@ -1,32 +1,24 @@
-"""What is wrong with a sample's record is said, one message for each fault."""
+"""A sample and its record: it comes back, and what is wrong with one is said, one message for each fault."""
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.training.data.sample import Sample, from_record, sample_key, to_record
+from dynamicid_core.keypoints import raster
+from dynamicid_core.training.data.sample import from_record, sample_key, to_record
 from tests import photos
+from tests.training.samples import sample
 
 
 @pytest.fixture
 def record():
-    chance = np.random.default_rng(0)
-    made = Sample(
-        key=sample_key("anna", 3),
-        identity="anna",
-        picture=photos.astronaut()[:256, 100:356],
-        caption="a photo of a person",
-        face_prompt="in a happy expression, in front view",
-        expression="happy",
-        pose=np.array([1, 2, 3], np.float32),
-        keypoints=chance.uniform(0.1, 0.9, (106, 2)).astype(np.float32),
-        embedding=chance.normal(size=512).astype(np.float32),
-        embedding_rgb=chance.normal(size=512).astype(np.float32),
-    )
+    made = replace(sample("anna", 3), picture=photos.astronaut()[:256, 100:356])
     return {**to_record(made), "__key__": made.key, "__url__": "train-000004.tar"}
 
 
@@ -46,11 +38,51 @@ def with_picture(record, width, height):
     return {**record, "jpg": content.getvalue()}
 
 
+def test_a_sample_comes_back_from_its_record():
+    before = sample("anna", 3, size=64)
+    record = to_record(before)
+    after = from_record({**record, "__key__": before.key, "__url__": "x.tar"})
+    for name in ("pose", "keypoints", "embedding", "embedding_rgb"):
+        assert np.array_equal(getattr(before, name), getattr(after, name)), name
+    for name in ("key", "identity", "caption", "face_prompt", "expression", "labels"):
+        assert getattr(before, name) == getattr(after, name), name
+    assert np.abs(before.picture.astype(int) - after.picture).max() < 12, "JPEG at quality 95"
+    assert set(record) == {"jpg", "json", "npy", "raster.png"}
+
+
+def test_the_raster_in_a_record_is_the_encoders(tmp_path):
+    made = sample("anna", 1)
+    (tmp_path / "raster.png").write_bytes(to_record(made)["raster.png"])
+    pixels = np.array(Image.open(tmp_path / "raster.png"))
+    assert torch.equal(torch.from_numpy(pixels), raster(torch.from_numpy(made.keypoints)))
+
+
+def test_keys_of_different_people_differ_and_suit_every_file_system():
+    names = ["anna", "Anna B", "Anna-B", "anna.b", "李", "王", "x" * 200, "x" * 201, "a/b", "-"]
+    made = [sample_key(name, 1) for name in names]
+    assert len(set(made)) == len(names)
+    assert all(key.isascii() and key.replace("-", "").replace("_", "").isalnum() and len(key) < 90 for key in made)
+    assert sample_key("anna", 12) == "anna_0012"
+
+
+@pytest.mark.parametrize("member", ["jpg", "json", "npy"])
+@pytest.mark.parametrize("how", ["missing", "cut off"])
+def test_a_damaged_record_is_named(member, how):
+    record = {**to_record(sample("anna", 3)), "__key__": "anna_0003", "__url__": "train-000004.tar"}
+    if how == "missing":
+        del record[member]
+    else:
+        record[member] = record[member][: len(record[member]) // 2]
+    with pytest.raises(InputError, match=r"anna_0003 in train-000004\.tar is damaged"):
+        from_record(record)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda r: with_labels(r, pose=[0, 0]), r"its pose is not \[3\] numbers"),
         (lambda r: with_labels(r, pose=[0, 0, float("nan")]), r"its pose is not \[3\] numbers"),
+        (lambda r: with_labels(r, keypoints=[[0.5, 0.5]] * 68), r"its keypoints is not \[106, 2\] numbers"),
         (lambda r: with_labels(r, keypoints=[[0.5, float("inf")]] * 106), r"its keypoints is not \[106, 2\] numbers"),
         (lambda r: with_embeddings(r, np.ones((2, 256))), r"its embedding is not \[512\] numbers"),
         (lambda r: with_embeddings(r, np.ones(512)), "ValueError"),
@@ -63,6 +95,20 @@ def with_picture(record, width, height):
 def test_each_fault_of_a_record_has_its_message(record, spoil, said):
     with pytest.raises(InputError, match=rf"anna_0003 in train-000004\.tar is damaged \(.*{said}"):
         from_record(spoil(record))
+
+
+def test_an_embedding_that_is_not_numbers_is_damaged_in_either_colour_order():
+    made = sample("anna", 0)
+    record = to_record(made)
+    made = replace(made, embedding_rgb=np.full(512, np.nan, np.float32))
+    with pytest.raises(InputError, match="its embedding_rgb is not"):
+        from_record({**record, "npy": to_record(made)["npy"]})
+
+
+def test_a_broken_header_of_embeddings_is_damaged():
+    record = to_record(sample("anna", 0))
+    with pytest.raises(InputError, match="is damaged"):
+        from_record({**record, "npy": record["npy"].replace(b"(2, 512), }", b"(2, 512    ")})
 
 
 def test_other_members_of_a_record_are_ignored(record):
