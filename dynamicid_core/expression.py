@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import not_importable
 from .face_analysis import DetectedFace
 from .images import Photo
+from .installed import not_importable
 
 EXPRESSIONS: tuple[str, ...] = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 """In the order of the network's output."""

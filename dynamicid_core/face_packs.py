@@ -10,17 +10,17 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from . import downloads
 from .downloads import Report
-from .errors import InputError, how_to_install, not_importable
+from .errors import InputError
 from .face_analysis import DETECTION, RECOGNITION, FaceAnalysis
 from .face_detection import DETECTION_SIZE, DETECTION_THRESHOLD
+from .installed import not_importable, warn_of_two_onnxruntimes
 
 DOWNLOADABLE = ("buffalo_l", "antelopev2", "buffalo_s")
 """Packs that InsightFace publishes and that have all four models."""
@@ -251,24 +251,8 @@ def choose_providers(provider: str) -> list[str]:
         return [wanted, cpu] if wanted != cpu else [cpu]
     if provider != "auto":
         _log.warning("onnxruntime has no %s here (it has %s); using the CPU", wanted, ", ".join(sorted(available)))
-    _warn_of_two(available)
+    warn_of_two_onnxruntimes({of: lost for of, lost in _BROUGHT_BY.items() if lost not in available})
     return [cpu]
-
-
-def _warn_of_two(available: Set[str]) -> None:
-    """Of an onnxruntime that was installed over another one, whose provider is lost by it."""
-    for package, lost in _BROUGHT_BY.items():
-        if lost not in available and _is_installed(package) and _is_installed("onnxruntime"):
-            message = "Both onnxruntime and %s are installed, so no pack has %s. %s, then restart ComfyUI."
-            _log.warning(message, package, lost, how_to_install(package))
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _session_options(threads: int) -> Any:
