@@ -13,6 +13,10 @@ SAME_PERSON = 0.35
 """Cosine from which on two faces count as one person; ArcFace puts unrelated photos near 0."""
 
 
+_NEARER = 1e-4  # of a cosine: somebody who is placed twice is looked for at the nearer place first
+_EQUAL = 1e-4  # of cosines to all faces: two people who differ by less are one
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Faces of a picture against given people.
@@ -64,9 +68,15 @@ def compare(
     if not faces:
         return Comparison([], np.zeros((0, len(people)), np.float32), {}, ["No face was found in the picture."])
     similarities = np.stack([embeddings[i] for i in order]) @ np.stack(people).T
-    matches = _assign(similarities)
+    matches = _assign(similarities - _NEARER * _distances(faces, places or [None] * len(people)))
     warnings = _warnings(similarities, matches) + _swaps(faces, similarities, matches, places)
     return Comparison(faces, similarities, matches, warnings)
+
+
+def _distances(faces: Sequence[DetectedFace], places: Sequence[Place | None]) -> NDArray[np.float32]:
+    """From each face to each place, [found, places], at most 1; 0 where there is no place."""
+    pixels = [[0.0 if place is None else math.dist(face.centre, place) for place in places] for face in faces]
+    return np.array(pixels, np.float32) / max(1.0, *map(max, pixels))
 
 
 def _assign(similarities: NDArray[np.float32]) -> dict[int, int]:
@@ -82,7 +92,7 @@ def _warnings(similarities: NDArray[np.float32], matches: dict[int, int]) -> lis
     for person in people:
         alike = [face for face in range(len(similarities)) if similarities[face, person] >= SAME_PERSON]
         nearest = [face for face in alike if int(similarities[face].argmax()) == person]
-        if len(nearest) > 1:
+        if len(nearest) > len(_placed_as(person, similarities)):
             numbers = " and ".join(str(face + 1) for face in nearest)
             warnings.append(f"Face {person + 1} appears {len(nearest)} times: numbers {numbers}.")
         if person not in matches:
@@ -91,6 +101,12 @@ def _warnings(similarities: NDArray[np.float32], matches: dict[int, int]) -> lis
             value = similarities[matches[person], person]
             warnings.append(f"Face {person + 1} is not to be recognised: number {matches[person] + 1} has {value:.2f}.")
     return warnings
+
+
+def _placed_as(person: int, similarities: NDArray[np.float32]) -> list[int]:
+    """All people who are this one, who may be in a picture more than once on purpose."""
+    apart = np.abs(similarities - similarities[:, [person]]).max(axis=0)
+    return np.flatnonzero(apart < _EQUAL).tolist()
 
 
 def _swaps(
@@ -104,7 +120,8 @@ def _swaps(
         f"Faces {first + 1} and {second + 1} have swapped places."
         for i, first in enumerate(known)
         for second in known[i + 1 :]
-        if _swapped(
+        if second not in _placed_as(first, similarities)
+        and _swapped(
             faces[matches[first]].centre,
             faces[matches[second]].centre,
             None if places is None else (places[first], places[second]),

@@ -13,6 +13,10 @@ from ..dynamicid_core.face_detection import DETECTION_SIZE, DETECTION_THRESHOLD
 from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType
 
 NONE, AUTO = "none", "auto"
+_PARTS = ("adapter", "imr", "keypoint_encoder")
+# Pack -> its files as this session downloaded them. Until they change, ComfyUI shall see no difference to before, and
+# not encode all faces again the next time. It lives as long as ComfyUI's own cache.
+_DOWNLOADED: dict[str, list[Any]] = {}
 
 
 class LoadDynamicID(io.ComfyNode):
@@ -77,7 +81,9 @@ class LoadDynamicID(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **files: Any) -> list[Any]:
         """A file that was replaced under the same name is loaded again."""
-        paths = [_known_path(files.get(part)) for part in ("adapter", "imr", "keypoint_encoder")]
+        if any(files.get(part, NONE) is None for part in _PARTS):  # a link brings a name
+            return [files, *(folders.fingerprint(name, None) for name in (folders.MODELS, folders.IP_ADAPTERS))]
+        paths = [_known_path(files.get(part)) for part in _PARTS]
         return [files.get("variant"), *((str(path), path.stat().st_mtime_ns) for path in paths if path is not None)]
 
     @classmethod
@@ -190,9 +196,10 @@ class LoadFaceAnalysis(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, pack: str, **_: Any) -> list[Any]:
         """A pack whose files were added or replaced is opened again."""
-        folder = _packs().get(pack)
-        files = face_packs.pack_models(folder) if folder else []
-        return [(str(file), file.stat().st_mtime_ns) for file in files]
+        if pack is None:  # a link brings it
+            return [_state(folder) for folder in _packs().values()]
+        found = _state(_packs().get(pack))
+        return [] if found == _DOWNLOADED.get(pack) else found
 
     @classmethod
     def execute(
@@ -203,12 +210,19 @@ class LoadFaceAnalysis(io.ComfyNode):
             folder = face_packs.download_pack(
                 pack, folders.model_folders(folders.FACE_ANALYSIS)[0], download_progress()
             )
+            _DOWNLOADED[pack] = _state(folder)
         if folder is None:
             raise InputError(
                 f'There is no InsightFace pack "{pack}". Looked for folders with .onnx files below '
                 f"{', '.join(folders.model_folders(folders.FACE_ANALYSIS))}. Choose buffalo_l to have it downloaded."
             )
         return io.NodeOutput(face_packs.open_pack(folder, provider, detection_size, detection_threshold))
+
+
+def _state(folder: Path | None) -> list[Any]:
+    """A pack's files and when they changed."""
+    files = face_packs.pack_models(folder) if folder else []
+    return [(str(file), file.stat().st_mtime_ns) for file in files]
 
 
 def _packs() -> dict[str, Path]:

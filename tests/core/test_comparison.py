@@ -53,6 +53,26 @@ def test_people_with_places_are_judged_by_them_and_not_by_their_order():
     assert compare(faces, embeddings, [ANNA, BEN], places=[None, (55, 5)]).warnings == []
 
 
+@pytest.mark.parametrize("people", [[ANNA, ANNA], [ANNA, BEN, ANNA], [BEN, ANNA, ANNA]])
+def test_a_person_who_was_placed_twice_may_appear_twice(people):
+    places = [(5 + 50.0 * i, 5) for i in range(len(people))]
+    faces = [found(50 * i) for i in range(len(people))]
+    result = compare(faces, [like(one) for one in people], people, places)
+    assert result.matches == {i: i for i in range(len(people))}
+    assert result.warnings == []
+    once_more = compare([*faces, found(500)], [*(like(one) for one in people), like(ANNA, 0.7)], people, places)
+    assert any("appears 3 times" in warning for warning in once_more.warnings)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_of_a_person_who_was_placed_twice_the_empty_place_is_missing(lost):
+    places = [(5, 5), (55, 5)]
+    result = compare([found(50 * (1 - lost))], [like(ANNA)], [ANNA, ANNA], places)
+    assert result.matches == {1 - lost: 0}
+    assert len(result.warnings) == 1
+    assert result.warnings[0].startswith(f"Face {lost + 1} is missing")
+
+
 def test_a_person_who_appears_twice_is_reported():
     result = compare([found(0), found(50)], [like(ANNA), like(ANNA, 0.7)], [ANNA, BEN])
     assert "Face 1 appears 2 times: numbers 1 and 2." in result.warnings

@@ -49,6 +49,32 @@ def test_a_pack_with_a_replaced_model_is_opened_again(face_analysis):
     assert loader.fingerprint_inputs(pack="vectron") != before
 
 
+@pytest.mark.parametrize(
+    ("loader", "part", "name", "others"),
+    [
+        ("DynamicIDLoader", "adapter", "SAA_tiny.bin", {"imr": "none", "keypoint_encoder": "none", "variant": "auto"}),
+        ("DynamicIDFaceAnalysisLoader", "pack", "vectron", {"provider": "CPU", "detection_size": 640}),
+    ],
+)
+def test_an_adapter_or_pack_that_another_node_names_is_opened_again_only_when_it_was_replaced(
+    editor, face_analysis, monkeypatch, models, loader, part, name, others
+):
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestChosen", Chosen)
+    prompt = {
+        "1": {"class_type": "TestChosen", "inputs": {"name": name}},
+        "2": {"class_type": loader, "inputs": {part: ["1", 0], **others}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+    executor, ran = Executor(), []
+    file = models / "dynamicid" / name if part == "adapter" else face_analysis.recognition_file
+    for change in (None, None, 2, None):
+        if change:
+            os.utime(file, (change, change))
+        executor.run(deepcopy(prompt))
+        ran.append("2" in executor.server.ran)
+    assert ran == [True, False, True, False]
+
+
 def test_replaced_keypoints_are_read_again(models):
     file = run("DynamicIDSaveKeypoints", keypoints=driving(), name="replaced")[0]
     before = node("DynamicIDLoadKeypoints").fingerprint_inputs(name=file)

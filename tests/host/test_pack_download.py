@@ -1,13 +1,16 @@
 """An InsightFace pack that Load Face Analysis fetches, from a server on this machine."""
 
 import io
+import os
 import shutil
 import zipfile
+from copy import deepcopy
 
 import comfy.model_management
 import comfy.utils
 import pytest
 
+from tests.host.graphs import Executor
 from tests.host.rig import run
 from tests.server import serving
 
@@ -25,6 +28,22 @@ def release(monkeypatch, models, pack):
         monkeypatch.setattr(storage, "BASE_REPO_URL", server.url)
         yield server
     shutil.rmtree(models / "insightface" / "models" / "antelopev2", ignore_errors=True)
+
+
+def test_what_was_done_with_a_pack_that_was_downloaded_is_not_done_again(release, models):
+    pack = {"pack": "antelopev2", "provider": "CPU", "detection_size": 640}
+    prompt = {
+        "1": {"class_type": "DynamicIDFaceAnalysisLoader", "inputs": pack},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    executor, ran = Executor(), []
+    for turn in range(4):
+        if turn == 2:
+            file = next((models / "insightface" / "models" / "antelopev2").glob("*.onnx"))
+            os.utime(file, (2, 2))
+        executor.run(deepcopy(prompt))  # the host keeps in it what it found
+        ran.append("1" in executor.server.ran)
+    assert ran == [True, False, True, False]
 
 
 def test_cancel_stops_a_download_which_goes_on_the_next_time(release, models, monkeypatch):
