@@ -38,15 +38,23 @@ class Comparison:
         return float(sum(self.similarities[face, person] for person, face in self.matches.items()) / max(people, 1))
 
     def table(self) -> str:
-        """Rows of found faces, columns of people, the match of each person marked, warnings below."""
+        """Rows of found faces, columns of people, the match of each person marked, warnings below.
+
+        In Markdown, which Preview Any draws, with columns that stand below each other in plain text too.
+        """
         people = range(self.similarities.shape[1])
-        lines = ["found      " + "".join(f"{'face ' + str(person + 1):>10}" for person in people)]
+        lines = [_row("found", [f"face {person + 1} " for person in people])]
+        lines.append(_row("-" * 9, ["-" * 7 + ":" for _ in people]))
         for face, row in enumerate(self.similarities):
-            marks = (
+            marks = [
                 f"{value:.3f}{'*' if self.matches.get(person) == face else ' '}" for person, value in enumerate(row)
-            )
-            lines.append(f"number {face + 1:<4}" + "".join(f"{mark:>10}" for mark in marks))
-        return "\n".join([*lines, *self.warnings])
+            ]
+            lines.append(_row(f"number {face + 1}", marks))
+        return "\n\n".join(["\n".join(lines), *self.warnings])
+
+
+def _row(first: str, cells: Sequence[str]) -> str:
+    return f"| {first:<9} | " + " | ".join(f"{cell:>8}" for cell in cells) + " |"
 
 
 Place = tuple[float, float]

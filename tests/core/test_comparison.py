@@ -1,5 +1,7 @@
 """Who is who."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -131,4 +133,39 @@ def test_two_people_at_one_place_cannot_be_swapped():
 def test_the_table_marks_who_each_face_is():
     seen = [like(CARL), like(ANNA), like(BEN)]
     table = compare([found(0), found(20), found(40)], seen, [ANNA, BEN, CARL]).table()
-    assert [line.split()[2:].index("0.800*") for line in table.splitlines()[1:4]] == [2, 0, 1]
+    assert [cells(line)[1:].index("0.800*") for line in table.splitlines()[2:5]] == [2, 0, 1]
+
+
+def cells(line):
+    """Of a row of a Markdown table."""
+    assert line.startswith("|")
+    assert line.endswith("|")
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_is_markdown_with_a_paragraph_for_each_warning():
+    """Preview Any draws it so: what is no table and no paragraph of its own runs into one line."""
+    result = compare([found(0), found(50)], [like(ANNA), like(ANNA, 0.7)], [ANNA, BEN])
+    table, *warnings = result.table().split("\n\n")
+    head, rule, *rows = table.splitlines()
+    assert cells(head) == ["found", "face 1", "face 2"]
+    assert all(re.fullmatch("-+:?", cell) for cell in cells(rule))
+    assert [cells(row)[0] for row in rows] == ["number 1", "number 2"]
+    assert warnings == result.warnings
+    assert len(warnings) == 2
+
+
+def test_the_columns_of_the_table_stand_below_each_other_in_plain_text():
+    """Also with ten faces and similarities below 0."""
+    opposite = -like(ANNA)
+    lines = (
+        compare([found(i * 20) for i in range(10)], [opposite] * 10, [ANNA, BEN]).table().split("\n\n")[0].splitlines()
+    )
+    assert len(lines) == 12
+    assert len({tuple(at for at, letter in enumerate(line) if letter == "|") for line in lines}) == 1
+
+
+def test_the_table_of_a_picture_without_faces_has_its_head_and_the_warning():
+    table, warning = compare([], [], [ANNA]).table().split("\n\n")
+    assert cells(table.splitlines()[0]) == ["found", "face 1"]
+    assert warning == "No face was found in the picture."
