@@ -12,6 +12,7 @@ from ..dynamicid_core.face import MIX_METHODS, MOST_WEIGHT, Face, load_face, mix
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from .sockets import (
     CATEGORY,
+    SHOWS_A_PREVIEW,
     DynamicIDType,
     FaceAnalysisType,
     FaceType,
@@ -36,6 +37,7 @@ class EncodeFace(io.ComfyNode):
             display_name="Encode Face",
             category=CATEGORY,
             description="Makes a face from a photo: who the person is, as tokens that the model can follow.",
+            is_output_node=SHOWS_A_PREVIEW,
             inputs=[
                 io.Image.Input(
                     "image",

@@ -18,6 +18,7 @@ from ..dynamicid_core.keypoints import Keypoints, load_keypoints, save_keypoints
 from ..dynamicid_core.portrait import measured, portrait_square
 from .sockets import (
     CATEGORY,
+    SHOWS_A_PREVIEW,
     DynamicIDType,
     FaceAnalysisType,
     FaceKeypointsType,
@@ -27,6 +28,9 @@ from .sockets import (
     check_face_analysis,
     face_choice_inputs,
 )
+
+_NO_START = "Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints)."
+_UNCONNECTED = object()
 
 
 class FaceKeypoints(io.ComfyNode):
@@ -40,6 +44,7 @@ class FaceKeypoints(io.ComfyNode):
             category=CATEGORY,
             description="Measures the expression and head pose of a face in a driving picture, for Edit Expression & "
             "Pose.",
+            is_output_node=SHOWS_A_PREVIEW,
             inputs=[
                 io.Image.Input("image", tooltip="The driving picture, of any size: one face that shows what you want."),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
@@ -68,6 +73,7 @@ class PoseKeypoints(io.ComfyNode):
             display_name="Pose Keypoints",
             category=CATEGORY,
             description="Turns a head and changes its expression by sliders or a preset, for Edit Expression & Pose.",
+            is_output_node=SHOWS_A_PREVIEW,
             inputs=[
                 FaceKeypointsType.Input(
                     "keypoints", optional=True, tooltip="Where to start. Not needed when a face is connected."
@@ -91,6 +97,14 @@ class PoseKeypoints(io.ComfyNode):
             ],
             outputs=_keypoints_outputs(),
         )
+
+    @classmethod
+    def validate_inputs(cls, preset: str | None, keypoints: Any = _UNCONNECTED, face: Any = _UNCONNECTED) -> bool | str:
+        """Without a start, the rest of the graph still runs.
+
+        A connected input is None here: nothing has run yet. preset: ComfyUI tells of an error at an input that it gave.
+        """
+        return _NO_START if keypoints is face is _UNCONNECTED else True
 
     @classmethod
     def execute(
@@ -246,6 +260,7 @@ class LoadKeypoints(io.ComfyNode):
             display_name="Load Keypoints",
             category=CATEGORY,
             description="Reads keypoints that Save Keypoints wrote, from models/dynamicid/keypoints.",
+            is_output_node=SHOWS_A_PREVIEW,
             inputs=[
                 io.Combo.Input(
                     "name",
@@ -312,7 +327,7 @@ def _start(keypoints: Keypoints | None, face: Face | None) -> Keypoints:
         _check_keypoints(keypoints)
         return keypoints
     if face is None:
-        raise InputError("Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints).")
+        raise InputError(_NO_START)
     check_face(face)
     return replace(face.motion(), expression=expression_in(face.face_prompt or ""), portrait=face.portrait)
 

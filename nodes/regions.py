@@ -11,6 +11,7 @@ from ..dynamicid_core.face import MOST_WEIGHT, Face, Placement
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from .sockets import (
     CATEGORY,
+    SHOWS_A_PREVIEW,
     BoundingBoxType,
     FaceAnalysisType,
     FaceType,
@@ -108,6 +109,7 @@ class AutoLayout(io.ComfyNode):
             display_name="Auto Layout",
             category=CATEGORY,
             description="Places several people by itself, from left to right in the order of the inputs.",
+            is_output_node=SHOWS_A_PREVIEW,
             inputs=[
                 *face_inputs(layouts.MOST_PEOPLE, "The next person, from left to right."),
                 io.Combo.Input(

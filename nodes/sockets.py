@@ -10,6 +10,8 @@ from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.face_analysis import ORDERS, FaceAnalysis
 
 CATEGORY = "DynamicID"
+SHOWS_A_PREVIEW = True
+"""is_output_node of nodes with a preview: a page that was loaded after a run is told of cached output nodes only."""
 
 DynamicIDType = io.Custom("DYNAMICID")
 FaceAnalysisType = io.Custom("FACE_ANALYSIS")

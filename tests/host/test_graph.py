@@ -173,7 +173,19 @@ def test_a_new_loader_chooses_a_file_that_is_called_an_adapter(editor):
     assert "saa" in adapter.default.lower()
 
 
-@pytest.mark.parametrize("name", ["DynamicIDActivationMap", "DynamicIDCompareFaces", "DynamicIDDescribeFace"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DynamicIDActivationMap",
+        "DynamicIDAutoLayout",
+        "DynamicIDCompareFaces",
+        "DynamicIDDescribeFace",
+        "DynamicIDEncodeFace",
+        "DynamicIDFaceKeypoints",
+        "DynamicIDLoadKeypoints",
+        "DynamicIDPoseKeypoints",
+    ],
+)
 def test_nodes_that_one_looks_at_run_without_a_node_behind_them(name):
     assert host_nodes.NODE_CLASS_MAPPINGS[name].OUTPUT_NODE
 

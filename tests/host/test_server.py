@@ -1,7 +1,9 @@
 """The pack in a real ComfyUI server: what its pages get to see."""
 
+import itertools
 import json
 import os
+import time
 import urllib.request
 from pathlib import Path
 
@@ -9,11 +11,16 @@ import base_directory
 import nodes as host_nodes
 import pytest
 import repository
+from borrowed import INSIGHTFACE_PACK
 from comfyui_version import __version__
-from host_server import HostServer
+from host_server import HostServer, Run
+from on_miniature import PEOPLE, ask_miniature, set_inputs, the_node, use_miniature
+from workflow import to_api
 
 ROOT = Path(__file__).parents[2]
 PACK = repository.ROOT.name
+SEEDS = itertools.count()
+"""No two runs are the same: the server would answer from what it keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +58,78 @@ def test_the_frontend_gets_the_chinese_texts(server):
     served = server.get("i18n")["zh"]["nodeDefs"]
     written = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert served["DynamicIDApply"] == written["DynamicIDApply"]
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The nodes whose results a page was told of, in the order of the messages."""
+    nodes, take = [], Run.take
+
+    def note(run, message):
+        if message.get("type") == "executed":
+            nodes.append(message["data"]["node"])
+        return take(run, message)
+
+    monkeypatch.setattr(Run, "take", note)
+    return nodes
+
+
+@pytest.fixture
+def prompt(server):
+    """The workflow of the miniature, small."""
+    base_directory.add_insightface_pack(server.base)
+    workflow = json.loads((ROOT / "workflows" / "miniature.json").read_text(encoding="utf-8"))
+    prompt = to_api(workflow, server.object_info())
+    use_miniature(prompt)
+    ask_miniature(prompt, "a person", (128, 144))
+    set_inputs(prompt, "KSampler", steps=1, seed=next(SEEDS))
+    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=INSIGHTFACE_PACK)
+    photo = server.base / "input" / "person.jpg"
+    photo.write_bytes(PEOPLE[0].read_bytes())
+    set_inputs(prompt, "LoadImage", image=photo.name)
+    return prompt
+
+
+def test_a_page_is_told_of_the_preview_of_a_face_that_is_encoded_already(server, prompt, told):
+    """As after the page was loaded anew, or in a second one."""
+    encode = the_node(prompt, "DynamicIDEncodeFace")
+    set_inputs(prompt, "DynamicIDEncodeFace", crop="aligned")  # as in no other test, which would have encoded it
+    for known in (False, True):
+        set_inputs(prompt, "KSampler", seed=next(SEEDS))
+        told.clear()
+        server.queue(prompt)
+        assert encode in told
+        assert (encode not in server.node_seconds) == known
+
+
+@pytest.mark.parametrize("kind", ["DynamicIDPoseKeypoints", "DynamicIDEncodeFace", "DynamicIDAutoLayout"])
+def test_a_node_that_nothing_is_connected_to_does_not_stop_the_others(server, prompt, kind):
+    """The server names it, and runs the rest."""
+    required = server.object_info()[kind]["input"]["required"]
+    values = {name: spec[1]["default"] for name, spec in required.items() if "default" in spec[1]}
+    answer = post(server, {**prompt, "alone": {"class_type": kind, "inputs": values}})
+    assert set(answer["node_errors"]) == {"alone"}
+    (entry,) = wait_for(lambda: server.get(f"history/{answer['prompt_id']}")).values()
+    assert entry["status"]["status_str"] == "success"
+    assert entry["outputs"][the_node(prompt, "SaveImage")]["images"]
+
+
+def post(server, prompt):
+    """Queue a prompt as the page does, which lets the server leave out what it refuses."""
+    request = urllib.request.Request(
+        f"{server.url}/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())
+
+
+def wait_for(ask, seconds=120):
+    """The first answer that is not empty."""
+    end = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    return answer
