@@ -15,6 +15,8 @@ from .keypoints import Keypoints, raster
 from .regions import Box
 
 PREVIEW_SIZE = 512
+NUMBER_SIZE = PREVIEW_SIZE // 12
+"""Of the numbers of faces: on a node, the preview is a quarter as large."""
 _PEOPLE = (
     (230, 159, 0),
     (86, 180, 233),
@@ -38,8 +40,9 @@ def draw_faces(photo: Photo, faces: Sequence[DetectedFace], chosen: DetectedFace
     size = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
     picture = Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
-    for number, face in enumerate(faces):
-        _draw_box(picture, face, scale, f"{number}  {face.score:.2f}", _CHOSEN if _same(face, chosen) else _OTHER)
+    # The chosen one last: where faces are close, its box and number lie over those of others.
+    for number, face in sorted(enumerate(faces), key=lambda numbered: _same(numbered[1], chosen)):
+        _draw_box(picture, face, scale, str(number), _CHOSEN if _same(face, chosen) else _OTHER)
     points = chosen.landmarks if chosen.keypoints is None else chosen.keypoints
     for x, y in points * scale:
         draw.ellipse((x - 1.2, y - 1.2, x + 1.2, y + 1.2), fill=_POINT)
@@ -168,17 +171,24 @@ def fit_square(photo: Photo) -> Photo:
 def _draw_box(picture: Image.Image, face: DetectedFace, scale: float, label: str, colour: tuple[int, int, int]) -> None:
     x0, y0, x1, y1 = (float(edge) * scale for edge in face.box)
     ImageDraw.Draw(picture).rectangle((x0, y0, x1, y1), outline=colour, width=2)
-    _draw_label(picture, (x0, y0 - 18), label, colour, 14)
+    _draw_label(picture, (x0, y0), label, colour, NUMBER_SIZE, above=True)
 
 
 def _draw_label(
-    picture: Image.Image, corner: tuple[float, float], label: str, colour: tuple[int, int, int], size: int
+    picture: Image.Image,
+    corner: tuple[float, float],
+    label: str,
+    colour: tuple[int, int, int],
+    size: int,
+    *,
+    above: bool = False,
 ) -> None:
-    """At its upper left corner, or as near to it as it is whole."""
+    """At its upper left corner, or above it, or as near to that as it is whole."""
     draw, font, margin = ImageDraw.Draw(picture), ImageFont.load_default(size), max(2, size // 5)
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
     width, height = right - left + 2 * margin, bottom - top + 2 * margin
-    x, y = max(0, min(corner[0], picture.width - width)), max(0, min(corner[1], picture.height - height))
+    x, y = corner[0], corner[1] - (height if above else 0)
+    x, y = max(0, min(x, picture.width - width)), max(0, min(y, picture.height - height))
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
     draw.text((x + margin - left, y + margin - top), label, fill=(0, 0, 0), font=font)
 

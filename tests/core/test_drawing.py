@@ -132,3 +132,17 @@ def test_lines_break_between_words_and_are_as_wide_as_allowed():
     for before, after in pairwise(lines):
         assert drawing.sheet_font(13).getlength(f"{before} {after.split()[0]}") > 90
     assert drawing.wrapped("a " + "m" * 50 + " b", 13, 90) == ["a", "m" * 50, "b"]
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_the_number_of_a_face_can_be_read_on_a_node(count):
+    """Where the preview is a quarter as large: 7 pixels. It stands on the face's box, and hides nothing of the face."""
+    size = drawing.PREVIEW_SIZE
+    faces = [face(200, 200, 300, 320)] * count
+    shown = drawing.draw_faces(np.full((size, size, 3), 90, np.uint8), faces, face(0, 0, 1, 1))
+    label = (np.abs(shown[:, 201:300].astype(int) - drawing._OTHER).max(axis=-1) < 40).any(axis=1).nonzero()[0]
+    ink = (shown.max(axis=-1) < 40).nonzero()
+    assert np.ptp(ink[0]) + 1 >= 28
+    assert label[0] < ink[0].min()
+    assert ink[0].max() < 200
+    assert not has(shown, 250, 205, drawing._OTHER)
