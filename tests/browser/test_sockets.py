@@ -1,6 +1,10 @@
-"""The pack's sockets, in a real browser on a running ComfyUI: what a link offers that is dropped into empty space."""
+"""The pack's sockets in a real browser on a running ComfyUI: what a dropped link offers, and their colours."""
+
+import math
+from itertools import combinations
 
 import pytest
+from PIL import ImageColor
 
 from tests.browser.interface import NODE
 
@@ -54,3 +58,49 @@ def test_links_of_other_types_offer_what_they_did(graph, setting):
     found = offered(graph, graph.add("DynamicIDLoader", (560, 160)), "dynamicid")
     assert {"Apply DynamicID", "Encode Face"} <= set(found)
     assert "Place Face" not in found
+
+
+# --- colours ---------------------------------------------------------------------------------------------------------
+
+TYPES = ("DYNAMICID", "FACE_ANALYSIS", "DYNAMICID_FACE", "DYNAMICID_PLACEMENTS", "FACE_KEYPOINTS")
+EITHER = "DYNAMICID_FACE,DYNAMICID_PLACEMENTS"
+# Of links, of sockets, and of sockets that are page elements.
+COLOURS = """types => [
+    {...window.LGraphCanvas.link_type_colors},
+    {...window.app.canvas.default_connection_color_byType},
+    Object.fromEntries(types.map(type => [
+        type, getComputedStyle(document.body).getPropertyValue(`--color-datatype-${type}`).trim(),
+    ])),
+]"""
+
+
+def distance(one, other):
+    return math.dist(ImageColor.getrgb(one), ImageColor.getrgb(other))
+
+
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_the_types_of_the_pack_have_colours_of_their_own(graph, setting, palette):
+    setting("Comfy.ColorPalette", "light" if palette == "dark" else "dark")
+    setting("Comfy.ColorPalette", palette)
+    graph.page.wait_for_timeout(300)
+    links, sockets, elements = graph.page.evaluate(COLOURS, TYPES)
+
+    own = [links[kind] for kind in TYPES]
+    others = [
+        links[kind] for kind in ("CLIP", "CLIP_VISION", "CONDITIONING", "IMAGE", "LATENT", "MASK", "MODEL", "VAE")
+    ]
+    assert min(distance(*pair) for pair in combinations(own, 2)) > 80
+    assert min(distance(one, other) for one in own for other in others) > 60
+    assert [sockets[kind] for kind in TYPES] == own
+    assert [elements[kind] for kind in TYPES] == own
+    assert sockets[EITHER] in own
+
+
+def test_a_palette_with_a_colour_for_a_type_keeps_it(graph):
+    give = "colour => { window.LGraphCanvas.link_type_colors.DYNAMICID_FACE = colour }"
+    colour = "() => window.LGraphCanvas.link_type_colors.DYNAMICID_FACE"
+    own = graph.page.evaluate(colour)
+    graph.page.evaluate(give, "#123456")
+    assert graph.page.evaluate(colour) == "#123456"
+    graph.page.evaluate(give, "")
+    assert graph.page.evaluate(colour) == own
