@@ -3,9 +3,10 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from comfy.ldm.modules import attention
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ _TAKES_OPTIONS = any(
 )
 
 KEY = "dynamicid_"
-"""How the keys of all applications begin, by which conditioning knows whose it is."""
+"""The key of our wrappers, and how the keys of all applications begin, by which conditioning knows whose it is."""
 
 Observer = Callable[
     [adapter.AttentionLayer, Tensor, saa.IdentityTokens, saa.Layout | None, tuple[int, int], tuple[int, ...]], None
@@ -145,6 +146,7 @@ class IdentityPatch:
     ) -> Tensor:
         """APPLY_MODEL wrapper: one forward of the UNet with the identity attention in place."""
         options = dict(transformer_options or {})
+        building: AbstractContextManager[None] = nullcontext()
         boost = self._boost(executor.class_obj.model_sampling, sigma) if self.key in conds else None
         if boost is not None:
             latent = self._latent or (x.shape[-2], x.shape[-1])
@@ -157,9 +159,11 @@ class IdentityPatch:
             replaced = {**options.get("patches_replace", {})}
             replaced["attn2"] = self._wrap(replaced.get("attn2", {}), forward)
             options["patches_replace"] = replaced
+            building = self._building(("built", forward, x.shape, x.dtype))
         others = {name: value for name, value in conds.items() if name != self.key}
         try:
-            return executor(x, sigma, c_concat, c_crossattn, control, options, **others)
+            with building:
+                return executor(x, sigma, c_concat, c_crossattn, control, options, **others)
         finally:
             if self._latent is None:  # no sampling run, at whose end what was kept would go
                 self._kept.clear()
@@ -226,6 +230,13 @@ class IdentityPatch:
             )
 
         return self._keep((grid, forward.latent, forward.boost, views, q.device, dtype), build)
+
+    def _building(self, call: Any) -> AbstractContextManager[None]:
+        """For the first call of its kind, in which what is kept is built: torch.compile shall not trace that."""
+        if call in self._kept or not hasattr(torch.compiler, "set_stance"):  # since PyTorch 2.6
+            return nullcontext()
+        self._kept[call] = True
+        return torch.compiler.set_stance("force_eager")
 
     def _pads(self, q: Tensor) -> bool:
         """A mask makes other kernels run, on which it pays on every device; without one it pays on the CPU."""

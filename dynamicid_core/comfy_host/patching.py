@@ -54,8 +54,9 @@ def apply_dynamicid(
     application = Application()
     patch = IdentityPatch(key, application, dynamicid.projections.model, layers, placements, settings)
     patched.set_additional_models(key, [dynamicid.projections])
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, patch.around_sampling)
-    patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, patch.around_model)
+    # Wrappers reach compiled code with their keys: one that it has not seen would have it compiled anew.
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.around_sampling)
+    patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.around_model)
     return (
         patched,
         mark_conditioning(positive, key, RowRoles((Row(POSITIVE),), application)),
