@@ -175,10 +175,16 @@ class IdentityPatch:
         boosts = settings.layout_boost != 0 and settings.layout_end > 0 and self._people.are_placed
         if always and not boosts:
             return 0.0  # without asking the device for sigma
-        now, at = float(sigma.max()), sampling.percent_to_sigma
-        if not always and not at(settings.start_percent) >= now >= at(settings.end_percent):
+
+        def build() -> list[float]:
+            percents = settings.start_percent, settings.end_percent, settings.layout_end
+            return [float(sampling.percent_to_sigma(one)) for one in percents]  # each waits for the device
+
+        start, end, layout_end = self._keep(("sigmas", sampling), build)
+        now = float(sigma.max())
+        if not always and not start >= now >= end:
             return None
-        return settings.layout_boost if boosts and now >= at(settings.layout_end) else 0.0
+        return settings.layout_boost if boosts and now >= layout_end else 0.0
 
     def _wrap(self, replaced: Mapping[Any, Any], forward: Forward) -> dict[Any, Any]:
         wrapped = dict(replaced)

@@ -1,7 +1,9 @@
 """What the people cost in a layer, as far as it can be counted; benchmarks/ measures the rest."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import comfy.model_sampling
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -90,3 +92,52 @@ def test_people_are_projected_once_for_all_steps(dynamicid, monkeypatch):
     monkeypatch.setattr(type(projections), "forward", lambda self, *given: calls.append(1) or forward(self, *given))
     sample_quickly(dynamicid, place(LEFT, RIGHT))
     assert len(calls) == 16
+
+
+class UNetCall:
+    """Stands for the executor of one call of the UNet: it knows the schedule, and whether the layers are patched."""
+
+    def __init__(self, schedule):
+        self.class_obj, self.is_patched = SimpleNamespace(model_sampling=schedule), False
+
+    def __call__(self, x, sigma, c_concat, c_crossattn, control, options):
+        self.is_patched = "patches_replace" in options
+        return x
+
+
+@contextmanager
+def calls_of_a_run(dynamicid, **settings):
+    """Calls the wrapper of an application of two placed people in one run: (schedule, sigma) -> ``UNetCall``."""
+    model, positive, _ = apply(dynamicid, place(LEFT, RIGHT), **settings)
+    (key,) = positive[0][1]["model_conds"]
+    (wrapper,) = model.get_all_wrappers("apply_model")
+    rows, x = positive[0][1]["model_conds"][key].cond, torch.zeros(1, 4, 16, 16)
+
+    def call(schedule, sigma):
+        unet = UNetCall(schedule)
+        wrapper(unet, x, sigma, **{key: rows})
+        return unet
+
+    with wrapper.__self__.observed(None, (16, 16)), torch.no_grad():
+        yield call
+
+
+def test_each_step_but_the_first_reads_one_number_from_the_device(dynamicid):
+    read = []
+    with calls_of_a_run(dynamicid, start_percent=0.1, end_percent=0.9) as call:
+        schedule = comfy.model_sampling.ModelSamplingDiscrete()
+        for sigma in schedule.sigma(torch.tensor([950.0, 800.0, 500.0, 20.0])).split(1):
+            with Operations() as operations:
+                call(schedule, sigma)
+            read.append(sum(name.startswith(READS_BY_HOST) for name in operations.names))
+    assert read[0] > 1
+    assert read[1:] == [1, 1, 1]
+
+
+def test_schedules_that_differ_in_one_run_keep_their_own_times(dynamicid):
+    plain, short = (comfy.model_sampling.ModelSamplingDiscrete() for _ in range(2))
+    short.set_sigmas(plain.sigmas[:500])
+    with calls_of_a_run(dynamicid, start_percent=0.1, end_percent=0.8) as call:
+        sigma = plain.sigma(torch.tensor([700.0]))
+        patched = [call(schedule, sigma).is_patched for schedule in (plain, short, plain, short)]
+    assert patched == [True, False, True, False]
