@@ -105,12 +105,14 @@ def _is_8_bit(weight: Tensor) -> bool:
 
 
 def _frees(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool], None]:
-    """The host brings updates to the device with the weights, but does not take them back."""
+    """The host brings updates to the device with the weights, but does not take them back.
 
-    def free(model: ModelPatcher, unpatch_all: bool) -> None:
-        if unpatch_all:  # if not, the weights stay for another clone of the model
-            for update in updates:
-                update.move_to(model.offload_device)
+    Also where the weights stay for another clone of the model, which mostly has other updates.
+    """
+
+    def free(model: ModelPatcher, _: bool) -> None:
+        for update in updates:
+            update.move_to(model.offload_device)
 
     return free
 
@@ -125,11 +127,12 @@ class UnmergedUpdate:
         """The updated weight, in the dtype given."""
         # With --fast the host keeps the weight in 8 bits here, in which nothing can be added.
         wide = weight.float() if weight.dtype.itemsize == 1 else weight
-        factors = (factor.to(wide.device, wide.dtype) for factor in (self._up, self._down))
+        self.move_to(wide.device)  # freed, or unloaded by the host in part, and asked by a clone that keeps the weights
+        factors = (factor.to(wide.dtype) for factor in (self._up, self._down))
         return (wide + self._strength * torch.mm(*factors)).to(weight.dtype)
 
     def move_to(self, device: torch.device) -> int:
-        """Called by the host when it loads the weight; returns the bytes moved."""
+        """Called by the host when it loads the weight; returns the bytes that are now there."""
         self._up, self._down = self._up.to(device), self._down.to(device)
         return self._up.nbytes + self._down.nbytes
 

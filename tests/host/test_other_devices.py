@@ -109,15 +109,28 @@ def test_two_placed_people_one_edited_are_painted_and_looked_at_as_on_the_cpu(st
             torch.testing.assert_close(one.cpu(), other, atol=1e-3, rtol=1e-3)
 
 
-def test_an_unloaded_8_bit_model_leaves_none_of_its_updates_on_the_device(editor, monkeypatch):
+def devices_of_updates(model):
+    wrappers = [one for given in model.weight_wrapper_patches.values() for one in given]
+    return {factor.device.type for one in wrappers for factor in (one._up, one._down)}
+
+
+def test_8_bit_models_have_their_updates_on_the_device_only_while_they_are_loaded(editor, monkeypatch):
+    latent = torch.zeros(1, 4, 16, 16)
     with having_a_device(monkeypatch):
         dynamicid = run("DynamicIDLoader", adapter="SAA_tiny.bin")[0]
-        patched = apply(dynamicid, faces(1)[0], model=tiny_unet(torch.float8_e4m3fn))
-        wrappers = [one for given in patched[0].weight_wrapper_patches.values() for one in given]
-        sample(*patched, latent=torch.zeros(1, 4, 32, 32))
-        assert {factor.device for one in wrappers for factor in (one._up, one._down)} == {DEVICE}
+        model = tiny_unet(torch.float8_e4m3fn)
+        one, other = (apply(dynamicid, faces(1)[0], model=model, weight=weight) for weight in (1.0, 0.5))
+        expected = sample(*one, latent=latent)
+        assert devices_of_updates(one[0]) == {DEVICE.type}
+        sample(*other, latent=latent)
+        assert devices_of_updates(one[0]) == {"cpu"}
+        assert devices_of_updates(other[0]) == {DEVICE.type}
+        sample(*one, latent=latent)
+        clone = one[0].clone()  # has the same updates, and the host leaves it the loaded weights
+        torch.testing.assert_close(sample(clone, *one[1:], latent=latent).cpu(), expected.cpu())
+        assert devices_of_updates(clone) == {DEVICE.type}
         comfy.model_management.unload_all_models()
-        assert {factor.device.type for one in wrappers for factor in (one._up, one._down)} == {"cpu"}
+        assert devices_of_updates(clone) == devices_of_updates(other[0]) == {"cpu"}
 
 
 @pytest.mark.slow_in_oldest
