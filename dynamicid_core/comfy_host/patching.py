@@ -2,7 +2,8 @@
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.lora
@@ -43,13 +44,14 @@ def apply_dynamicid(
     placements = [placement for placement in placements if placement.weight != 0]
     if settings.weight == 0 or not placements:
         return model, positive, negative
-    network = getattr(model.model, "diffusion_model", None)
-    layers = [] if network is None else adapter.layers_of(network)
-    adapter.check_fit(dynamicid.projections.model.sizes, layers)
-    for placement in placements:
-        _check_face(placement.face, dynamicid)
-    patched = model.clone()
-    add_low_rank_updates(patched, adapter.low_rank_updates(dynamicid.updates, layers), lora_strength)
+    with _without_object_patches(model):
+        network = getattr(model.model, "diffusion_model", None)
+        layers = [] if network is None else adapter.layers_of(network)
+        adapter.check_fit(dynamicid.projections.model.sizes, layers)
+        for placement in placements:
+            _check_face(placement.face, dynamicid)
+        patched = model.clone()
+        add_low_rank_updates(patched, adapter.low_rank_updates(dynamicid.updates, layers), lora_strength)
     key = f"{KEY}{uuid.uuid4().hex}"  # one application's own, so that several stack
     application = Application()
     patch = IdentityPatch(key, application, dynamicid.projections.model, layers, placements, settings)
@@ -62,6 +64,21 @@ def apply_dynamicid(
         mark_conditioning(positive, key, RowRoles((Row(POSITIVE),), application)),
         mark_conditioning(negative, key, RowRoles((Row(NEGATIVE),), application)),
     )
+
+
+@contextmanager
+def _without_object_patches(model: ModelPatcher) -> Iterator[None]:
+    """The model as it was loaded from its file.
+
+    The host leaves the objects of the last sampling in it. One that torch.compile made gives weights other names.
+    """
+    originals = model.object_patches_backup.items()
+    patches = [(name, comfy.utils.set_attr(model.model, name, original)) for name, original in originals]
+    try:
+        yield
+    finally:
+        for name, patch in reversed(patches):
+            comfy.utils.set_attr(model.model, name, patch)
 
 
 def mark_conditioning(conditioning: Conditioning, key: str, roles: RowRoles) -> Conditioning:
@@ -90,12 +107,27 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
             merged[f"{name}.lora_up.weight"], merged[f"{name}.lora_down.weight"] = up, down
             targets[name] = key
     model.add_patches(comfy.lora.load_lora(merged, targets), strength)
+    model.add_callback(CallbacksMP.ON_LOAD, _tells_of_hidden({f"diffusion_model.{name}" for name in updates}))
     if unmerged:
         _log.info(
             "The model's weights have 8 bits: the low-rank updates are added while it runs. Model Save leaves "
             "them out, and model merges keep all those of model1 and none of model2. Use a model in 16 bits for these."
         )
         model.add_callback(CallbacksMP.ON_DETACH, _frees(unmerged))
+
+
+def _tells_of_hidden(updated: Set[str]) -> Callable[..., None]:
+    """The host finds no weight to update inside an object that torch.compile made, and says nothing."""
+
+    def tell(model: ModelPatcher, *_: Any) -> None:
+        if not updated <= {name for name, _ in model.model.named_parameters(remove_duplicate=False)}:
+            _log.warning(
+                "A node has compiled the model in a way that hides its weights from LoRAs, and from the low-rank "
+                "updates of Apply DynamicID: they do not act, and the faces are less alike. Compile it with "
+                "TorchCompileModel instead."
+            )
+
+    return tell
 
 
 def _is_8_bit(weight: Tensor) -> bool:

@@ -52,3 +52,33 @@ def test_applications_share_compiled_graphs_without_breaks(people, kinds, dynami
     assert graphs["stats"]["unique_graphs"] == kinds, "steps in which regions pull are of a kind of their own"
     assert not graphs["graph_break"]
     assert len(asked) == 3 * (steps - kinds), "the first step of a kind builds, outside of the graph"
+
+
+def compiled_as_object(model):
+    """As nodes of other packs do it."""
+    model = model.clone()
+    model.add_object_patch("diffusion_model", torch.compile(model.get_model_object("diffusion_model"), backend="eager"))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn])
+def test_a_model_that_was_compiled_in_the_last_run_takes_people_and_their_updates_in_the_next(dtype, dynamicid, graphs):
+    base, face = tiny_unet(dtype), faces(1)[0]
+    expected = sample(*apply(dynamicid, face, tiny_unet(dtype)))
+    model, *prompts = apply(dynamicid, face, model=base)
+    sample(compiled_as_object(model), *prompts, steps=1)
+    left = base.model.diffusion_model
+    assert hasattr(left, "_orig_mod"), "the host was meant to leave the compiled UNet in the model"
+    again = apply(dynamicid, face, model=base)
+    assert base.model.diffusion_model is left
+    torch.testing.assert_close(sample(*again), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn])
+def test_it_is_told_when_a_compiled_object_hides_weights_from_their_updates(dtype, dynamicid, graphs, caplog):
+    model, *prompts = apply(dynamicid, faces(1)[0], tiny_unet(dtype))
+    sample(model, *prompts, steps=1)
+    assert "hides its weights" not in caplog.text
+    model, *prompts = apply(dynamicid, faces(1)[0], tiny_unet(dtype))
+    sample(compiled_as_object(model), *prompts, steps=1)
+    assert "hides its weights" in caplog.text
