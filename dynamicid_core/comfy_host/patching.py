@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.float
 import comfy.lora
 import comfy.utils
 import torch
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, string_to_seed
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
@@ -101,7 +102,8 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
         if _is_8_bit(comfy.utils.get_attr(model.model, key)):
             # Checkpoints in "scaled fp8" multiply the weight afterwards.
             scale = getattr(comfy.utils.get_attr(model.model, key.removesuffix(".weight")), "scale_weight", None)
-            unmerged.append(UnmergedUpdate(up, down, strength / (1.0 if scale is None else float(scale))))
+            factor = strength / (1.0 if scale is None else float(scale))
+            unmerged.append(UnmergedUpdate(up, down, factor, string_to_seed(key)))
             model.add_weight_wrapper(key, unmerged[-1])
         else:
             merged[f"{name}.lora_up.weight"], merged[f"{name}.lora_down.weight"] = up, down
@@ -150,18 +152,23 @@ def _frees(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool]
 
 
 class UnmergedUpdate:
-    """Adds a low-rank update to a weight that the host has just cast for use."""
+    """Adds a low-rank update to a weight that the host has just cast for use.
 
-    def __init__(self, up: Tensor, down: Tensor, strength: float) -> None:
-        self._up, self._down, self._strength = up, down, strength
+    seed: with --fast the host keeps the weight in 8 bits, whose steps are larger than most updates. The sum is rounded
+    by chance there, as the host does it: in the same way at every step of a sampling, and right on average.
+    """
+
+    def __init__(self, up: Tensor, down: Tensor, strength: float, seed: int) -> None:
+        self._up, self._down, self._strength, self._seed = up, down, strength, seed
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The updated weight, in the dtype given."""
-        # With --fast the host keeps the weight in 8 bits here, in which nothing can be added.
-        wide = weight.float() if weight.dtype.itemsize == 1 else weight
+        is_small = weight.dtype.itemsize == 1
+        wide = weight.float() if is_small else weight  # nothing can be added in 8 bits
         self.move_to(wide.device)  # freed, or unloaded by the host in part, and asked by a clone that keeps the weights
         factors = (factor.to(wide.dtype) for factor in (self._up, self._down))
-        return (wide + self._strength * torch.mm(*factors)).to(weight.dtype)
+        updated = wide + self._strength * torch.mm(*factors)
+        return comfy.float.stochastic_rounding(updated, weight.dtype, self._seed) if is_small else updated
 
     def move_to(self, device: torch.device) -> int:
         """Called by the host when it loads the weight; returns the bytes that are now there."""

@@ -192,20 +192,36 @@ def test_no_float64_is_used(dynamicid):
         eps(*patched, TENSORS["in.latent.1id_box_s2"])
 
 
-def test_a_weight_that_stays_in_8_bits_is_updated_in_more():
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float8_e4m3fn, 2**-3), (torch.float8_e5m2, 2**-2)])
+def test_a_weight_that_stays_in_8_bits_gets_updates_smaller_than_the_steps_of_its_numbers(dtype, step):
     """With --fast the host keeps it so while it is used."""
     chance = torch.Generator().manual_seed(0)
+    weight, up, down = (torch.randn(shape, generator=chance) for shape in ((640, 640), (640, 4), (4, 640)))
+    small = weight.to(dtype)
+    wanted = up @ down
+    wanted *= (strength := 0.01 * float(small.float().norm() / wanted.norm()))
+    update = core("comfy_host.patching").UnmergedUpdate(up, down, strength, 1)
+    updated = update(small)
+    assert updated.dtype == dtype
+    torch.testing.assert_close(updated.float(), small.float() + wanted, atol=2e-3, rtol=1.01 * step)
+    applied = updated.float() - small.float()
+    assert float((applied * wanted).sum() / wanted.square().sum()) == pytest.approx(1, abs=0.1)
+    assert torch.equal(update(small).float(), updated.float()), "every step of a sampling has the same weights"
+
+
+def test_a_weight_that_was_cast_for_use_is_updated_without_chance():
+    chance = torch.Generator().manual_seed(0)
     weight, up, down = (torch.randn(shape, generator=chance) for shape in ((8, 6), (8, 2), (2, 6)))
-    small = weight.to(torch.float8_e4m3fn)
-    updated = core("comfy_host.patching").UnmergedUpdate(up, down, 0.5)(small)
-    assert updated.dtype == torch.float8_e4m3fn
-    torch.testing.assert_close(updated.float(), small.float() + 0.5 * up @ down, atol=0.05, rtol=0.07)
+    update = core("comfy_host.patching").UnmergedUpdate(up, down, 0.5, 1)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        cast = weight.to(dtype)
+        assert torch.equal(update(cast), cast + 0.5 * (up.to(dtype) @ down.to(dtype)))
 
 
 @pytest.mark.parametrize("all_unpatched", [True, False])
 def test_updates_leave_the_device_when_the_host_unloads_their_model(all_unpatched):
     module, model = core("comfy_host.patching"), tiny_unet()
-    update = module.UnmergedUpdate(torch.ones(4, 1, device="meta"), torch.ones(1, 4, device="meta"), 1.0)
+    update = module.UnmergedUpdate(torch.ones(4, 1, device="meta"), torch.ones(1, 4, device="meta"), 1.0, 0)
     moved = []
     update.move_to = moved.append
     module._frees([update])(model, all_unpatched)
