@@ -14,7 +14,7 @@ SAME_PERSON = 0.35
 
 
 _NEARER = 1e-4  # of a cosine: somebody who is placed twice is looked for at the nearer place first
-_EQUAL = 1e-4  # of cosines to all faces: two people who differ by less are one
+_EQUAL = 1e-4  # below a cosine of 1: who is as near as that was placed twice, on purpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,9 @@ def compare(
     if not faces:
         return Comparison([], np.zeros((0, len(people)), np.float32), {}, ["No face was found in the picture."])
     similarities = np.stack([embeddings[i] for i in order]) @ np.stack(people).T
+    same = np.stack(people) @ np.stack(people).T > 1 - _EQUAL
     matches = _assign(similarities - _NEARER * _distances(faces, places or [None] * len(people)))
-    warnings = _warnings(similarities, matches) + _swaps(faces, similarities, matches, places)
+    warnings = _warnings(similarities, matches, same) + _swaps(faces, similarities, matches, same, places)
     return Comparison(faces, similarities, matches, warnings)
 
 
@@ -94,13 +95,14 @@ def _assign(similarities: NDArray[np.float32]) -> dict[int, int]:
     return {int(person): int(face) for face, person in zip(faces, people, strict=True)}
 
 
-def _warnings(similarities: NDArray[np.float32], matches: dict[int, int]) -> list[str]:
+def _warnings(similarities: NDArray[np.float32], matches: dict[int, int], same: NDArray[np.bool_]) -> list[str]:
+    """same: [people, people], who is who."""
     warnings = []
     people = range(similarities.shape[1])
     for person in people:
         alike = [face for face in range(len(similarities)) if similarities[face, person] >= SAME_PERSON]
         nearest = [face for face in alike if int(similarities[face].argmax()) == person]
-        if len(nearest) > len(_placed_as(person, similarities)):
+        if len(nearest) > int(same[person].sum()):
             numbers = " and ".join(str(face + 1) for face in nearest)
             warnings.append(f"Face {person + 1} appears {len(nearest)} times: numbers {numbers}.")
         if person not in matches:
@@ -111,16 +113,11 @@ def _warnings(similarities: NDArray[np.float32], matches: dict[int, int]) -> lis
     return warnings
 
 
-def _placed_as(person: int, similarities: NDArray[np.float32]) -> list[int]:
-    """All people who are this one, who may be in a picture more than once on purpose."""
-    apart = np.abs(similarities - similarities[:, [person]]).max(axis=0)
-    return np.flatnonzero(apart < _EQUAL).tolist()
-
-
 def _swaps(
     faces: Sequence[DetectedFace],
     similarities: NDArray[np.float32],
     matches: dict[int, int],
+    same: NDArray[np.bool_],
     places: Sequence[Place | None] | None,
 ) -> list[str]:
     known = [person for person in sorted(matches) if similarities[matches[person], person] >= SAME_PERSON]
@@ -128,7 +125,7 @@ def _swaps(
         f"Faces {first + 1} and {second + 1} have swapped places."
         for i, first in enumerate(known)
         for second in known[i + 1 :]
-        if second not in _placed_as(first, similarities)
+        if not same[first, second]
         and _swapped(
             faces[matches[first]].centre,
             faces[matches[second]].centre,

@@ -114,18 +114,20 @@ class Placement:
         check_between("weight", self.weight, 0, MOST_WEIGHT)
 
 
-def mix_faces(faces: Sequence[Face], weights: Sequence[float], method: str = "tokens") -> Face:
+def mix_faces(
+    faces: Sequence[Face], weights: Sequence[float], method: str = "tokens", names: Sequence[str] = ()
+) -> Face:
     """One face from several: photos of one person, or several people.
 
     method "tokens": the weighted mean of the tokens. "attention": the tokens side by side, their attention logits
     scaled by the weights, which is the released model's identity mix. The embedding is the weighted mean of theirs;
-    keypoints, pose and face prompt are those of the face with the largest weight. Raises InputError for weights that
-    leave nobody and for faces of different models.
+    keypoints, pose and face prompt are those of the face with the largest weight. names: of the weights, for messages.
+    Raises InputError for weights that leave nobody and for faces of different models.
     """
     if method not in MIX_METHODS:
         raise InputError(f'"{method}" is no way to mix faces. Choose one of: {", ".join(MIX_METHODS)}.')
-    for number, weight in enumerate(weights, 1):
-        check_between(f"weight {number}", weight, 0, MOST_WEIGHT)
+    for name, weight in zip(names or [f"weight_{i}" for i in range(1, len(weights) + 1)], weights, strict=True):
+        check_between(name, weight, 0, MOST_WEIGHT)
     mixed = [(face, weight) for face, weight in zip(faces, weights, strict=True) if weight > 0]
     if not mixed:
         raise InputError("The weights leave nobody: at least one must be more than 0.")

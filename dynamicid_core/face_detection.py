@@ -15,6 +15,9 @@ TURNS = ("0 degrees", "90 degrees to the left", "180 degrees", "90 degrees to th
 DETECTION_SIZE, DETECTION_THRESHOLD = 640, 0.5
 """What is taken where nothing else is asked for: pixels to which photos are shrunk, and the least certainty."""
 
+DETECTION_SIZES, DETECTION_THRESHOLDS = (160, 2048), (0.05, 0.95)
+"""From where to where they can be."""
+
 _BORDER = 0.5  # of the longer side, for faces that fill the picture
 _SMALLEST, _LARGEST = 160, 2560
 _GRAIN = 32  # pixels: the detector takes multiples of it

@@ -17,9 +17,9 @@ from typing import Any
 
 from . import downloads
 from .downloads import Report
-from .errors import InputError
+from .errors import InputError, check_between
 from .face_analysis import DETECTION, RECOGNITION, FaceAnalysis
-from .face_detection import DETECTION_SIZE, DETECTION_THRESHOLD
+from .face_detection import DETECTION_SIZE, DETECTION_SIZES, DETECTION_THRESHOLD, DETECTION_THRESHOLDS
 from .installed import not_importable, warn_of_two_onnxruntimes
 
 DOWNLOADABLE = ("buffalo_l", "antelopev2", "buffalo_s")
@@ -117,6 +117,8 @@ def open_pack(
     detector's certainty below which a face does not count. threads: how many each model uses on the CPU; None for one
     per core, which is too many when several processes do the same.
     """
+    check_between("detection_size", detection_size, *DETECTION_SIZES)
+    check_between("detection_threshold", threshold, *DETECTION_THRESHOLDS)
     get_model = _import_insightface()
     folder = Path(folder)
     providers = choose_providers(provider)

@@ -54,7 +54,10 @@ def writing(what: object, mend: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # the latter for a full disk, too
-        why = getattr(error, "strerror", None) or error
+        why, where = (getattr(error, name, None) for name in ("strerror", "filename"))
+        why = why or error
+        if where is not None and Path(where).parent != Path(str(what)).parent:  # something else is in the way
+            why = f"{why}: {where}"
         raise InputError(f"{what} could not be written: {why}. Make room on that disk{mend}") from error
 
 

@@ -32,13 +32,18 @@ def portrait_square(photo: Photo, face: DetectedFace) -> Square:
     return square_around(photo, face.box, MARGIN)
 
 
+def no_keypoints_model() -> InputError:
+    """Of packs that find faces, but nothing in them."""
+    return InputError(
+        "This InsightFace pack has no model for keypoints (landmark_2d_106). Choose one that has it, such as buffalo_l "
+        "(in Load Face Analysis, or as --pack)."
+    )
+
+
 def points_in(square: Square, face: DetectedFace) -> Tensor:
     """The face's keypoints [106, 2] in fractions of a square. Raises InputError when the pack has no model for them."""
     if face.keypoints is None:
-        raise InputError(
-            "This InsightFace pack has no model for keypoints (landmark_2d_106). Choose one that has it, such as "
-            "buffalo_l."
-        )
+        raise no_keypoints_model()
     return torch.from_numpy(square.fractions(face.keypoints))
 
 

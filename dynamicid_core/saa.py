@@ -180,7 +180,8 @@ def semantic_activated_attention(
 
     text: the layer's own attention result, before to_out. query: [B, N, C] after to_q. The weight of the identity is
     already in its values. With ``settings.gate`` False every query takes all of it and regions do not count, as in the
-    released code. overwrite_text: the result may take the place of text, which saves a tensor of that size.
+    released code, nor do the weights of a mix, if they are not in the keys (``project_tokens``). overwrite_text: the
+    result may take the place of text, which saves a tensor of that size.
     """
     if not settings.gate:
         return text + identity_attention(query, identity).to(text.dtype)

@@ -57,8 +57,8 @@ class ApplyDynamicID(io.ComfyNode):
                     "gate",
                     default=_DEFAULT.gate,
                     optional=True,
-                    tooltip="Semantic activation: off, the identity acts everywhere alike and regions do not count. "
-                    "For comparison.",
+                    tooltip="Semantic activation: off, the identity acts everywhere alike; regions, and the weights of "
+                    "a mix by attention, do not count. For comparison.",
                 ),
             ],
             outputs=[

@@ -123,8 +123,9 @@ class MixFaces(io.ComfyNode):
     @classmethod
     def execute(cls, method: str, **inputs: Any) -> io.NodeOutput:
         faces = {name: face for name, face in inputs.items() if name.startswith("face_") and face is not None}
-        weights = [inputs[name.replace("face_", "weight_")] for name in sorted(faces)]
-        return io.NodeOutput(mix_faces(connected_faces(faces), weights, method))
+        names = [name.replace("face_", "weight_") for name in sorted(faces)]
+        weights = [inputs[name] for name in names]
+        return io.NodeOutput(mix_faces(connected_faces(faces), weights, method, names))
 
 
 class SaveFace(io.ComfyNode):

@@ -9,7 +9,7 @@ from ..dynamicid_core import checkpoint, face_packs
 from ..dynamicid_core.comfy_host import folders, loading, miniature
 from ..dynamicid_core.comfy_host.progress import download_progress
 from ..dynamicid_core.errors import InputError
-from ..dynamicid_core.face_detection import DETECTION_SIZE, DETECTION_THRESHOLD
+from ..dynamicid_core.face_detection import DETECTION_SIZE, DETECTION_SIZES, DETECTION_THRESHOLD, DETECTION_THRESHOLDS
 from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType
 
 NONE, AUTO = "none", "auto"
@@ -169,8 +169,8 @@ class LoadFaceAnalysis(io.ComfyNode):
                 io.Int.Input(
                     "detection_size",
                     default=DETECTION_SIZE,
-                    min=160,
-                    max=2048,
+                    min=DETECTION_SIZES[0],
+                    max=DETECTION_SIZES[1],
                     step=32,
                     tooltip="The photo is shrunk to this many pixels to look for faces. Smaller sizes are tried, too, "
                     "for close-ups; larger ones when nothing is found. Raise it for small faces in large group photos.",
@@ -178,8 +178,8 @@ class LoadFaceAnalysis(io.ComfyNode):
                 io.Float.Input(
                     "detection_threshold",
                     default=DETECTION_THRESHOLD,
-                    min=0.05,
-                    max=0.95,
+                    min=DETECTION_THRESHOLDS[0],
+                    max=DETECTION_THRESHOLDS[1],
                     step=0.05,
                     optional=True,
                     tooltip="How certain the detector must be. Lower it when a painted or covered face is not found.",
@@ -196,10 +196,9 @@ class LoadFaceAnalysis(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, pack: str, **_: Any) -> list[Any]:
         """A pack whose files were added or replaced is opened again."""
-        if pack is None:  # a link brings it
-            return [_state(folder) for folder in _packs().values()]
-        found = _state(_packs().get(pack))
-        return [] if found == _DOWNLOADED.get(pack) else found
+        packs = _packs()
+        states = {name: _state(packs.get(name)) for name in (packs if pack is None else [pack])}  # a link brings None
+        return [state for name, state in states.items() if state and state != _DOWNLOADED.get(name)]
 
     @classmethod
     def execute(

@@ -218,8 +218,10 @@ class IdentityPatch:
         def build() -> saa.IdentityTokens:
             keys, values = self._projections(layer.index, self._people.tokens.to(q.device))
             values = values * self._people.token_weights.to(q.device)
-            # Without the gate, a mix by attention counts as little as regions do: so the released code has it.
-            key_scale = self._people.key_scale.to(q.device) if self.settings.gate else None
+            # Without the gate, the weights of a mix count as little as regions do: so the released code has it. Maps
+            # show what the gate would have done.
+            gate = self.settings.gate or self._observer is not None
+            key_scale = self._people.key_scale.to(q.device) if gate else None
             return saa.project_tokens(
                 keys[roles], values[roles], heads, saa.attention_dtype(q), key_scale, self._pads(q)
             )

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..face import Face
 from ..files import writing, written_whole
 from ..images import Photo, open_photo
+from ..portrait import no_keypoints_model
 from . import metrics
 from .cases import Case, Motion, Reference
 from .results import MEND, Results, Row, joined, parted
@@ -161,9 +162,10 @@ class _Run:
 def _encode(studio: Studio, reference: Reference) -> Face:
     try:
         face = studio.encode(reference.read())
-        face.motion()  # poses are asked for and measured by keypoints
     except InputError as error:
         raise InputError(f"{error} (reference {reference.name}: {reference.path})") from error
+    if face.keypoints is None:  # by which poses are asked for and measured
+        raise no_keypoints_model()
     return face
 
 

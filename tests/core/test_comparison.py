@@ -75,6 +75,21 @@ def test_of_a_person_who_was_placed_twice_the_empty_place_is_missing(lost):
     assert result.warnings[0].startswith(f"Face {lost + 1} is missing")
 
 
+def test_places_of_one_person_are_not_swapped():
+    faces, embeddings = [found(0), found(50), found(100)], [like(ANNA, 0.5), like(ANNA, 0.5), like(ANNA, 0.7)]
+    warnings = compare(faces, embeddings, [ANNA, ANNA]).warnings
+    assert warnings == ["Face 1 appears 3 times: numbers 1 and 2 and 3."]
+
+
+def test_the_face_says_who_somebody_is_before_the_place_does():
+    twins = [person((0, 1)), person((0, 0.9), (1, 0.43))]
+    places = [(55, 5), (5, 5)]
+    result = compare([found(0), found(50)], twins, twins, places)
+    assert result.matches == {0: 0, 1: 1}
+    assert result.warnings == ["Faces 1 and 2 have swapped places."]
+    assert len(compare([found(0), found(50)], [twins[0]] * 2, twins, places).warnings) == 1, "twins are two people"
+
+
 def test_a_person_who_appears_twice_is_reported():
     result = compare([found(0), found(50)], [like(ANNA), like(ANNA, 0.7)], [ANNA, BEN])
     assert "Face 1 appears 2 times: numbers 1 and 2." in result.warnings

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,16 @@ from dynamicid_core.evaluation.tables import make_tables
 from tests.core.evaluated_faces import SIDE, FakeStudio, cases_of, go, row, seen, unit
 
 # --- a run -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pack_without_keypoints_is_told_and_not_blamed_on_a_photo(references, tmp_path):
+    class Poor(FakeStudio):
+        def encode(self, photo):
+            return replace(super().encode(photo), keypoints=None, pose=None)
+
+    with pytest.raises(InputError, match=r"no model for keypoints .* as --pack") as told:
+        go(Poor(), references, tmp_path / "out")
+    assert "reference" not in str(told.value)
 
 
 def test_every_case_is_painted_with_every_setting_and_base_pictures_once(references, tmp_path):

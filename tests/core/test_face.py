@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dynamicid_core import files
 from dynamicid_core.errors import InputError
-from dynamicid_core.face import Face, average_faces, load_face, mix_faces, save_face
+from dynamicid_core.face import Face, Placement, average_faces, load_face, mix_faces, save_face
 
 
 def make_face(seed=0, **parts):
@@ -154,8 +154,8 @@ def test_a_face_of_weight_0_is_left_out():
     [
         ((1, 2), (0, 0), "tokens", "leave nobody"),
         ((1, 2), (1, 1), "averages", "no way to mix"),
-        ((1, 2), (1, float("nan")), "tokens", "weight 2 is nan; it can be from 0 to 3"),
-        ((1, 2), (-1, 1), "tokens", "weight 1 is -1"),
+        ((1, 2), (1, float("nan")), "tokens", "weight_2 is nan; it can be from 0 to 3"),
+        ((1, 2), (-1, 1), "tokens", "weight_1 is -1"),
     ],
 )
 def test_mixes_of_nobody_and_of_no_kind_and_impossible_weights_are_refused(faces, weights, method, message):
@@ -220,7 +220,9 @@ def test_a_disk_without_hard_links_keeps_faces_too(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "people").write_text("a file where the folder would be")
-    with pytest.raises(InputError, match=r"people.*anna\.safetensors could not be written"):
+    with pytest.raises(
+        InputError, match=r"people.*anna\.safetensors could not be written: File exists: \S*people\. Make"
+    ):
         save_face(make_face(), tmp_path, "people/anna")
 
 
@@ -311,6 +313,12 @@ def test_a_name_that_was_given_with_its_ending_gets_no_other(tmp_path):
 def test_a_name_that_windows_keeps_for_itself_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="cannot be a file name"):
         save_face(make_face(), tmp_path, name)
+
+
+@pytest.mark.parametrize("weight", [-1.0, 3.5, float("nan")])
+def test_a_person_is_placed_with_a_weight_that_can_be(weight):
+    with pytest.raises(InputError, match=f"weight is {weight:g}; it can be from 0 to 3"):
+        Placement(make_face(), weight=weight)
 
 
 def test_of_what_could_not_be_written_nothing_is_left(tmp_path):

@@ -132,6 +132,30 @@ class Server:
             self.errors.append(data)
 
 
+class Anything(str):
+    """A type that goes with every other, as packs with nodes for choices have it."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __ne__(self, other):
+        return False
+
+
+class Chosen:
+    """Gives a name to a list of files."""
+
+    RETURN_TYPES = (Anything("*"),)
+    FUNCTION = "give"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"name": ("STRING", {})}}
+
+    def give(self, name):
+        return (name,)
+
+
 class Executor:
     """ComfyUI's prompt executor with its cache of node outputs."""
 

@@ -47,6 +47,22 @@ def test_people_stay_in_their_regions_when_the_host_cuts_the_picture_into_contex
     assert second[:, :8].max() == 0
 
 
+def test_without_the_gate_the_maps_show_what_it_would_have_done_with_a_mix_by_attention(dynamicid):
+    first, second, other = faces(3)
+    everywhere = {"x": 0.0, "y": 0.0, "width": 1.0, "height": 1.0}
+    latents, maps = [], []
+    for weight in (0.1, 1.0):
+        mix = {"face_1": first, "face_2": second, "weight_1": 0.1, "weight_2": weight, "method": "attention"}
+        (one,) = run("DynamicIDPlaceFace", face=run("DynamicIDAverageFaces", **mix)[0], **everywhere)
+        (both,) = run("DynamicIDPlaceFace", face=other, placements=one, **everywhere)
+        patched = apply(dynamicid, both, gate=False)
+        latents.append(sample(*patched, latent=torch.zeros(1, 4, 32, 32)))
+        with torch.inference_mode():
+            maps.append(core("comfy_host.inspection").activation_maps(patched[0], 1)["all"])
+    assert torch.equal(*latents), "the weights of a mix do not count"
+    assert (maps[0] - maps[1]).abs().max() > 1e-3, "with the gate they would"
+
+
 def test_activation_maps_of_a_batch_and_of_two_applications_are_complete(dynamicid):
     assert activation_map(apply(dynamicid, faces(1)[0]), batch=2).shape == (2, 256, 4 * 256, 3)
     first, second = faces(2)

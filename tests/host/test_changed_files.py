@@ -6,32 +6,8 @@ from copy import deepcopy
 import nodes as host_nodes
 import pytest
 
-from tests.host.graphs import Executor
+from tests.host.graphs import Chosen, Executor
 from tests.host.rig import driving, make_face, node, run
-
-
-class Anything(str):
-    """A type that goes with every other, as packs with nodes for choices have it."""
-
-    __slots__ = ()
-    __hash__ = str.__hash__
-
-    def __ne__(self, other):
-        return False
-
-
-class Chosen:
-    """Gives a name to a list of files."""
-
-    RETURN_TYPES = (Anything("*"),)
-    FUNCTION = "give"
-
-    @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
-        return {"required": {"name": ("STRING", {})}}
-
-    def give(self, name):
-        return (name,)
 
 
 @pytest.mark.parametrize("part", ["adapter", "imr", "keypoint_encoder"])
@@ -53,6 +29,12 @@ def test_a_pack_with_a_replaced_model_is_opened_again(face_analysis):
     ("loader", "part", "name", "others"),
     [
         ("DynamicIDLoader", "adapter", "SAA_tiny.bin", {"imr": "none", "keypoint_encoder": "none", "variant": "auto"}),
+        (
+            "DynamicIDLoader",
+            "imr",
+            "IMR_tiny.bin",
+            {"adapter": "SAA_tiny.bin", "keypoint_encoder": "kpe.bin", "variant": "auto"},
+        ),
         ("DynamicIDFaceAnalysisLoader", "pack", "vectron", {"provider": "CPU", "detection_size": 640}),
     ],
 )
@@ -66,7 +48,7 @@ def test_an_adapter_or_pack_that_another_node_names_is_opened_again_only_when_it
         "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
     }
     executor, ran = Executor(), []
-    file = models / "dynamicid" / name if part == "adapter" else face_analysis.recognition_file
+    file = face_analysis.recognition_file if part == "pack" else models / "dynamicid" / name
     for change in (None, None, 2, None):
         if change:
             os.utime(file, (change, change))

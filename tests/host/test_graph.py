@@ -1,6 +1,7 @@
 """Shipped workflows and whole graphs, run by ComfyUI's executor."""
 
 import math
+import re
 import shutil
 
 import folder_paths
@@ -129,14 +130,18 @@ def test_a_mistake_ends_the_run_with_one_message(prepared, models, inputs, messa
         ("layout_end", 1.5),
         ("start_percent", -0.5),
         ("end_percent", math.nan),
+        ("detection_size", 100_000),
+        ("detection_threshold", math.nan),
     ],
 )
 def test_settings_out_of_range_that_come_by_a_link_are_refused(prepared, setting, value):
     prompt = one_person()
-    prompt["number"] = {"class_type": "PrimitiveFloat", "inputs": {"value": value}}
-    (apply,) = (node for node in prompt.values() if node["class_type"] == "DynamicIDApply")
-    apply["inputs"][setting] = ["number", 0]
-    with pytest.raises(ValueError, match=f"{setting} is {value:g}; it can be from 0 to "):
+    kind = "PrimitiveInt" if isinstance(value, int) else "PrimitiveFloat"
+    prompt["number"] = {"class_type": kind, "inputs": {"value": value}}
+    of = "DynamicIDFaceAnalysisLoader" if setting.startswith("detection") else "DynamicIDApply"
+    (asked,) = (node for node in prompt.values() if node["class_type"] == of)
+    asked["inputs"][setting] = ["number", 0]
+    with pytest.raises(ValueError, match=re.escape(f"{setting} is {value:g}; it can be from ")):
         Executor().run(prompt)
 
 

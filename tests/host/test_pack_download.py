@@ -8,9 +8,10 @@ from copy import deepcopy
 
 import comfy.model_management
 import comfy.utils
+import nodes as host_nodes
 import pytest
 
-from tests.host.graphs import Executor
+from tests.host.graphs import Chosen, Executor
 from tests.host.rig import run
 from tests.server import serving
 
@@ -30,10 +31,13 @@ def release(monkeypatch, models, pack):
     shutil.rmtree(models / "insightface" / "models" / "antelopev2", ignore_errors=True)
 
 
-def test_what_was_done_with_a_pack_that_was_downloaded_is_not_done_again(release, models):
-    pack = {"pack": "antelopev2", "provider": "CPU", "detection_size": 640}
+@pytest.mark.parametrize("name", ["antelopev2", ["0", 0]], ids=["chosen", "by a link"])
+def test_what_was_done_with_a_pack_that_was_downloaded_is_not_done_again(release, models, monkeypatch, name):
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestChosen", Chosen)
+    inputs = {"pack": name, "provider": "CPU", "detection_size": 640}
     prompt = {
-        "1": {"class_type": "DynamicIDFaceAnalysisLoader", "inputs": pack},
+        "0": {"class_type": "TestChosen", "inputs": {"name": "antelopev2"}},
+        "1": {"class_type": "DynamicIDFaceAnalysisLoader", "inputs": inputs},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     }
     executor, ran = Executor(), []

@@ -88,6 +88,17 @@ def test_what_batch_normalisation_measured_of_a_batch_without_numbers_is_forgott
     assert all(tensor.isfinite().all() for tensor in found.values())
 
 
+def test_the_file_that_is_in_the_way_of_a_state_is_named(toy, monkeypatch):
+    def locked(*_):
+        raise PermissionError(13, "Permission denied", "elsewhere/adapter.safetensors")
+
+    monkeypatch.setattr(Accelerator, "save_state", locked)
+    with pytest.raises(
+        InputError, match=r"could not be written: Permission denied: elsewhere/adapter\.safetensors\. Make"
+    ):
+        toy("run", 2)
+
+
 def test_a_disk_that_torch_finds_full_is_told_and_nothing_half_written_stays(toy, monkeypatch):
     folder = toy("run", 2)
 

@@ -38,6 +38,12 @@ def with_picture(record, width, height):
     return {**record, "jpg": content.getvalue()}
 
 
+def test_a_sample_without_an_expression_or_labels_comes_back():
+    after = from_record(to_record(replace(sample("anna", 0), expression=None, labels={})))
+    assert after.expression is None
+    assert after.labels == {}
+
+
 def test_a_sample_comes_back_from_its_record():
     before = sample("anna", 3, size=64)
     record = to_record(before)

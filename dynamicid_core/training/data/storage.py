@@ -11,8 +11,6 @@ from ...files import writing, written_whole
 
 PROGRESS = "progress.jsonl"
 _FORMAT, _VERSION = "dynamicid-shards", 1
-
-
 MEND = ", or choose another --out folder; the same command then goes on from what is whole."
 """See ``files.writing``."""
 
