@@ -1,8 +1,8 @@
 /**
- * Puts the box editor on every Place Face node.
+ * Adds the box editor to every Place Face node.
  *
- * The editor is a view: x, y, width and height of the node are what is saved in the workflow and sent with the prompt, and
- * a graph in API form needs nothing of this.
+ * The editor is only a view: the workflow and the prompt have the node's x, y, width and height, and a graph in API form
+ * does not need it.
  */
 
 import { app } from "../../../scripts/app.js";
@@ -17,17 +17,17 @@ const SMALLEST_PICTURE_HEIGHT = 200;
 /** @type {Set<BoxEditor>} */
 const editors = new Set();
 const failed = new WeakSet();
-let watching = false;
-/** @type {{stage: Element, id: number | string} | null} the picture that has the keyboard, and its node */
+let polling = false;
+/** @type {{stage: Element, id: number | string} | null} the focused picture and its node */
 let focused = null;
 
 /**
  * Numbers change in many ways: typed, dragged, undone, loaded, set by scripts, linked. ComfyUI has no event for all of them,
- * so the editors look, once per frame, while there are any.
+ * so the editors poll them once per frame, while there are any.
  */
-function watch() {
-  watching = editors.size > 0;
-  if (watching) requestAnimationFrame(watch);
+function pollEditors() {
+  polling = editors.size > 0;
+  if (polling) requestAnimationFrame(pollEditors);
   for (const editor of editors) {
     if (isGone(editor.node)) {
       editors.delete(editor);
@@ -36,7 +36,7 @@ function watch() {
     try {
       editor.update();
     } catch (error) {
-      // One that fails must not take the others along, nor say so sixty times a second.
+      // One that fails must not stop the others, nor log sixty times a second.
       if (!failed.has(editor)) console.error("DynamicID: a box cannot be drawn.", error);
       failed.add(editor);
     }
@@ -44,28 +44,28 @@ function watch() {
   returnFocus();
 }
 
-/** Whether a node's graph is not one of the workflow's: nodes of a subgraph do not hear of its end. @param {any} node */
+/** Whether a node's graph is no longer in the workflow: nodes of a removed subgraph get no event. @param {any} node */
 function isGone({ graph }) {
   return graph && graph !== app.graph && app.graph.subgraphs?.get(graph.id) !== graph;
 }
 
 /** @param {Event} event */
-function noteFocus(event) {
+function rememberFocus(event) {
   const editor = [...editors].find(({ stage }) => stage === event.target);
   focused = editor ? { stage: editor.stage, id: editor.node.id } : null;
 }
 
-/** Undo makes a node anew, and the keyboard would be nowhere: the new picture gets it. */
+/** Undo replaces the node, which loses the focus: give it to the new picture. */
 function returnFocus() {
   if (!focused || focused.stage.isConnected || document.activeElement !== document.body) return;
   const { id } = focused;
   for (const { node, stage } of editors) {
-    if (node.id === id) stage.focus({ preventScroll: true }); // does nothing in a graph that is not shown
+    if (node.id === id) stage.focus({ preventScroll: true }); // does nothing in a graph that is not visible
   }
 }
 
-function watchFocus() {
-  document.addEventListener("focusin", noteFocus);
+function trackFocus() {
+  document.addEventListener("focusin", rememberFocus);
   const forget = (/** @type {Event} */ event) => {
     if (event.target !== focused?.stage) focused = null;
   };
@@ -73,24 +73,24 @@ function watchFocus() {
 }
 
 /** @param {BoxEditor} editor */
-function follow(editor) {
+function addEditor(editor) {
   editors.add(editor);
-  if (!watching) {
-    watching = true;
-    requestAnimationFrame(watch);
+  if (!polling) {
+    polling = true;
+    requestAnimationFrame(pollEditors);
   }
 }
 
 /** @type {import("./box_editor/editor.js").Host} */
 const host = {
-  // Between these two the interface looks whether there is something to undo.
+  // Between these two, the interface checks for a change to undo.
   changed: () => {
     app.canvas?.emitBeforeChange?.();
     app.canvas?.emitAfterChange?.();
   },
   forward: (event) => {
     const canvas = app.canvas?.canvas;
-    // Where nodes are page elements, the event reaches the graph by itself.
+    // Where nodes are DOM elements, the event reaches the graph by itself.
     if (!canvas || globalThis.LiteGraph?.vueNodesMode) return;
     event.preventDefault();
     event.stopPropagation();
@@ -111,7 +111,7 @@ app.registerExtension({
 
   setup() {
     addStyle();
-    watchFocus();
+    trackFocus();
   },
 
   /** @param {any} node */
@@ -120,7 +120,7 @@ app.registerExtension({
     const editor = new BoxEditor(node, host);
     const widget = node.addDOMWidget("box_editor", "DYNAMICID_BOX_EDITOR", editor.element, {
       serialize: false, // not part of the prompt
-      hideOnZoom: false, // the layout is worth seeing from afar
+      hideOnZoom: false, // the layout is useful when zoomed out
       getMinHeight: () => SMALLEST_PICTURE_HEIGHT,
     });
     widget.serialize = false; // not part of the workflow
@@ -128,16 +128,16 @@ app.registerExtension({
     const [width, height] = node.computeSize();
     node.setSize([Math.max(width, NODE_WIDTH), height + PICTURE_HEIGHT - SMALLEST_PICTURE_HEIGHT]);
 
-    // A removed node may be added again: the editor then goes on.
+    // A removed node may be added again: its editor then continues.
     const { onAdded, onRemoved } = node;
     node.onAdded = function (...args) {
-      follow(editor);
+      addEditor(editor);
       return onAdded?.apply(this, args);
     };
     node.onRemoved = function (...args) {
       editors.delete(editor);
       return onRemoved?.apply(this, args);
     };
-    if (node.graph) follow(editor);
+    if (node.graph) addEditor(editor);
   },
 });

@@ -1,9 +1,9 @@
 /**
- * A link of a face or of placements that is dropped into empty space offers Apply DynamicID, too.
+ * Offers Apply DynamicID when a link of a face or of placements is dropped into empty space.
  *
  * Its input `faces` takes both, and so has the type "DYNAMICID_FACE,DYNAMICID_PLACEMENTS". ComfyUI's search for nodes that
- * fit a link compares types as wholes, and would find it for neither; links themselves know that it takes both.
- * Where an interface searches in another way, all stays as it is.
+ * fit a link compares whole types, and would find it for neither, although it accepts links of both.
+ * If an interface searches in another way, this changes nothing.
  */
 
 import { app } from "../../../scripts/app.js";
@@ -17,7 +17,7 @@ function fits(types, link) {
   return link === BOTH ? EACH.some((type) => types.includes(type)) : EACH.includes(link) && types.includes(BOTH);
 }
 
-/** The class of ComfyUI's filters. Not the filters, which it makes anew with every list of nodes. */
+/** The class of ComfyUI's filters; the filters themselves are recreated with every list of nodes. */
 function filterClass() {
   const stores = document.querySelector("#vue-app")?.__vue_app__?.config?.globalProperties?.$pinia?._s;
   const filter = stores?.get?.("nodeDef")?.nodeSearchService?.inputTypeFilter;

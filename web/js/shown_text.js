@@ -1,6 +1,6 @@
 /**
- * Shows on the node what it says when it has run: the sentence of Describe Face, and the name under which Save Face and
- * Save Keypoints saved. The server sends the text, but ComfyUI draws it on its own nodes only.
+ * Shows a node's text output on the node: the sentence of Describe Face, and the file name of Save Face and Save
+ * Keypoints. The server sends the text, but ComfyUI draws it only on its own nodes.
  *
  * The text is part of neither the prompt nor the saved workflow.
  */
@@ -16,9 +16,9 @@ function addField(node) {
   const field = document.createElement("textarea");
   field.className = "comfy-multiline-input";
   field.readOnly = true;
-  // Where the node is made of page elements and gives no size. Elsewhere ComfyUI keeps 10 px free on all sides.
+  // For nodes that are DOM elements, which give no size. Elsewhere ComfyUI keeps a margin of 10 px on all sides.
   Object.assign(field.style, { width: "100%", height: "100%", minHeight: `${HEIGHT - 20}px`, boxSizing: "border-box" });
-  // Not ComfyWidgets.STRING: where nodes are made of page elements, it would keep its first text.
+  // Not ComfyWidgets.STRING: where nodes are DOM elements, it would keep its first text.
   const widget = node.addDOMWidget("shown_text", "DYNAMICID_SHOWN_TEXT", field, {
     serialize: false, // not part of the prompt
     getMinHeight: () => HEIGHT,

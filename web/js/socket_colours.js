@@ -1,8 +1,8 @@
 /**
- * Sockets and links of the pack's types in colours of their own, so that one sees what goes where.
+ * Gives sockets and links of the pack's types colours of their own.
  *
- * They differ from each other and from ComfyUI's own, on dark and on light palettes. A palette that has a colour for one of
- * these types keeps it.
+ * They differ from each other and from ComfyUI's own, on dark and light palettes. A palette's own colour for one of these
+ * types is kept.
  */
 
 import { app } from "../../../scripts/app.js";
@@ -17,7 +17,7 @@ const COLOURS = {
 };
 
 /**
- * Not just set: with every change of the palette, ComfyUI empties the colours of types that the palette does not have.
+ * A property, not just a value: on every change of palette, ComfyUI clears the colours of types that it does not have.
  * @param {Record<string, string> | undefined} colours @param {string} type @param {string} own
  */
 function addColour(colours, type, own) {
@@ -31,7 +31,7 @@ function addColour(colours, type, own) {
   });
 }
 
-/** For nodes made of page elements. A palette sets these variables on the body itself. */
+/** For nodes that are DOM elements. A palette sets these variables inline on the body. */
 function addStyle() {
   const variables = Object.entries(COLOURS).map(([type, colour]) => `--color-datatype-${CSS.escape(type)}: ${colour};`);
   const style = document.createElement("style");

@@ -1,6 +1,6 @@
 /**
  * The picture of a layout on one Place Face node: shows every box, and lets mouse, finger, pen and keyboard change them.
- * The numbers of the nodes are the only state; the picture follows them, whoever changes them.
+ * The numbers of the nodes are the only state; the picture follows them, whatever changes them.
  * ComfyUI imports every script below `web` by itself; importing this one does nothing.
  *
  * @typedef {import("./geometry.js").Box} Box
@@ -8,8 +8,8 @@
  * @typedef {import("./geometry.js").Point} Point
  * @typedef {import("./layout.js").Person} Person
  * @typedef {object} Host What the editor needs from ComfyUI.
- * @property {() => void} changed a change is complete: the moment for undo to remember
- * @property {(event: Event) => void} forward give an event to the graph, which it would have reached without the editor
+ * @property {() => void} changed called after each complete change, for undo
+ * @property {(event: Event) => void} forward forward an event to the graph, which would have got it without the editor
  * @property {() => string | undefined} locale
  */
 
@@ -44,7 +44,7 @@ export class BoxEditor {
   /** @type {Person[]} */
   #people = [];
   #observer = new ResizeObserver(() => this.update(true));
-  /** A second finger, wherever it lands, zooms the graph: what the first one has done was no drag. */
+  /** A second finger anywhere zooms the graph: the first one then was not dragging. */
   #interrupt = (/** @type {PointerEvent} */ event) => {
     if (!event.isPrimary) this.#cancel();
   };
@@ -58,7 +58,7 @@ export class BoxEditor {
     this.host = host;
     this.texts = textsFor(host.locale());
     this.element = document.createElement("div");
-    // The second class: takes what height the node has to spare, where ComfyUI makes nodes of page elements.
+    // The second class: fills the spare height of the node, where nodes are DOM elements.
     this.element.className = "dynamicid-box-editor widget-expands";
     BoxEditor.#editors.set(this.element, this);
     this.area = addPart("area", this.element);
@@ -79,7 +79,7 @@ export class BoxEditor {
     this.keys.id = id;
     this.message.id = `${id}-message`;
     this.keys.textContent = this.texts.keys;
-    // A screen reader leaves the arrow keys to the picture only where it knows it for an application.
+    // A screen reader passes arrow keys to the picture only if it is an application.
     this.stage.setAttribute("role", "application");
     this.stage.setAttribute("aria-roledescription", this.texts.role);
     this.spoken.setAttribute("aria-live", "polite");
@@ -96,7 +96,7 @@ export class BoxEditor {
     stage.addEventListener("keydown", (event) => this.#keyDown(event));
     stage.addEventListener("keyup", () => this.#save());
     stage.addEventListener("blur", () => this.#save());
-    // What the editor has no use for belongs to the graph, also beside the picture: zoom, pan, the node's menu.
+    // Events that the editor does not use go to the graph, also beside the picture: zoom, pan, the node's menu.
     this.element.addEventListener("wheel", (event) => this.host.forward(event), { passive: false });
     this.element.addEventListener("contextmenu", (event) => event.preventDefault());
     for (const type of /** @type {const} */ (["pointerdown", "pointermove", "pointerup"])) {
@@ -128,7 +128,7 @@ export class BoxEditor {
     this.#render(size);
   }
 
-  /** Where nodes are made of page elements, undo makes them anew, but what is shown stays that of the node before. */
+  /** Where nodes are DOM elements, undo recreates them, but the element on the page is still the old node's. */
   #takePlace() {
     const shown = document.querySelector(`[data-node-id="${this.node.id}"] .dynamicid-box-editor`);
     const before = shown && BoxEditor.#editors.get(shown);
@@ -173,11 +173,11 @@ export class BoxEditor {
     this.message.classList.toggle("dynamicid-notice", notice !== null);
     this.element.classList.toggle("dynamicid-locked", locked);
     this.stage.setAttribute("aria-disabled", String(locked));
-    // To a box that keys cannot change, only why.
+    // For a box that keys cannot change, only the reason.
     this.stage.setAttribute("aria-describedby", locked ? this.message.id : `${this.keys.id} ${this.message.id}`);
   }
 
-  /** What the node would refuse. @param {Person} own */
+  /** The mistake for which the node would be rejected. @param {Person} own */
   #mistake(own) {
     if (own.replacedBy) return own.replacedBy === "both" ? "both" : null;
     if (isEmpty(own.box)) return "empty";
@@ -186,18 +186,18 @@ export class BoxEditor {
 
   // --- mouse, finger, pen --------------------------------------------------------------------------------------------
 
-  /** A box that counts for nothing is not to be drawn in vain. @param {Person} person */
+  /** A box that has no effect cannot be drawn. @param {Person} person */
   #canEdit(person) {
     return !person.linked && !person.replacedBy;
   }
 
-  /** Where an event is, in fractions of the picture. @param {PointerEvent} event @returns {Point} */
+  /** The position of an event, in fractions of the picture. @param {PointerEvent} event @returns {Point} */
   #locate(event) {
     const { left, top, width, height } = this.stage.getBoundingClientRect();
     return { x: (event.clientX - left) / width, y: (event.clientY - top) / height };
   }
 
-  /** What a press at an event would take hold of. @param {PointerEvent} event */
+  /** The box and handle that a press at an event would grab. @param {PointerEvent} event */
   #target(event) {
     const { width, height } = this.stage.getBoundingClientRect();
     const reach = REACH[/** @type {keyof typeof REACH} */ (event.pointerType)] ?? REACH.mouse;
@@ -232,7 +232,7 @@ export class BoxEditor {
   #point(event) {
     const drag = this.#drag;
     if (!drag) {
-      // The graph, which did not get the press, would take it for a drag of the node.
+      // The graph, which did not get the press, would take it as a drag of the node.
       if (this.stage.hasPointerCapture(event.pointerId)) event.stopPropagation();
       const target = this.#target(event);
       this.#hover(target?.item ?? null, target?.handle ?? null);
@@ -268,7 +268,7 @@ export class BoxEditor {
     window.removeEventListener("pointerdown", this.#interrupt, { capture: true });
   }
 
-  /** Back to the box from before the drag. The pointer stays with the picture until it is let go. */
+  /** Back to the box from before the drag. The pointer stays captured until it is released. */
   #cancel() {
     if (!this.#drag) return;
     const { person } = this.#drag;
@@ -316,7 +316,7 @@ export class BoxEditor {
     this.spoken.textContent = this.stage.getAttribute("aria-label");
   }
 
-  /** An event that is dealt with: neither scrolls the page nor moves the node. @param {Event} event */
+  /** Marks an event as handled: it neither scrolls the page nor moves the node. @param {Event} event */
   #take(event) {
     event.preventDefault();
     event.stopPropagation();

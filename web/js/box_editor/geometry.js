@@ -4,8 +4,8 @@
  *
  * @typedef {{x: number, y: number, width: number, height: number}} Box Top left corner and size, fractions of the picture.
  * @typedef {{x: number, y: number}} Point
- * @typedef {"n"|"s"|"e"|"w"|"nw"|"ne"|"sw"|"se"} Handle The edge or corner that is dragged, as on a map.
- * @typedef {{step: number, smallest: Point}} Grid What values are rounded to, and the smallest width (x) and height (y).
+ * @typedef {"n"|"s"|"e"|"w"|"nw"|"ne"|"sw"|"se"} Handle The dragged edge or corner, by compass direction.
+ * @typedef {{step: number, smallest: Point}} Grid The rounding step, and the smallest width (x) and height (y).
  */
 
 /** In the order in which they are drawn; corners last, since they lie on top. */
@@ -21,7 +21,7 @@ export function roundTo(value, step) {
 }
 
 /**
- * The multiple of a step that is not above a value: what still fits into it.
+ * The largest multiple of a step that is not above a value.
  * @param {number} value
  * @param {number} step
  */
@@ -34,7 +34,7 @@ export function clamp(value, low, high) {
   return Math.min(Math.max(value, low), high);
 }
 
-/** Whether a box is nowhere outside the picture. @param {Box} box */
+/** Whether a box is inside the picture. @param {Box} box */
 export function isInside(box) {
   const reach = (/** @type {number} */ from, /** @type {number} */ size) =>
     from >= 0 && roundTo(from + size, 1e-6) <= 1;
@@ -47,7 +47,7 @@ export function isEmpty(box) {
 }
 
 /**
- * The box shifted, as far as the picture goes.
+ * The box moved, but not beyond the picture.
  * @param {Box} box @param {number} dx @param {number} dy @param {Grid} grid @returns {Box}
  */
 export function moveBox(box, dx, dy, grid) {
@@ -62,7 +62,7 @@ export function moveBox(box, dx, dy, grid) {
 }
 
 /**
- * The box with the dragged edges shifted; the opposite ones stay.
+ * The box with the dragged edges moved; the opposite ones stay.
  * @param {Box} box @param {Handle} handle @param {number} dx @param {number} dy @param {Grid} grid @returns {Box}
  */
 export function resizeBox(box, handle, dx, dy, grid) {
@@ -97,7 +97,7 @@ function resizeSpan(from, size, end, delta, smallest, step) {
 }
 
 /**
- * The box between the corner where the drawing began and the present point, in any direction.
+ * The box between the corner where drawing began and the current point, in any direction.
  * @param {Point} start @param {Point} now @param {Grid} grid @returns {Box}
  */
 export function drawBox(start, now, grid) {
@@ -127,7 +127,7 @@ export function handlePoint(box, handle) {
 }
 
 /**
- * The handle under a point, corners before edges. `reach` is how far from an edge still counts, per axis.
+ * The handle under a point, corners before edges. `reach` is the tolerance around an edge, per axis.
  * @param {Box} box @param {Point} point @param {Point} reach @returns {Handle | null}
  */
 export function handleAt(box, point, reach) {
@@ -137,7 +137,7 @@ export function handleAt(box, point, reach) {
     Math.abs(value - edge) <= tolerance;
   if (point.x < box.x - reach.x || point.x > right + reach.x) return null;
   if (point.y < box.y - reach.y || point.y > bottom + reach.y) return null;
-  // Of a small box a third stays for moving it.
+  // A third of a small box is left for moving it.
   const x = Math.min(reach.x, point.x >= box.x && point.x <= right ? box.width / 3 : reach.x);
   const y = Math.min(reach.y, point.y >= box.y && point.y <= bottom ? box.height / 3 : reach.y);
   const vertical = near(point.y, box.y, y) ? "n" : near(point.y, bottom, y) ? "s" : "";
@@ -153,8 +153,8 @@ export function contains(box, point) {
 }
 
 /**
- * The box a press at a point takes hold of, and by what. The preferred box's handles come first; else the smallest box
- * there is taken, so that a box inside another can be reached; of two that are equally large, the preferred one.
+ * The box that a press at a point grabs, and by which handle. The preferred box's handles come first; else the smallest
+ * box there, so that a box inside another can be reached; of two equally large ones, the preferred one.
  * @template {{box: Box}} T
  * @param {T[]} items @param {T | undefined} preferred @param {Point} point @param {Point} reach
  * @returns {{item: T, handle: Handle | null} | null}

@@ -1,6 +1,6 @@
 /**
- * What a Place Face node's picture shows, read from ComfyUI's graph: the boxes of all people of the layout and the size of
- * the picture. Only reads and sets numbers of nodes; knows nothing of the page.
+ * Reads what a Place Face node's picture shows from ComfyUI's graph: the boxes of all people in the layout and the size of
+ * the picture. Only reads and sets numbers of nodes; does not touch the page.
  * ComfyUI imports every script below `web` by itself; importing this one does nothing.
  *
  * @typedef {import("./geometry.js").Box} Box
@@ -13,8 +13,8 @@
  * @property {string} name the node's title, if the user gave it one
  * @property {Box} box
  * @property {Grid} grid
- * @property {"mask" | "bounding_box" | "both" | null} replacedBy the connected input that is used instead of the box; both
- *   are a mistake
+ * @property {"mask" | "bounding_box" | "both" | null} replacedBy the connected input that replaces the box; both are a
+ *   mistake
  * @property {boolean} linked whether a number comes from another node, so that it cannot be set here
  */
 
@@ -27,7 +27,7 @@ const CHAIN = "placements";
 // ComfyUI's modes of a node.
 const MUTED = 2;
 const BYPASSED = 4;
-// No graph needs more; it is the end of a search in one that is linked in a circle.
+// No graph needs more; it ends the search in a cyclic one.
 const SEARCH_LIMIT = 500;
 
 /** @param {object} node */
@@ -36,7 +36,7 @@ export const isPlaceFace = (node) => node?.comfyClass === NODE;
 // --- the people ------------------------------------------------------------------------------------------------------
 
 /**
- * Everybody in the layout that a node is part of, in the order of the chain.
+ * All people of a node's layout, in the order of the chain.
  * @param {object} node @returns {Person[]}
  */
 export function readPeople(node) {
@@ -51,7 +51,7 @@ export function readPeople(node) {
     box: readBox(other),
     grid: readGrid(other),
     replacedBy: replacementOf(other),
-    // Also by one that will not run: the number on the node does not take its place.
+    // Also by one that will not run: the number on the node does not replace it.
     linked: FIELDS.some((name) => originOf(other, name) !== null),
   }));
 }
@@ -65,7 +65,7 @@ function replacementOf(node) {
   return used.length > 1 ? "both" : (used[0] ?? null);
 }
 
-/** The title a user gave a node, "" for the one it came with. @param {object} node */
+/** The title that a user gave a node, "" for the default one. @param {object} node */
 function ownTitle(node) {
   const { title } = node;
   return title && title !== node.constructor?.title && title !== NODE ? title : "";
@@ -112,8 +112,8 @@ export function readBox(node) {
 }
 
 /**
- * Steps are those of the arrows on the number widgets, so that the numbers show all that the box has. A setting of the
- * interface may leave them fewer decimal places.
+ * Steps are those of the arrows on the number widgets, so that the numbers show the exact box. A setting of the interface
+ * may give them fewer decimal places.
  * @param {object} node @returns {Grid}
  */
 function readGrid(node) {
@@ -133,7 +133,7 @@ export function writeBox(node, box) {
     const widget = findWidget(node, name);
     if (!widget || widget.value === box[name]) continue;
     widget.value = box[name];
-    // Of the interface itself and of other extensions: they expect to hear of a value that a person changed.
+    // The interface and other extensions expect to be notified of a value that the user changed.
     widget.callback?.(box[name]);
     changed = true;
   }
@@ -144,8 +144,8 @@ export function writeBox(node, box) {
 // --- the picture -----------------------------------------------------------------------------------------------------
 
 /**
- * Size in pixels of the picture that the layout is for: that of the latent given to the first sampler its placements lead
- * to, of those that will run. null where the graph does not tell.
+ * Size in pixels of the layout's picture: that of the latent of the first sampler that its placements lead to and that will
+ * run. null if the graph does not show it.
  * @param {object} node @returns {Size | null}
  */
 export function readPictureSize(node) {

@@ -1,5 +1,5 @@
 /**
- * How a layout looks: SVG elements on a stage of so many pixels.
+ * Draws a layout as SVG elements on a stage of a given size in pixels.
  *
  * @typedef {import("./geometry.js").Box} Box
  * @typedef {import("./geometry.js").Handle} Handle
@@ -10,8 +10,8 @@
 import { HANDLES, clamp, handlePoint } from "./geometry.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-// Those of drawing.py, so that a person is the same one here and in the pictures of other nodes, told apart by people who do
-// not see all colours (Okabe and Ito); in shades that suit dark and light pictures.
+// Those of drawing.py, so that a person has one colour here and in the pictures of other nodes; distinct for the
+// colour-blind (Okabe and Ito), in shades for dark and light pictures.
 const COLOURS = ["#e69f00", "#56b4e9", "#2bb389", "#d5c728", "#8f9bff", "#e0703a", "#cc79a7", "#a6a6a6"];
 const HANDLE_SIZE = 8;
 const LABEL_HEIGHT = 16;
@@ -38,7 +38,7 @@ function textWidth(text) {
   return measure.measureText(text).width;
 }
 
-/** Lines that part the picture in thirds. @param {Stage} stage */
+/** Lines that divide the picture into thirds. @param {Stage} stage */
 export function drawThirds({ width, height }) {
   return [1, 2].flatMap((third) => [
     svgElement("path", { class: "dynamicid-thirds", d: `M${(width * third) / 3} 0V${height}` }),
@@ -109,7 +109,7 @@ function drawNumbers(box, x, y, width, height) {
 function drawHandle(box, handle, stage) {
   const { x, y } = handlePoint(box, handle);
   const half = HANDLE_SIZE / 2;
-  // Wholly inside the picture, so that none is cut off at its edge.
+  // Entirely inside the picture, so that none is cut off at its edge.
   const left = clamp(x * stage.width - half, 0, stage.width - HANDLE_SIZE);
   const top = clamp(y * stage.height - half, 0, stage.height - HANDLE_SIZE);
   return svgElement("rect", {

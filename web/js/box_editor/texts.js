@@ -1,6 +1,6 @@
 /**
- * Texts of the box editor in the languages of `locales`. They are here because ComfyUI offers extensions no way to look up
- * texts of their own. ComfyUI imports every script below `web` by itself; importing this one does nothing.
+ * Texts of the box editor in the languages of `locales`. They are here because ComfyUI has no way for extensions to look up
+ * their own texts. ComfyUI imports every script below `web` by itself; importing this one does nothing.
  */
 
 const en = {
