@@ -11,7 +11,7 @@ import comfy.supported_models
 import torch
 from torch import Tensor
 
-from dynamicid_core.adapter import layers_of
+from dynamicid_core.adapter import attention_layers
 from dynamicid_core.checkpoint import DYNAMICID
 from dynamicid_core.comfy_host.loading import DynamicID, load_dynamicid
 from dynamicid_core.face_encoder import FaceEncoderSizes
@@ -43,7 +43,7 @@ def sd15(dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
 
 def random_adapter(unet: comfy.model_patcher.ModelPatcher) -> DynamicID:
     """An adapter for the UNet of the released file's sizes, loaded as its file would be."""
-    layers = layers_of(unet.model.diffusion_model)
+    layers = attention_layers(unet.model.diffusion_model)
     checkpoint = TrainableAdapter(layers, FaceEncoderSizes(TEXT_WIDTH), RANK, DYNAMICID).checkpoint()
     generator = torch.Generator().manual_seed(1)
     for weights in checkpoint.modules.values():

@@ -70,7 +70,7 @@ def hooks(meter: Meter) -> Iterator[None]:
     is "projection", the identity tokens' keys and values.
     """
     cls = identity_patch.IdentityPatch
-    attention, around_model, keep = cls._attention, cls.around_model, cls._keep
+    attention, around_model, keep = cls._attention, cls.around_model, cls._cached
 
     def timed_attention(*args: Any) -> Callable[..., Tensor]:
         return meter.timed("attend", attention(*args))
@@ -78,13 +78,13 @@ def hooks(meter: Meter) -> Iterator[None]:
     def timed_around_model(self: Any, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         return around_model(self, TimedExecutor(executor, meter), *args, **kwargs)
 
-    def timed_keep(self: Any, key: Any, build: Callable[[], Any]) -> Any:
+    def timed_cached(self: Any, key: Any, build: Callable[[], Any]) -> Any:
         return keep(self, key, meter.timed("once", build))
 
     projections = adapter.IdentityProjections
     replaced = [
         (cls, "_attention", timed_attention),
-        (cls, "_keep", timed_keep),
+        (cls, "_cached", timed_cached),
         (cls, "around_model", _method(meter.timed("around_model", timed_around_model))),
         (projections, "forward", _method(meter.timed("projection", projections.forward))),
         (identity_patch, "text_attention", meter.timed("text", identity_patch.text_attention)),

@@ -58,7 +58,7 @@ def variants(
     text = torch.randn(2, TEXT_TOKENS, TEXT_WIDTH, generator=generator)
     positive, negative = ([[part, {}]] for part in text.split(1))
     merged = base.clone()
-    layers = adapter.layers_of(base.model.diffusion_model)
+    layers = adapter.attention_layers(base.model.diffusion_model)
     patching.add_low_rank_updates(merged, adapter.low_rank_updates(dynamicid.updates, layers), 1.0)
     found = [Variant(UNPATCHED, base, positive, negative), Variant(0, merged, positive, negative)]
     for count in filter(None, people):

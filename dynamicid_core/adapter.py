@@ -1,7 +1,7 @@
-"""An adapter for a whole UNet: which attention layers it has, their identity projections and their low-rank updates.
+"""An adapter for a UNet: its attention layers, their identity projections and their low-rank updates.
 
 Files number the layers in the order down, up, middle, as diffusers lists a UNet's processors: even numbers are
-self-attention, odd ones cross-attention. ComfyUI names the same layers by where they stand (reference: ``layer_map``).
+self-attention, odd ones cross-attention. ComfyUI names the same layers by their position (see ``layer_map``).
 """
 
 import re
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-_SECTIONS = {"input_blocks": "input", "output_blocks": "output", "middle_block": "middle"}  # in the order of the files
+_SECTIONS = {"input_blocks": "input", "output_blocks": "output", "middle_block": "middle"}  # in file order
 _QUERY_WEIGHT = re.compile(
     r"(?P<path>(?P<section>input_blocks|output_blocks|middle_block)\.(?P<number>\d+)\.(?:\d+\.)?"
     r"transformer_blocks\.(?P<transformer>\d+)\.(?P<kind>attn[12]))\.to_q\.weight"
 )
-UPDATED = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
-"""Projections with low-rank updates: in the file -> in the UNet."""
+LORA_TARGETS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+"""Projections with low-rank updates: name in the file -> name in the UNet."""
 
 _FAMILIES = {(768, 16): "SD1.5", (1024, 16): "SD2", (2048, 70): "SDXL"}  # by context size and cross-attention layers
 
@@ -29,7 +29,8 @@ class AttentionLayer:
     """One attention layer of a UNet.
 
     index: its number in adapter files. path: its name in the UNet's state dict. block: ComfyUI's key for patches,
-    (section, block number, transformer index). channels: size of its queries. context: size of what it attends to.
+    (section, block number, transformer index). channels: size of its queries. context: size of the
+    tokens it attends to.
     """
 
     index: int
@@ -40,12 +41,12 @@ class AttentionLayer:
 
     @property
     def is_cross(self) -> bool:
-        """Whether it attends to the text."""
+        """Whether this is a cross-attention layer, which attends to the text."""
         return self.index % 2 == 1
 
 
-def layers_of(network: nn.Module) -> list[AttentionLayer]:
-    """The attention layers of a UNet, see ``layer_map``."""
+def attention_layers(network: nn.Module) -> list[AttentionLayer]:
+    """The attention layers of a UNet; see ``layer_map``."""
     return layer_map({name: weight.shape for name, weight in network.named_parameters()})
 
 
@@ -67,16 +68,16 @@ def layer_map(shapes: Mapping[str, Iterable[int]]) -> list[AttentionLayer]:
 
 
 def describe_family(context: int, cross_layers: int) -> str:
-    """A model family in a user's words, from its context size and number of cross-attention layers."""
+    """The model family for messages, from its context size and number of cross-attention layers."""
     sizes = f"token size {context}, {cross_layers} cross-attention layers"
     family = _FAMILIES.get((context, cross_layers))
     return f"{family} ({sizes})" if family else f"a model with {sizes}"
 
 
 class IdentityProjections(nn.Module):
-    """to_k and to_v of the identity tokens for every cross-attention layer, under the released names."""
+    """to_k and to_v for the identity tokens of every cross-attention layer, under the released names."""
 
-    def __init__(self, sizes: Mapping[int, tuple[int, int]], *, operations: Any = nn, **placed: Any) -> None:
+    def __init__(self, sizes: Mapping[int, tuple[int, int]], *, operations: Any = nn, **factory_kwargs: Any) -> None:
         """sizes: layer index -> (channels, token size)."""
         super().__init__()
         self.sizes = dict(sizes)
@@ -84,8 +85,8 @@ class IdentityProjections(nn.Module):
             {
                 str(index): nn.ModuleDict(
                     {
-                        "to_k_ip": operations.Linear(token_size, channels, bias=False, **placed),
-                        "to_v_ip": operations.Linear(token_size, channels, bias=False, **placed),
+                        "to_k_ip": operations.Linear(token_size, channels, bias=False, **factory_kwargs),
+                        "to_v_ip": operations.Linear(token_size, channels, bias=False, **factory_kwargs),
                     }
                 )
                 for index, (channels, token_size) in sizes.items()
@@ -99,7 +100,7 @@ class IdentityProjections(nn.Module):
 
 
 def projection_sizes(saa: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:
-    """Layer index -> (channels, token size), from the SAA part of a file."""
+    """Layer index -> (channels, token size), read from the SAA part of a file."""
     sizes = {}
     for key, tensor in saa.items():
         if key.endswith(".to_k_ip.weight"):
@@ -119,7 +120,7 @@ def update_weights(saa: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def update_sources(channels: int, context: int) -> dict[str, int]:
-    """Projection with a low-rank update -> what it takes, in an attention layer. See ``AttentionLayer``."""
+    """Projection with a low-rank update -> its input size, in an attention layer. See ``AttentionLayer``."""
     return {"to_q": channels, "to_k": context, "to_v": context, "to_out": channels}
 
 
@@ -128,11 +129,11 @@ def low_rank_updates(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """UNet weight name -> (up [out, rank], down [rank, in]); the update of the weight is up @ down, without a scale.
 
-    weights: see ``update_weights``. Layers for which there is no update are left out.
+    weights: see ``update_weights``. Layers without an update are left out.
     """
     updates = {}
     for layer in layers:
-        for in_file, in_unet in UPDATED.items():
+        for in_file, in_unet in LORA_TARGETS.items():
             name = f"{layer.index}.{in_file}_lora"
             if f"{name}.up.weight" in weights:
                 pair = (weights[f"{name}.up.weight"], weights[f"{name}.down.weight"])
@@ -141,7 +142,7 @@ def low_rank_updates(
 
 
 def check_fit(sizes: Mapping[int, tuple[int, int]], layers: Sequence[AttentionLayer]) -> None:
-    """Raises InputError unless an adapter with these projection sizes belongs to a UNet with these layers."""
+    """Raises InputError unless an adapter with these projection sizes fits a UNet with these layers."""
     needed = {layer.index: (layer.channels, layer.context) for layer in layers if layer.is_cross}
     if sizes == needed:
         return

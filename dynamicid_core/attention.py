@@ -1,6 +1,6 @@
-"""Layers that the face encoder and the IMR share.
+"""Layers shared by the face encoder and the IMR.
 
-``operations`` is ``torch.nn`` or a module of the host that provides the same layers under its memory management.
+``operations`` is ``torch.nn``, or a module of the host with the same layers under its memory management.
 State-dict names are those of the released files.
 """
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 
 class CrossAttention(nn.Module):
-    """Attention of tokens to a context and to themselves."""
+    """Tokens attend to a context and to themselves."""
 
-    def __init__(self, size: int, heads: int, *, operations: Any, **placed: Any) -> None:
+    def __init__(self, size: int, heads: int, *, operations: Any, **factory_kwargs: Any) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1 = operations.LayerNorm(size, **placed)
-        self.norm2 = operations.LayerNorm(size, **placed)
-        self.to_q = operations.Linear(size, size, bias=False, **placed)
-        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
-        self.to_out = operations.Linear(size, size, bias=False, **placed)
+        self.norm1 = operations.LayerNorm(size, **factory_kwargs)
+        self.norm2 = operations.LayerNorm(size, **factory_kwargs)
+        self.to_q = operations.Linear(size, size, bias=False, **factory_kwargs)
+        self.to_kv = operations.Linear(size, 2 * size, bias=False, **factory_kwargs)
+        self.to_out = operations.Linear(size, size, bias=False, **factory_kwargs)
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         """tokens: [B, T, size]; context: [B, L, size] -> [B, T, size], without the residual."""
@@ -31,15 +31,15 @@ class CrossAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of tokens to themselves."""
+    """Tokens attend to themselves."""
 
-    def __init__(self, size: int, heads: int, *, operations: Any, **placed: Any) -> None:
+    def __init__(self, size: int, heads: int, *, operations: Any, **factory_kwargs: Any) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1 = operations.LayerNorm(size, **placed)
-        self.to_q = operations.Linear(size, size, bias=False, **placed)
-        self.to_kv = operations.Linear(size, 2 * size, bias=False, **placed)
-        self.to_out = operations.Linear(size, size, bias=False, **placed)
+        self.norm1 = operations.LayerNorm(size, **factory_kwargs)
+        self.to_q = operations.Linear(size, size, bias=False, **factory_kwargs)
+        self.to_kv = operations.Linear(size, 2 * size, bias=False, **factory_kwargs)
+        self.to_out = operations.Linear(size, size, bias=False, **factory_kwargs)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: [B, T, size] -> the same shape, without the residual."""
@@ -47,13 +47,13 @@ class SelfAttention(nn.Module):
         return self.to_out(attend(self.to_q(tokens), self.to_kv(tokens), self.heads))
 
 
-def feed_forward(size: int, hidden: int, *, operations: Any, **placed: Any) -> nn.Sequential:
-    """LayerNorm, then a GELU perceptron with one hidden layer, without biases."""
+def feed_forward(size: int, hidden: int, *, operations: Any, **factory_kwargs: Any) -> nn.Sequential:
+    """LayerNorm, then an MLP with one hidden layer and GELU, without biases."""
     return nn.Sequential(
-        operations.LayerNorm(size, **placed),
-        operations.Linear(size, hidden, bias=False, **placed),
+        operations.LayerNorm(size, **factory_kwargs),
+        operations.Linear(size, hidden, bias=False, **factory_kwargs),
         nn.GELU(),
-        operations.Linear(hidden, size, bias=False, **placed),
+        operations.Linear(hidden, size, bias=False, **factory_kwargs),
     )
 
 

@@ -1,8 +1,8 @@
-"""Every weight file format in, one out.
+"""Weight files: reads every known format, writes one.
 
-Read: the released DynamicID files (torch pickles, through torch's restricted loader only) under either naming of their
-outer keys, their safetensors form, and IP-Adapter FaceID Plus and Plus V2, which have the same layers. What a file is,
-is decided from its tensors, never from its name. Written: one safetensors file per part, with its sizes as metadata.
+Reads the released DynamicID files (torch pickles, only through torch's restricted loader) under either naming of their
+outer keys, their safetensors form, and IP-Adapter FaceID Plus and Plus V2, which have the same layers. The tensors
+decide what a file is, never its name. Writes one safetensors file per part, with its sizes as metadata.
 """
 
 import json
@@ -22,19 +22,19 @@ from torch import Tensor
 from . import completeness
 from .errors import InputError
 from .face_encoder import FaceEncoderSizes
-from .files import written_whole
+from .files import atomic_write
 from .imr import ImrSizes, KeypointEncoderSizes
 
 ADAPTER, IMR, KEYPOINT_ENCODER = "adapter", "imr", "keypoint_encoder"
 ADAPTER_FILE, IMR_FILE, KEYPOINT_ENCODER_FILE = (f"{part}.safetensors" for part in (ADAPTER, IMR, KEYPOINT_ENCODER))
-"""What training calls the files of the parts, and those of the miniature are called."""
+"""File names of the parts, as training writes them and the miniature has them."""
 PART_NAMES = {ADAPTER: "an adapter (face encoder and SAA)", IMR: "an IMR", KEYPOINT_ENCODER: "a keypoint encoder"}
 FORMAT_VERSION = "1"
 _FORMAT = "dynamicid-{}"
 
 _log = logging.getLogger(__name__)
-# A tensor that only this part has, by its name inside the part.
-_TELLING_TENSOR = {
+# A tensor that only this module has, under its name in the module.
+_SIGNATURE_TENSORS = {
     "face_encoder": "perceiver_resampler.proj_in.weight",
     "saa": "1.to_k_ip.weight",
     IMR: "disentangleNet.0.0.to_q.weight",
@@ -47,11 +47,11 @@ _DYNAMICID_ONLY_PREFIXES = ("proj_module.", "SAA_module.", "adapter_modules.")
 
 @dataclass(frozen=True)
 class Variant:
-    """How an adapter's face encoder was trained, which its tensors do not tell.
+    """How an adapter's face encoder was trained, which its tensors do not show.
 
-    shortcut: the tokens made from the embedding alone are added to the result. embedding_channel_order: the order of
-    the colour channels in which ArcFace saw the photos. crop: what CLIP saw of them. recognition: the ArcFace model of
-    the files that their authors published, see ``Checkpoint``.
+    shortcut: whether the tokens made from the embedding alone are added to the result. embedding_channel_order: the
+    colour channel order of the photos given to ArcFace. crop: the part of them given to CLIP. recognition: the ArcFace
+    model of the files that their authors published, see ``Checkpoint``.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Variant:
 
 
 # The released DynamicID feeds RGB pictures to InsightFace, which expects BGR, so its encoder learned swapped channels.
-# Its detector sees them swapped, too; ours does not, which finds faces better and moves landmarks by less than a pixel
+# Its detector sees them swapped, too; ours does not, which detects better and moves landmarks by less than a pixel
 # (cosine of the embeddings 0.996).
 DYNAMICID = Variant("DynamicID", shortcut=False, embedding_channel_order="rgb", crop="portrait")
 FACEID_PLUS = Variant("IP-Adapter FaceID Plus", shortcut=False, embedding_channel_order="bgr", crop="aligned")
@@ -76,7 +76,7 @@ class Checkpoint:
 
     part: ADAPTER, IMR or KEYPOINT_ENCODER. modules: state dicts under the released names; an adapter has "face_encoder"
     and "saa", the other parts one named like the part. variant: for an adapter, how it was trained. recognition: the
-    name of the InsightFace model whose embeddings it was trained on, "" if that is not known.
+    name of the InsightFace model whose embeddings it was trained on, "" if unknown.
     """
 
     part: str
@@ -88,39 +88,41 @@ class Checkpoint:
     def family(self) -> str:
         """The base model of an adapter or an IMR: "sd15", "sdxl", or "token size N" for others."""
         sizes = (
-            ImrSizes.of(self.modules[IMR]) if self.part == IMR else FaceEncoderSizes.of(self.modules["face_encoder"])
+            ImrSizes.from_state_dict(self.modules[IMR])
+            if self.part == IMR
+            else FaceEncoderSizes.from_state_dict(self.modules["face_encoder"])
         )
         return base_model_name(sizes.token_size)
 
 
 def base_model_name(token_size: int) -> str:
-    """The name that files carry for a model whose text tokens have this size."""
+    """The name in files for a base model with this text token size."""
     return {768: "sd15", 2048: "sdxl"}.get(token_size, f"token size {token_size}")
 
 
 def read_checkpoint(
-    path: str | Path, part: str, variant: Variant | None = None, undecided: Variant = DYNAMICID
+    path: str | Path, part: str, variant: Variant | None = None, fallback: Variant = DYNAMICID
 ) -> Checkpoint:
     """Reads the file at ``path``, which must be of the given part.
 
-    variant: what the user says the adapter is; by default the file decides. Files under IP-Adapter's own key names can
-    be DynamicID or FaceID Plus (their tensors are the same); ``undecided`` says which then. Raises InputError for a
-    file that is damaged, unsafe, incomplete or something else.
+    variant: the user's choice for an adapter; by default it is read from the file. Files under IP-Adapter's own key
+    names may be DynamicID or FaceID Plus, which have the same tensors; they are taken for ``fallback``. Raises
+    InputError for a file that is damaged, unsafe, incomplete or of another kind.
     """
     path = Path(path)
     tensors, metadata = _read_tensors(path)
     found = _find_part(tensors)
     if found is None:
-        raise InputError(f"{path.name} is {_describe_stranger(tensors)}; {PART_NAMES[part]} is needed here. ({path})")
+        raise InputError(f"{path.name} is {_describe_unknown(tensors)}; {PART_NAMES[part]} is needed here. ({path})")
     if found != part:
         raise InputError(
             f"{path.name} is {PART_NAMES[found]}; {PART_NAMES[part]} is needed here. Choose it at the input for that "
             f"part, and another file here. ({path})"
         )
-    modules = {module: _take(tensors, module) for module in _MODULES[part]}
+    modules = {module: _module_tensors(tensors, module) for module in _MODULES[part]}
     _check_complete(part, modules, path)
-    how = variant or _variant(tensors, metadata, undecided)
-    ours = metadata.get("format") == _FORMAT.format(part)  # "pt" is what every other safetensors file has there
+    how = variant or _detect_variant(tensors, metadata, fallback)
+    ours = metadata.get("format") == _FORMAT.format(part)  # other safetensors files have "pt" there
     published = "" if ours or part != ADAPTER else how.recognition
     checkpoint = Checkpoint(part, modules, how, metadata.get("recognition", published))
     if part == ADAPTER:
@@ -131,7 +133,7 @@ def read_checkpoint(
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     """Writes one part as safetensors, bit for bit, under the released names and with the metadata of ``_metadata``.
 
-    The file appears whole or not at all.
+    The write is atomic.
     """
     path = Path(path)
     tensors = {
@@ -139,25 +141,25 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         for module, state in checkpoint.modules.items()
         for key, tensor in state.items()
     }
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_file(tensors, unfinished, metadata=_metadata(checkpoint))
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     metadata = {"format": _FORMAT.format(checkpoint.part), "version": FORMAT_VERSION}
     if checkpoint.part == KEYPOINT_ENCODER:
-        sizes = KeypointEncoderSizes.of(checkpoint.modules[KEYPOINT_ENCODER])
+        sizes = KeypointEncoderSizes.from_state_dict(checkpoint.modules[KEYPOINT_ENCODER])
         return {**metadata, "sizes": json.dumps(vars(sizes))}
     metadata["base_model"] = checkpoint.family
     if checkpoint.part == IMR:
-        return {**metadata, "sizes": json.dumps(vars(ImrSizes.of(checkpoint.modules[IMR])))}
+        return {**metadata, "sizes": json.dumps(vars(ImrSizes.from_state_dict(checkpoint.modules[IMR])))}
     if checkpoint.recognition:
         metadata["recognition"] = checkpoint.recognition
     return {
         **metadata,
         "variant": checkpoint.variant.name,
         "embedding_channel_order": checkpoint.variant.embedding_channel_order,
-        "sizes": json.dumps(vars(FaceEncoderSizes.of(checkpoint.modules["face_encoder"]))),
+        "sizes": json.dumps(vars(FaceEncoderSizes.from_state_dict(checkpoint.modules["face_encoder"]))),
     }
 
 
@@ -178,9 +180,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
-            if _find_part(keys) is None:  # gigabytes of something else need not be read to be named
+            if _find_part(keys) is None:  # no need to read gigabytes of another kind to name it
                 return dict.fromkeys(keys, torch.empty(0)), {}
-            # Copies: the originals are windows into the file, which somebody may write over.
+            # Copies: the originals are memory-mapped, and the file may be overwritten.
             return {key: file.get_tensor(key).clone() for key in keys}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _damaged(path) from error
@@ -190,7 +192,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not _asks_for_code(path, str(error)):
+        if not _contains_code(path, str(error)):
             raise _damaged(path) from error
         raise InputError(
             f"{path.name} holds something else than tensors, which could run code on this machine, so it was not "
@@ -200,13 +202,13 @@ def _read_pickle(path: Path) -> Any:
         raise _damaged(path) from error
 
 
-def _asks_for_code(path: Path, refusal: str) -> bool:
-    """Whether torch refused a class or function, or an instruction that fetches one (which newer pickles have)."""
+def _contains_code(path: Path, refusal: str) -> bool:
+    """Whether torch refused a class or function, or an opcode that fetches one (as in newer pickles)."""
     if "GLOBAL" in refusal:
         return True
     try:
         return any("GLOBAL" in operation.name for operation, _, _ in pickletools.genops(path.read_bytes()))
-    except ValueError:  # no pickle, or not to its end
+    except ValueError:  # not a pickle, or a truncated one
         return False
 
 
@@ -219,8 +221,8 @@ def _damaged(path: Path) -> InputError:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
-    """{"proj_module": {"norm.weight": …}} -> {"proj_module.norm.weight": …}; what is no tensor (a step count) is left
-    out.
+    """{"proj_module": {"norm.weight": …}} -> {"proj_module.norm.weight": …}; values other
+    than tensors (a step count) are left out.
     """
     flat: dict[str, Tensor] = {}
     if isinstance(tree, Mapping):
@@ -232,41 +234,41 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
-def _prefix(tensors: Iterable[str], module: str) -> str | None:
-    """Under which outer name a module's tensors stand in a file with these tensor names; None if it is not there."""
-    telling = _TELLING_TENSOR[module]
+def _find_prefix(tensors: Iterable[str], module: str) -> str | None:
+    """The prefix of a module's tensors in a file with these tensor names; None if the file does not have the module."""
+    signature = _SIGNATURE_TENSORS[module]
     for key in tensors:
-        if key == telling or key.endswith("." + telling):
-            return key.removesuffix(telling)
+        if key == signature or key.endswith("." + signature):
+            return key.removesuffix(signature)
     return None
 
 
 def _find_part(tensors: Iterable[str]) -> str | None:
     for part, modules in _MODULES.items():
-        if all(_prefix(tensors, module) is not None for module in modules):
+        if all(_find_prefix(tensors, module) is not None for module in modules):
             return part
     return None
 
 
-def _take(tensors: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
-    prefix = _prefix(tensors, module)
+def _module_tensors(tensors: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
+    prefix = _find_prefix(tensors, module)
     assert prefix is not None  # _find_part has seen it
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def _variant(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], undecided: Variant) -> Variant:
+def _detect_variant(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], fallback: Variant) -> Variant:
     if metadata.get("variant") in VARIANTS:
         return VARIANTS[metadata["variant"]]
     if any(key.startswith(_DYNAMICID_ONLY_PREFIXES) for key in tensors):
         return DYNAMICID
-    if _find_part(tensors) == ADAPTER and _take(tensors, "face_encoder")["norm.weight"].shape[0] == 2048:
+    if _find_part(tensors) == ADAPTER and _module_tensors(tensors, "face_encoder")["norm.weight"].shape[0] == 2048:
         return FACEID_PLUS_V2  # the only adapter of this kind published for SDXL
-    return undecided
+    return fallback
 
 
-def _describe_stranger(tensors: Mapping[str, Tensor]) -> str:
+def _describe_unknown(tensors: Mapping[str, Tensor]) -> str:
     keys = list(tensors)
-    if _prefix(tensors, "saa") is not None or any(key.startswith(("image_proj.", "ip_adapter.")) for key in keys):
+    if _find_prefix(tensors, "saa") is not None or any(key.startswith(("image_proj.", "ip_adapter.")) for key in keys):
         return "an IP-Adapter without the FaceID Plus face encoder, or only half of an adapter"
     if any(key.startswith("lora_") or ".lora_" in key or ".lora." in key for key in keys):
         return "a LoRA (it belongs into models/loras and is loaded by Load LoRA)"
@@ -278,7 +280,7 @@ def _describe_stranger(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _check_complete(part: str, modules: Mapping[str, dict[str, Tensor]], path: Path) -> None:
-    faults = completeness.faults(modules)
+    faults = completeness.find_faults(modules)
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(

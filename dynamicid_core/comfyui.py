@@ -9,10 +9,10 @@ from .errors import InputError
 
 
 def prepare_comfyui(folder: Path | None, cpu: bool = False) -> Path:
-    """Makes ``import comfy`` work and returns ComfyUI's folder. Call it before anything of ``comfy_host`` is imported.
+    """Makes ``import comfy`` work and returns ComfyUI's folder. Call it before importing anything from ``comfy_host``.
 
-    folder: where ComfyUI is; by default what COMFYUI_PATH says. cpu: keep off the accelerator. Attention is PyTorch's
-    own, since others cannot take gradients.
+    folder: ComfyUI's folder, by default COMFYUI_PATH. cpu: do not use an accelerator. Attention is PyTorch's own, since
+    other implementations have no gradients.
     """
     given = folder or os.environ.get("COMFYUI_PATH")
     if not given:

@@ -1,4 +1,4 @@
-"""How the commands of the pack end (python -m dynamicid_core.training and the like)."""
+"""Exit codes of the pack's commands (python -m dynamicid_core.training and the like)."""
 
 import sys
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from .errors import InputError
 
 
 def run_command(work: Callable[[], object], interrupted: str) -> int:
-    """Exit code: 0 when done, 2 for something to put right, which is said, 130 when interrupted.
+    """Runs a command. Returns its exit code: 0 when done, 2 for an InputError, which is printed, 130 if interrupted.
 
-    interrupted: what to say then.
+    interrupted: printed in that last case.
     """
     try:
         work()

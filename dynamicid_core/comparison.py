@@ -1,4 +1,4 @@
-"""Who is who in a picture: ArcFace similarity of its faces to given ones."""
+"""Matches the faces of a picture to given people by ArcFace similarity."""
 
 import math
 from collections.abc import Sequence
@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 from .face_analysis import DetectedFace
 
 SAME_PERSON = 0.35
-"""Cosine from which on two faces count as one person; ArcFace puts unrelated photos near 0."""
+"""Cosine from which two faces count as one person; that of unrelated people is near 0."""
 
-
-_NEARER = 1e-4  # of a cosine: somebody who is placed twice is looked for at the nearer place first
-_EQUAL = 1e-4  # below a cosine of 1: who is as near as that was placed twice, on purpose
+# Of a cosine, for the largest distance: of equally similar faces, the one nearer to a person's place is taken.
+_DISTANCE_PENALTY = 1e-4
+# People whose cosine is above 1 less this are one person, placed twice on purpose.
+_SAME_EMBEDDING = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Faces of a picture against given people.
+    """The faces of a picture compared with given people.
 
-    found: the faces, from left to right. similarities: [found, people] cosines. matches: person -> index of the face
-    that is taken for them, the assignment with the largest sum; people without a face are missing. warnings: what looks
-    wrong, in words.
+    found: the faces, from left to right. similarities: [found, people] cosines. matches: person -> index of the matched
+    face, the assignment with the largest sum; people without a face are missing. warnings: messages for what looks
+    wrong.
     """
 
     found: list[DetectedFace]
@@ -40,7 +41,7 @@ class Comparison:
     def table(self) -> str:
         """Rows of found faces, columns of people, the match of each person marked, warnings below.
 
-        In Markdown, which Preview Any draws, with columns that stand below each other in plain text too.
+        In Markdown, which Preview Any renders, with columns that are aligned in plain text too.
         """
         people = range(self.similarities.shape[1])
         lines = [_row("found", [f"face {person + 1} " for person in people])]
@@ -58,7 +59,7 @@ def _row(first: str, cells: Sequence[str]) -> str:
 
 
 Place = tuple[float, float]
-"""Where a person is meant to be, (x, y) in pixels of the picture."""
+"""Where a person should be, (x, y) in pixels of the picture."""
 
 
 def compare(
@@ -67,18 +68,18 @@ def compare(
     people: Sequence[NDArray[np.float32]],
     places: Sequence[Place | None] | None = None,
 ) -> Comparison:
-    """Matches the faces of a picture, with an embedding [512] each, to people, an embedding each.
+    """Matches the faces of a picture to people; both have an embedding [512] each.
 
-    places: where they are meant to be, None for anywhere; without it they are meant to stand from left to right.
+    places: where the people should be, None for anywhere; without it, from left to right in their order.
     """
     order = sorted(range(len(found)), key=lambda i: found[i].centre[0])
     faces = [found[i] for i in order]
     if not faces:
         return Comparison([], np.zeros((0, len(people)), np.float32), {}, ["No face was found in the picture."])
     similarities = np.stack([embeddings[i] for i in order]) @ np.stack(people).T
-    same = np.stack(people) @ np.stack(people).T > 1 - _EQUAL
-    matches = _assign(similarities - _NEARER * _distances(faces, places or [None] * len(people)))
-    warnings = _warnings(similarities, matches, same) + _swaps(faces, similarities, matches, same, places)
+    same = np.stack(people) @ np.stack(people).T > 1 - _SAME_EMBEDDING
+    matches = _assign(similarities - _DISTANCE_PENALTY * _distances(faces, places or [None] * len(people)))
+    warnings = _warnings(similarities, matches, same) + _swap_warnings(faces, similarities, matches, same, places)
     return Comparison(faces, similarities, matches, warnings)
 
 
@@ -96,7 +97,7 @@ def _assign(similarities: NDArray[np.float32]) -> dict[int, int]:
 
 
 def _warnings(similarities: NDArray[np.float32], matches: dict[int, int], same: NDArray[np.bool_]) -> list[str]:
-    """same: [people, people], who is who."""
+    """same: [people, people], whether two of them are one person."""
     warnings = []
     people = range(similarities.shape[1])
     for person in people:
@@ -113,7 +114,7 @@ def _warnings(similarities: NDArray[np.float32], matches: dict[int, int], same: 
     return warnings
 
 
-def _swaps(
+def _swap_warnings(
     faces: Sequence[DetectedFace],
     similarities: NDArray[np.float32],
     matches: dict[int, int],
@@ -126,7 +127,7 @@ def _swaps(
         for i, first in enumerate(known)
         for second in known[i + 1 :]
         if not same[first, second]
-        and _swapped(
+        and _are_swapped(
             faces[matches[first]].centre,
             faces[matches[second]].centre,
             None if places is None else (places[first], places[second]),
@@ -134,7 +135,7 @@ def _swaps(
     ]
 
 
-def _swapped(first: Place, second: Place, meant: tuple[Place | None, Place | None] | None) -> bool:
+def _are_swapped(first: Place, second: Place, meant: tuple[Place | None, Place | None] | None) -> bool:
     if meant is None:
         return first[0] > second[0]
     if meant[0] is None or meant[1] is None:

@@ -1,11 +1,11 @@
-"""Whether the tensors of a weight file are all there, and fit each other."""
+"""Checks that a weight file has all its tensors, and that they fit each other."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor, nn
 
-from .adapter import UPDATED, describe_family, projection_sizes, update_sources
+from .adapter import LORA_TARGETS, describe_family, projection_sizes, update_sources
 from .face_encoder import FaceEncoder, FaceEncoderSizes
 from .imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 
@@ -16,17 +16,17 @@ _NAMES = {
     "keypoint_encoder": "the keypoint encoder",
 }
 _NETWORKS: dict[str, Callable[[dict[str, Tensor]], nn.Module]] = {
-    "face_encoder": lambda weights: FaceEncoder(FaceEncoderSizes.of(weights), device="meta"),
-    "imr": lambda weights: Imr(ImrSizes.of(weights), device="meta"),
-    "keypoint_encoder": lambda weights: KeypointEncoder(KeypointEncoderSizes.of(weights), device="meta"),
+    "face_encoder": lambda weights: FaceEncoder(FaceEncoderSizes.from_state_dict(weights), device="meta"),
+    "imr": lambda weights: Imr(ImrSizes.from_state_dict(weights), device="meta"),
+    "keypoint_encoder": lambda weights: KeypointEncoder(KeypointEncoderSizes.from_state_dict(weights), device="meta"),
 }
 _SAA_NAME = re.compile(r"(\d{1,4})\.to_")
 
 
-def faults(modules: Mapping[str, dict[str, Tensor]]) -> list[str]:
-    """What is wrong with the modules of a part, see ``Checkpoint``, each in a user's words; none if it is complete."""
+def find_faults(modules: Mapping[str, dict[str, Tensor]]) -> list[str]:
+    """What is wrong with the modules of a part (see ``Checkpoint``), as parts of messages; empty if it is complete."""
     found = [fault for module, weights in modules.items() for fault in _module_faults(module, weights)]
-    return found or (_halves_faults(modules) if "saa" in modules else [])
+    return found or (_token_size_faults(modules) if "saa" in modules else [])
 
 
 def _module_faults(module: str, weights: dict[str, Tensor]) -> list[str]:
@@ -39,7 +39,7 @@ def _module_faults(module: str, weights: dict[str, Tensor]) -> list[str]:
     ]
 
 
-def _halves_faults(modules: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+def _token_size_faults(modules: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
     made = modules["face_encoder"]["norm.weight"].shape[0]
     taken = {token_size for _, token_size in projection_sizes(modules["saa"]).values()}
     return [] if taken == {made} else [f"its face encoder makes tokens of {made}, its SAA part takes those of {taken}"]
@@ -48,7 +48,7 @@ def _halves_faults(modules: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
 def _network_faults(
     name: str, build: Callable[[dict[str, Tensor]], nn.Module], weights: dict[str, Tensor]
 ) -> list[str]:
-    """What keeps the weights from fitting the network that ``build`` makes for their sizes."""
+    """Where the weights do not fit the network that ``build`` makes for their sizes."""
     try:
         network = build(weights)
     except KeyError as error:
@@ -78,14 +78,14 @@ def _saa_faults(weights: dict[str, Tensor]) -> list[str]:
     token_sizes = {token_size for _, token_size in sizes.values()}
     if len(token_sizes) > 1:
         return [f"the SAA part has layers of {describe_family(max(token_sizes), len(sizes))} and of other models"]
-    return [fault for index in sizes for fault in _misfits(weights, index, *sizes[index])]
+    return [fault for index in sizes for fault in _layer_mismatches(weights, index, *sizes[index])]
 
 
 def _saa_names(weights: Collection[str]) -> list[str]:
-    """What an SAA part with layers of these names holds: low-rank updates of a projection in all layers or in none."""
+    """The tensors of a whole SAA part with these layers. A projection has low-rank updates in all layers or in none."""
     numbers = [int(match[1]) for match in map(_SAA_NAME.match, weights) if match]
     cross = {number | 1 for number in numbers}  # the self-attention before it is in the same block
-    updated = [f"{name}_lora" for name in UPDATED if any(f".{name}_lora." in key for key in weights)]
+    updated = [f"{name}_lora" for name in LORA_TARGETS if any(f".{name}_lora." in key for key in weights)]
     updates = [f"{update}.{half}" for update in updated for half in ("down", "up")]
     names = []
     for index in sorted(cross | set(range(1, 2 * len(cross), 2))):
@@ -94,23 +94,23 @@ def _saa_names(weights: Collection[str]) -> list[str]:
     return names
 
 
-def _misfits(weights: Mapping[str, Tensor], index: int, channels: int, token_size: int) -> list[str]:
-    """What does not go together in a cross-attention layer and the self-attention before it: keys with values, and
-    low-rank updates with the projections that they are of.
+def _layer_mismatches(weights: Mapping[str, Tensor], index: int, channels: int, token_size: int) -> list[str]:
+    """Shape mismatches in a cross-attention layer and the self-attention before it: of keys and values, and of low-rank
+    updates and their projections.
     """
     keys, values = f"{index}.to_k_ip.weight", f"{index}.to_v_ip.weight"
-    found = [_misfit(weights, keys, values)] if weights[keys].shape != weights[values].shape else []
+    found = [_mismatch(weights, keys, values)] if weights[keys].shape != weights[values].shape else []
     for layer, context in ((index - 1, channels), (index, token_size)):
         for name, source in update_sources(channels, context).items():
             if f"{layer}.{name}_lora.down.weight" in weights:
-                found += _update_misfits(weights, f"{layer}.{name}_lora", source, channels)
+                found += _update_mismatches(weights, f"{layer}.{name}_lora", source, channels)
     return found
 
 
-def _update_misfits(weights: Mapping[str, Tensor], update: str, source: int, channels: int) -> list[str]:
+def _update_mismatches(weights: Mapping[str, Tensor], update: str, source: int, channels: int) -> list[str]:
     down, up = f"{update}.down.weight", f"{update}.up.weight"
     if not (weights[down].ndim == weights[up].ndim == 2 and weights[up].shape[1] == weights[down].shape[0]):
-        return [_misfit(weights, down, up)]
+        return [_mismatch(weights, down, up)]
     rank = weights[down].shape[0]
     return [
         f"the SAA part's {key} is {list(weights[key].shape)} instead of {list(expected)}"
@@ -119,5 +119,5 @@ def _update_misfits(weights: Mapping[str, Tensor], update: str, source: int, cha
     ]
 
 
-def _misfit(weights: Mapping[str, Tensor], one: str, other: str) -> str:
+def _mismatch(weights: Mapping[str, Tensor], one: str, other: str) -> str:
     return f"the SAA part's {one} is {list(weights[one].shape)}, which does not fit {list(weights[other].shape)}"

@@ -1,4 +1,4 @@
-"""Large files from the internet: they go on where they were cut off, show how far they are, and can be stopped."""
+"""Downloads of large files, with resume, progress and cancellation."""
 
 import os
 import time
@@ -13,19 +13,19 @@ from tqdm import tqdm
 from .errors import InputError
 
 Report = Callable[[int, int], None]
-"""Called before each attempt and after each piece, with the bytes that are there and those of the whole file, 0 while
-that is not known. What it raises stops the download."""
+"""Called before each attempt and after each chunk, with the bytes downloaded and those of the whole file (0 while that
+is not known). An exception from it stops the download."""
 
-_PIECE = 1 << 18  # bytes; of one that breaks off nothing is kept
-_SECONDS = (10, 15)  # until there is a connection; without a byte
-_ATTEMPTS = 5  # in a row that bring nothing new
-_LONGEST_PAUSE = 30.0  # seconds
+_CHUNK_SIZE = 1 << 18  # bytes; a partial chunk is discarded
+_TIMEOUTS = (10, 15)  # seconds: to connect, and to wait for data
+_MAX_FAILURES = 5  # in a row, without new data
+_MAX_PAUSE = 30.0  # seconds
 
 
-def fetch(url: str, path: Path, report: Report = lambda done, whole: None) -> None:
-    """Downloads a file. Until it is whole it is ``path`` with the ending .part, from which another call goes on.
+def fetch(url: str, path: Path, report: Report = lambda done, total: None) -> None:
+    """Downloads a file. Until it is complete it has the suffix .part, from which a later call resumes.
 
-    Raises InputError when the server does not have it, and what requests and the disk raise (all OSError) when it
+    Raises InputError if the server does not have it, and the errors of requests and of the disk (all OSError) if it
     cannot be fetched or written.
     """
     import requests
@@ -37,67 +37,67 @@ def fetch(url: str, path: Path, report: Report = lambda done, whole: None) -> No
         while True:
             report(_size(unfinished), 0)
             try:
-                _go_on(url, unfinished, report, bar)
+                _resume(url, unfinished, report, bar)
                 break
-            except requests.RequestException as error:  # a connection that broke, most often
+            except requests.RequestException as error:  # usually a broken connection
                 failures = 0 if _size(unfinished) > furthest else failures + 1
                 furthest = max(furthest, _size(unfinished))
-                if failures == _ATTEMPTS:
+                if failures == _MAX_FAILURES:
                     raise
                 if error.response is not None:
                     _wait(_pause(error.response, failures), partial(report, furthest, 0))
     os.replace(unfinished, path)
 
 
-def _go_on(url: str, unfinished: Path, report: Report, bar: Any) -> None:
-    """From where the file ends to the end of what the server has. Raises ConnectionError when less came."""
+def _resume(url: str, unfinished: Path, report: Report, bar: Any) -> None:
+    """Downloads the rest of the file. Raises ConnectionError if the connection breaks before its end."""
     import requests
 
     done = _size(unfinished)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    with closing(requests.get(url, headers=headers, stream=True, timeout=_SECONDS)) as answer:
-        if done and answer.status_code == requests.codes.requested_range_not_satisfiable:
-            if answer.headers.get("content-range", "").endswith(f"/{done}"):
-                return  # all there
+    with closing(requests.get(url, headers=headers, stream=True, timeout=_TIMEOUTS)) as response:
+        if done and response.status_code == requests.codes.requested_range_not_satisfiable:
+            if response.headers.get("content-range", "").endswith(f"/{done}"):
+                return  # complete
             unfinished.unlink(missing_ok=True)
             raise requests.ConnectionError(f"{url} has less than the {done:,} bytes that were there")
-        _check(url, answer)
-        if answer.status_code != requests.codes.partial_content:
-            done = 0  # all of it, whatever was asked for
-        whole = done + int(answer.headers.get("content-length", -done))
-        bar.total = whole or None
+        _check_response(url, response)
+        if response.status_code != requests.codes.partial_content:
+            done = 0  # the server ignored the range and sends the whole file
+        total = done + int(response.headers.get("content-length", -done))
+        bar.total = total or None
         with unfinished.open("ab" if done else "wb") as file:
-            for piece in answer.iter_content(_PIECE):
-                file.write(piece)
-                done += len(piece)
+            for chunk in response.iter_content(_CHUNK_SIZE):
+                file.write(chunk)
+                done += len(chunk)
                 bar.update(done - bar.n)
-                report(done, whole)
-    if done < whole:
-        raise requests.ConnectionError(f"{url} broke off after {done:,} of {whole:,} bytes")
+                report(done, total)
+    if done < total:
+        raise requests.ConnectionError(f"{url} broke off after {done:,} of {total:,} bytes")
 
 
-def _check(url: str, answer: Any) -> None:
-    """Raises ConnectionError where a server may answer otherwise the next time, InputError where it will not."""
+def _check_response(url: str, response: Any) -> None:
+    """Raises ConnectionError for a response that may differ next time, InputError for one that will not."""
     import requests
 
-    busy = answer.status_code == requests.codes.too_many_requests or answer.status_code >= 500
-    said = f"{url} answers {answer.status_code} {answer.reason}"
+    busy = response.status_code == requests.codes.too_many_requests or response.status_code >= 500
+    said = f"{url} answers {response.status_code} {response.reason}"
     if busy:
-        raise requests.ConnectionError(said, response=answer)
-    if not answer.ok:
+        raise requests.ConnectionError(said, response=response)
+    if not response.ok:
         raise InputError(said)
-    if answer.headers.get("content-type", "").startswith("text/html"):
+    if response.headers.get("content-type", "").startswith("text/html"):
         raise InputError(f"{url} answers with a web page, as a network does that wants a login first")
 
 
-def _pause(answer: Any, failures: int) -> float:
-    """How many seconds a busy server is left alone: as long as it asks for, or longer from time to time."""
-    asked = answer.headers.get("retry-after", "")
-    return min(float(asked) if asked.isdecimal() else 2.0**failures, _LONGEST_PAUSE)
+def _pause(response: Any, failures: int) -> float:
+    """Seconds to wait for a busy server: as long as it asks for, else exponential back-off."""
+    asked = response.headers.get("retry-after", "")
+    return min(float(asked) if asked.isdecimal() else 2.0**failures, _MAX_PAUSE)
 
 
 def _wait(seconds: float, ask: Callable[[], None]) -> None:
-    """ask: called meanwhile; what it raises ends the waiting."""
+    """Waits. ask: called meanwhile; an exception from it ends the wait."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         ask()

@@ -1,4 +1,4 @@
-"""A person as the pack passes them between nodes and keeps them in files; a person in a picture."""
+"""An encoded person, as nodes pass and files store it, and a person placed in a picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import files
-from .errors import InputError, check_between
+from .errors import InputError, check_range
 from .images import Photo
 from .keypoints import Keypoints, check_points, check_pose
 from .regions import Region
@@ -22,20 +22,20 @@ FILES = files.FileKind(
     optional=("embedding", "keypoints", "pose", "key_scale"),
 )
 MIX_METHODS = ("tokens", "attention")
-MOST_WEIGHT = 3.0
-"""Of a person in a picture, or in a mix."""
+MAX_WEIGHT = 3.0
+"""The largest weight of a person in a picture or in a mix."""
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
     """One person.
 
-    tokens, uncond_tokens: [1, T, D] float32, what the face encoder made of the photo and of nothing. embedding: [512],
+    tokens, uncond_tokens: [1, T, D] float32, the face encoder's output for the photo and for no face. embedding: [512],
     length 1, ArcFace in its own channel order, for comparing faces; recognition: the name of the model that made it, ""
-    if that is not known. keypoints: [106, 2] (x, y) in fractions of the square crop. pose: [3] pitch, yaw, roll in
-    degrees. base_model: whose token size this is ("sd15", "sdxl"). key_scale: [T], for a mix of people, how strongly
-    each token is attended to. face_prompt: expression and pose that the tokens show, as a sentence. portrait: the
-    square crop, for previews; not in files.
+    if unknown. keypoints: [106, 2] (x, y) in fractions of the square crop. pose: [3] pitch, yaw, roll in
+    degrees. base_model: the model family of this token size ("sd15", "sdxl"). key_scale: [T], for a mix of people,
+    how strongly each token is attended to. face_prompt: the tokens' expression and pose, as a sentence. portrait: the
+    square crop, for previews; not saved.
     """
 
     tokens: Tensor
@@ -85,7 +85,7 @@ class Face:
         return self.tokens.shape[-1]
 
     def motion(self) -> Keypoints:
-        """Keypoints and pose, to move them. Raises InputError for a face without keypoints."""
+        """The face's keypoints and pose, for editing. Raises InputError for a face without keypoints."""
         if self.keypoints is None:
             raise InputError(
                 "The face has no keypoints to start from. Encode the photo again with an InsightFace pack that has a "
@@ -93,8 +93,8 @@ class Face:
             )
         return Keypoints(self.keypoints, self.pose)
 
-    def known_embedding(self, who: str = "The face") -> Tensor:
-        """The embedding [512], to compare it. Raises InputError, which says who has none."""
+    def require_embedding(self, who: str = "The face") -> Tensor:
+        """The embedding [512]. Raises InputError if there is none. who: names the face in the message."""
         if self.embedding is None:
             raise InputError(
                 f"{who} has no ArcFace embedding to compare with. Encode the photo again and save it anew."
@@ -104,14 +104,14 @@ class Face:
 
 @dataclass(frozen=True)
 class Placement:
-    """A person in the picture. region: where, None for anywhere. weight: how strongly, 0 leaves the person out."""
+    """A person in the picture. region: None for anywhere. weight: of the identity; 0 leaves the person out."""
 
     face: Face
     region: Region | None = None
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_between("weight", self.weight, 0, MOST_WEIGHT)
+        check_range("weight", self.weight, 0, MAX_WEIGHT)
 
 
 def mix_faces(
@@ -122,12 +122,12 @@ def mix_faces(
     method "tokens": the weighted mean of the tokens. "attention": the tokens side by side, their attention logits
     scaled by the weights, which is the released model's identity mix. The embedding is the weighted mean of theirs;
     keypoints, pose and face prompt are those of the face with the largest weight. names: of the weights, for messages.
-    Raises InputError for weights that leave nobody and for faces of different models.
+    Raises InputError if no weight is above 0 and for faces of different models.
     """
     if method not in MIX_METHODS:
         raise InputError(f'"{method}" is no way to mix faces. Choose one of: {", ".join(MIX_METHODS)}.')
     for name, weight in zip(names or [f"weight_{i}" for i in range(1, len(weights) + 1)], weights, strict=True):
-        check_between(name, weight, 0, MOST_WEIGHT)
+        check_range(name, weight, 0, MAX_WEIGHT)
     mixed = [(face, weight) for face, weight in zip(faces, weights, strict=True) if weight > 0]
     if not mixed:
         raise InputError("The weights leave nobody: at least one must be more than 0.")
@@ -156,7 +156,7 @@ def mix_faces(
 
 
 def average_faces(faces: Sequence[Face]) -> Face:
-    """One face from several photos of a person, all alike."""
+    """One face from several photos of a person, with equal weights."""
     return faces[0] if len(faces) == 1 else mix_faces(faces, [1.0] * len(faces))
 
 
@@ -172,7 +172,7 @@ def save_face(face: Face, folder: str | Path, name: str) -> Path:
 
 
 def load_face(path: str | Path) -> Face:
-    """Reads a face file. Raises InputError when it is missing, damaged or something else."""
+    """Reads a face file. Raises InputError if it is missing, damaged or of another kind."""
     tensors, metadata = files.load(FILES, path)
     return Face(
         tensors["tokens"],

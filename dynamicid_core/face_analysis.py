@@ -1,4 +1,4 @@
-"""Faces in photographs, by InsightFace: where they are, whose they are, their 106 keypoints and their head pose.
+"""Face analysis by InsightFace: detection, embeddings, 106 keypoints and head pose.
 
 The models come from ``face_packs``.
 """
@@ -20,7 +20,7 @@ from .images import Photo
 DETECTION, RECOGNITION, KEYPOINTS, POSE = "detection", "recognition", "landmark_2d_106", "landmark_3d_68"
 ALIGNED_SIZE = 112
 _CLIP_SIZE = 224
-_SMALL_FACE = 40  # pixels of width, below which ArcFace tells people apart less well
+_SMALL_FACE = 40  # pixels of width; below, ArcFace distinguishes people less well
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class DetectedFace:
     """A face found in a photo, in pixels of that photo.
 
-    box: [4] x0, y0, x1, y1. score: the detector's certainty, 0 to 1. landmarks: [5, 2] eyes, nose, mouth corners.
-    keypoints: [106, 2] or None, when the pack has no model for them. pose: [3] pitch, yaw, roll in degrees, likewise.
+    box: [4] x0, y0, x1, y1. score: the detector's confidence, 0 to 1. landmarks: [5, 2] eyes, nose, mouth corners.
+    keypoints: [106, 2], None if the pack has no model for them. pose: [3] pitch, yaw, roll in degrees, likewise.
     """
 
     box: NDArray[np.float32]
@@ -51,10 +51,10 @@ class DetectedFace:
 
 
 @dataclass(frozen=True, eq=False)
-class ChosenFace:
-    """All faces of a photo in the order asked for, and the one at the index asked for.
+class FaceSelection:
+    """All faces of a photo in the requested order, and the chosen one.
 
-    photo: the photo, which was turned where its faces lay on their side or stood on their heads.
+    photo: the photo, turned if its faces were sideways or upside down.
     """
 
     photo: Photo
@@ -65,7 +65,7 @@ class ChosenFace:
 ORDERS = ("largest", "left to right", "right to left", "top to bottom", "nearest to the centre", "most certain")
 
 
-def in_order(faces: Iterable[DetectedFace], order: str, photo: Photo) -> list[DetectedFace]:
+def sort_faces(faces: Iterable[DetectedFace], order: str, photo: Photo) -> list[DetectedFace]:
     """The faces sorted by one of ORDERS."""
     middle = (photo.shape[1] / 2, photo.shape[0] / 2)
     keys = {
@@ -103,30 +103,31 @@ class FaceAnalysis:
         return Path(getattr(self._models[RECOGNITION], "model_file", ""))
 
     def detect(self, photo: Photo) -> list[DetectedFace]:
-        """All faces of a photo."""
+        """Detects all faces of a photo."""
         bgr = _bgr(photo)
-        return self._measured(bgr, self._detector.find(bgr))
+        return self._measure_all(bgr, self._detector.find(bgr))
 
-    def upright(self, photo: Photo) -> tuple[Photo, list[DetectedFace], int]:
-        """The photo and its faces, turned where they lie on their side or stand on their heads, and by how many quarter
-        turns, see TURNS. Embedding and keypoints of such faces are those of somebody else.
+    def turn_upright(self, photo: Photo) -> tuple[Photo, list[DetectedFace], int]:
+        """The photo turned so that its faces are upright, these faces, and the number of quarter turns (see TURNS).
+
+        Embeddings and keypoints of faces that are sideways or upside down are wrong.
         """
         bgr = _bgr(photo)
         found = self._detector.find(bgr)
         turns = self._detector.turns_to_upright(bgr, found)
         if turns == 0:
-            return photo, self._measured(bgr, found), 0
+            return photo, self._measure_all(bgr, found), 0
         photo = np.ascontiguousarray(np.rot90(photo, turns))
         return photo, self.detect(photo), turns
 
-    def choose(self, photo: Photo, order: str, index: int, number: int = 1, total: int = 1) -> ChosenFace:
-        """The face at ``index`` in the given order. number, total: which photo of how many this is, for messages."""
+    def choose(self, photo: Photo, order: str, index: int, number: int = 1, total: int = 1) -> FaceSelection:
+        """The face at ``index`` in the given order. number, total: of the photo, for messages."""
         which = f"photo {number} of {total}" if total > 1 else "the photo"
         height, width = photo.shape[:2]
-        upright, faces, turns = self.upright(photo)
+        upright, faces, turns = self.turn_upright(photo)
         if turns:
             _log.warning("%s is not upright; turned it by %s", which.capitalize(), TURNS[turns])
-        faces = in_order(faces, order, upright)
+        faces = sort_faces(faces, order, upright)
         if not faces:
             sizes = ", ".join(str(size) for size in self._detector.sizes(photo))
             raise InputError(
@@ -145,18 +146,18 @@ class FaceAnalysis:
         across = float(faces[index].box[2] - faces[index].box[0])
         if across < _SMALL_FACE:
             _log.warning("The face in %s is only %d pixels wide: too few to know a person well by", which, across)
-        return ChosenFace(upright, faces, faces[index])
+        return FaceSelection(upright, faces, faces[index])
 
     def embed(self, photo: Photo, face: DetectedFace, channel_order: str = "bgr") -> NDArray[np.float32]:
         """The ArcFace embedding [512] of a face, of length 1.
 
-        channel_order: "bgr" as ArcFace was trained, "rgb" with red and blue swapped, as the released DynamicID saw it.
+        channel_order: "bgr" as ArcFace was trained; "rgb", with red and blue swapped, as the released DynamicID was.
         """
         seen = _bgr(photo) if channel_order == "bgr" else np.ascontiguousarray(photo)
         feature = self._models[RECOGNITION].get_feat(align(seen, face.landmarks, ALIGNED_SIZE)).flatten()
         return (feature / np.linalg.norm(feature)).astype(np.float32)
 
-    def _measured(self, bgr: Photo, found: Iterable[FoundFace]) -> list[DetectedFace]:
+    def _measure_all(self, bgr: Photo, found: Iterable[FoundFace]) -> list[DetectedFace]:
         return [self._measure(bgr, face) for face in found]
 
     def _measure(self, bgr: Photo, found: FoundFace) -> DetectedFace:
@@ -170,8 +171,7 @@ class FaceAnalysis:
 
 
 def align(photo: Photo, landmarks: NDArray[np.float32], size: int) -> Photo:
-    """The face with these landmarks, see ``DetectedFace``, turned upright and scaled as ArcFace wants it,
-    [size, size, 3].
+    """The face with these landmarks, see ``DetectedFace``, aligned for ArcFace, [size, size, 3].
 
     size: a multiple of 112 or of 128.
     """
@@ -181,7 +181,7 @@ def align(photo: Photo, landmarks: NDArray[np.float32], size: int) -> Photo:
 
 
 def align_for_clip(photo: Photo, landmarks: NDArray[np.float32]) -> Photo:
-    """What FaceID Plus shows to CLIP, [224, 224, 3]."""
+    """The crop that FaceID Plus gives to CLIP, [224, 224, 3]."""
     return align(photo, landmarks, _CLIP_SIZE)
 
 

@@ -1,4 +1,4 @@
-"""Where faces are in a photo, however large or small they are, by InsightFace's detector."""
+"""Detects faces of any size in a photo, by InsightFace's detector."""
 
 import math
 from collections.abc import Sequence
@@ -10,27 +10,27 @@ from numpy.typing import NDArray
 from .images import Photo
 
 TURNS = ("0 degrees", "90 degrees to the left", "180 degrees", "90 degrees to the right")
-"""Quarter turns, as ``numpy.rot90`` counts them, in words."""
+"""Names of the quarter turns, in the order of ``numpy.rot90``."""
 
 DETECTION_SIZE, DETECTION_THRESHOLD = 640, 0.5
-"""What is taken where nothing else is asked for: pixels to which photos are shrunk, and the least certainty."""
+"""Defaults: the pixels to which photos are scaled, and the least confidence."""
 
 DETECTION_SIZES, DETECTION_THRESHOLDS = (160, 2048), (0.05, 0.95)
-"""From where to where they can be."""
+"""Their ranges."""
 
-_BORDER = 0.5  # of the longer side, for faces that fill the picture
+_BORDER = 0.5  # relative to the longer side, for faces that fill the picture
 _SMALLEST, _LARGEST = 160, 2560
-_GRAIN = 32  # pixels: the detector takes multiples of it
-_LARGE_FACE = 0.25  # of the longer side of a photo; larger faces may show at small detection sizes only
-# When a photo is turned. Certainty, by buffalo_s' detector (buffalo_l's was not measured): upright faces in 11
-# photographs and renders had 0.74 to 0.89, the same turned by 90 or 180 degrees 0 to 0.78. Size and roll: other people
-# in the photo, who lie, do not count.
-_CERTAINLY_UPRIGHT, _MORE_UPRIGHT = 0.8, 0.08
-_NEARLY_AS_LARGE, _UPRIGHT = 0.6, 45.0  # of the height of the largest face; degrees
+_STRIDE = 32  # pixels: the detector takes sizes that are multiples of it
+_LARGE_FACE = 0.25  # relative to the longer side of a photo; larger faces may be found at small detection sizes only
+# When to turn a photo. Confidence, with buffalo_s' detector (buffalo_l's was not measured): upright faces in 11
+# photographs and renders had 0.74 to 0.89, the same faces turned by 90 or 180 degrees 0 to 0.78. Size and roll exclude
+# other people in the photo who are lying down.
+_UPRIGHT_SCORE, _UPRIGHT_BONUS = 0.8, 0.08
+_MIN_RELATIVE_HEIGHT, _MAX_ROLL = 0.6, 45.0  # of the height of the largest face; degrees
 
 
 class FoundFace(NamedTuple):
-    """box: [4] x0, y0, x1, y1 in pixels. score: certainty, 0 to 1. landmarks: [5, 2] eyes, nose, mouth corners."""
+    """box: [4] x0, y0, x1, y1 in pixels. score: confidence, 0 to 1. landmarks: [5, 2] eyes, nose, mouth corners."""
 
     box: NDArray[np.float32]
     score: float
@@ -43,62 +43,64 @@ class FoundFace(NamedTuple):
 
     @property
     def roll(self) -> float:
-        """From the eyes to the mouth, in degrees: 0 upright, 90 lying to a side, 180 on its head."""
+        """From the eyes to the mouth, in degrees: 0 upright, 90 sideways, 180 upside down."""
         x, y = self.landmarks[3:].mean(axis=0) - self.landmarks[:2].mean(axis=0)
         return abs(math.degrees(math.atan2(x, y)))
 
 
 class FaceDetector:
-    """Tries several detection sizes: a face shows at those that make it neither too small nor too large."""
+    """Tries several detection sizes: a face is found only where it is neither too small nor too large."""
 
     def __init__(self, model: Any, size: int) -> None:
         """model: InsightFace's. size: of the first try, in pixels, rounded down to a multiple of 32."""
         self._model = model
-        self._size = max(_GRAIN, size // _GRAIN * _GRAIN)
+        self._size = max(_STRIDE, size // _STRIDE * _STRIDE)
 
     def find(self, bgr: Photo) -> list[FoundFace]:
         """All faces of a photo.
 
-        Smaller sizes add faces that are too large for the first one. A border around the picture, and larger sizes for
-        a larger photo, are tried when nothing is found without.
+        Smaller sizes add faces that are too large for the first one. If none is found, a border around the picture is
+        tried, then larger sizes for a larger photo.
         """
-        found = self._find_down(bgr) or self._find_with_border(bgr)
+        found = self._find_large_and_small(bgr) or self._find_with_border(bgr)
         for size in self._larger_sizes(bgr):
             found = found or self._find_at(bgr, size)
         return found
 
     def sizes(self, photo: Photo) -> list[int]:
-        """What is tried until a face is found."""
+        """The sizes that are tried until a face is found."""
         return [*self._smaller_sizes(), *self._larger_sizes(photo)]
 
     def turns_to_upright(self, bgr: Photo, found: Sequence[FoundFace]) -> int:
-        """By how many quarter turns, see TURNS, the photo gets surer faces than those found in it, which stand upright;
-        0 if it does not.
+        """The number of quarter turns (see TURNS) after which upright faces are found with clearly higher confidence;
+        else 0. found: the faces of the photo as it is.
         """
-        if any(face.score >= _CERTAINLY_UPRIGHT for face in found):
+        if any(face.score >= _UPRIGHT_SCORE for face in found):
             return 0
-        turned = [self._find_down(np.ascontiguousarray(np.rot90(bgr, turns))) for turns in (1, 2, 3)]
+        turned = [self._find_large_and_small(np.ascontiguousarray(np.rot90(bgr, turns))) for turns in (1, 2, 3)]
         largest = max((face.height for faces in (found, *turned) for face in faces), default=0.0)
-        counting = [[face for face in faces if face.height >= _NEARLY_AS_LARGE * largest] for faces in (found, *turned)]
-        scores = [max((face.score for face in faces if turn == 0 or face.roll <= _UPRIGHT), default=0.0)
+        counting = [
+            [face for face in faces if face.height >= _MIN_RELATIVE_HEIGHT * largest] for faces in (found, *turned)
+        ]
+        scores = [max((face.score for face in faces if turn == 0 or face.roll <= _MAX_ROLL), default=0.0)
                   for turn, faces in enumerate(counting)]  # fmt: skip
-        scores[0] += _MORE_UPRIGHT
+        scores[0] += _UPRIGHT_BONUS
         return int(np.argmax(scores))
 
-    def _find_down(self, bgr: Photo) -> list[FoundFace]:
+    def _find_large_and_small(self, bgr: Photo) -> list[FoundFace]:
         found: list[FoundFace] = []
         for size in self._smaller_sizes():
             least = _LARGE_FACE * max(bgr.shape[:2]) if found else 0.0
             found += [
                 face
                 for face in self._find_at(bgr, size)
-                if face.height >= least and not any(_are_one(face, other) for other in found)
+                if face.height >= least and not any(_is_same_face(face, other) for other in found)
             ]
         return found
 
     def _smaller_sizes(self) -> list[int]:
         sizes = [self._size]
-        while (half := sizes[-1] // 2 // _GRAIN * _GRAIN) >= _SMALLEST:
+        while (half := sizes[-1] // 2 // _STRIDE * _STRIDE) >= _SMALLEST:
             sizes.append(half)
         return sizes
 
@@ -108,7 +110,7 @@ class FaceDetector:
 
     def _find_at(self, bgr: Photo, size: int) -> list[FoundFace]:
         if min(bgr.shape[:2]) * size < max(bgr.shape[:2]):
-            return []  # so narrow that nothing would be left of it
+            return []  # too narrow: its shorter side would vanish
         boxes, landmarks = self._model.detect(bgr, input_size=(size, size))
         return [FoundFace(box[:4], float(box[4]), points) for box, points in zip(boxes, landmarks, strict=True)]
 
@@ -121,11 +123,11 @@ class FaceDetector:
         ]
 
 
-def _are_one(face: FoundFace, other: FoundFace) -> bool:
-    """Whether the middle of each box lies in the other box."""
-    return _holds(face.box, other.box) and _holds(other.box, face.box)
+def _is_same_face(face: FoundFace, other: FoundFace) -> bool:
+    """Whether each box contains the centre of the other."""
+    return _contains_centre(face.box, other.box) and _contains_centre(other.box, face.box)
 
 
-def _holds(box: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+def _contains_centre(box: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
     middle = (other[:2] + other[2:]) / 2
     return bool((box[:2] < middle).all() and (middle < box[2:]).all())

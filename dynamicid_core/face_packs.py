@@ -1,7 +1,6 @@
-"""InsightFace packs: finding, downloading and opening them, and which recognition model belongs to which.
+"""InsightFace packs: finds, downloads and opens them, and knows which recognition model each has.
 
-InsightFace, OpenCV and onnxruntime are imported when a pack is opened, so that a machine without them still has every
-node.
+InsightFace, OpenCV and onnxruntime are imported only when a pack is opened, so that every node exists without them.
 """
 
 import fnmatch
@@ -17,16 +16,16 @@ from typing import Any
 
 from . import downloads
 from .downloads import Report
-from .errors import InputError, check_between
+from .errors import InputError, check_range
 from .face_analysis import DETECTION, RECOGNITION, FaceAnalysis
 from .face_detection import DETECTION_SIZE, DETECTION_SIZES, DETECTION_THRESHOLD, DETECTION_THRESHOLDS
-from .installed import not_importable, warn_of_two_onnxruntimes
+from .installed import import_failure, warn_about_two_onnxruntimes
 
 DOWNLOADABLE = ("buffalo_l", "antelopev2", "buffalo_s")
 """Packs that InsightFace publishes and that have all four models."""
 
-PACK_OF = {"w600k_r50": "buffalo_l", "glintr100": "antelopev2", "w600k_mbf": "buffalo_s"}
-"""Recognition models by the names of their files -> the pack that has them. See ``check_recognition``."""
+RECOGNITION_PACKS = {"w600k_r50": "buffalo_l", "glintr100": "antelopev2", "w600k_mbf": "buffalo_s"}
+"""Recognition model, by file name -> the pack that has it. See ``check_recognition``."""
 
 PROVIDERS = {
     "CPU": "CPUExecutionProvider",
@@ -35,46 +34,45 @@ PROVIDERS = {
     "DirectML": "DmlExecutionProvider",
 }
 
-OWN_PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
-"""Where InsightFace itself keeps the pack that DynamicID was trained with."""
+DEFAULT_PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
+"""InsightFace's own folder of the pack that DynamicID was trained with."""
 
-_BROUGHT_BY = {"onnxruntime-gpu": PROVIDERS["CUDA"], "onnxruntime-directml": PROVIDERS["DirectML"]}
-_MODEL = "[!.]*.onnx"  # macOS puts a ._ file beside each file on disks that are not its own, and into archives
+_PACKAGE_PROVIDERS = {"onnxruntime-gpu": PROVIDERS["CUDA"], "onnxruntime-directml": PROVIDERS["DirectML"]}
+_MODEL = "[!.]*.onnx"  # macOS puts a ._ file beside each file on foreign disks and into archives
 _UNPACKING = ".unpacking"
 
 _log = logging.getLogger(__name__)
 
 
 def check_recognition(needed: str, given: str, whose: str) -> None:
-    """Embeddings of two recognition models have nothing in common: raises InputError when both are known by name, and
-    differ. A file that somebody renamed passes.
+    """Raises InputError if both recognition models are known by name and differ: their embeddings cannot be compared.
 
-    whose: the beginning of the message, as in "The adapter was trained".
+    A renamed file passes. whose: the beginning of the message, as in "The adapter was trained".
     """
-    if needed in PACK_OF and given in PACK_OF and needed != given:
+    if needed in RECOGNITION_PACKS and given in RECOGNITION_PACKS and needed != given:
         raise InputError(
             f"{whose} with the recognition model {needed}; the InsightFace pack has {given}. Choose the "
-            f"pack {PACK_OF[needed]}."
+            f"pack {RECOGNITION_PACKS[needed]}."
         )
 
 
 def find_packs(folders: Iterable[str | Path]) -> dict[str, Path]:
-    """Pack name -> folder that holds its .onnx files directly, at any depth below the given folders.
+    """Pack name -> folder with its .onnx files, at any depth below the given folders.
 
-    The name is the folder's own; where two share it, the path below the given folder is used. A given folder is a pack
-    itself when none is below it: beside packs, other tools put single models there.
+    The name is the folder's own; if another pack has it, the path below the given folder. A given folder is a pack
+    itself only if there is none below it, since other tools put single models beside packs.
     """
     packs: dict[str, Path] = {}
     for root in map(Path, folders):
-        found = sorted(_with_models(root))
+        found = sorted(_folders_with_models(root))
         for folder in [folder for folder in found if folder != root] or found:
             name = folder.name if folder.name not in packs else folder.relative_to(root).as_posix()
             packs.setdefault(name, folder)
     return packs
 
 
-def _with_models(root: Path) -> Iterator[Path]:
-    """Folders with models, but for those of ``_unpack`` and macOS' own."""
+def _folders_with_models(root: Path) -> Iterator[Path]:
+    """Folders with models, except those of ``_unpack`` and macOS."""
     for place, below, files in os.walk(root, followlinks=True):  # model folders are often links to another disk
         below[:] = [name for name in below if not name.endswith((_UNPACKING, "__MACOSX"))]
         if fnmatch.filter(files, _MODEL):
@@ -87,7 +85,7 @@ def pack_models(folder: Path) -> list[Path]:
 
 
 def find_pack(folder: str | Path) -> Path:
-    """The one InsightFace pack in a folder, at any depth. Raises InputError when there is none, or more than one."""
+    """The only InsightFace pack in a folder, at any depth. Raises InputError if there is none or more than one."""
     packs = find_packs([folder])
     if len(packs) == 1:
         return next(iter(packs.values()))
@@ -100,7 +98,7 @@ def find_pack(folder: str | Path) -> Path:
 
 
 def model_sizes(folder: Path) -> dict[str, int]:
-    """The model files of a pack and their bytes, by which a data set knows with what it was measured."""
+    """The sizes of a pack's model files in bytes, by which a data set identifies the pack that measured it."""
     return {file.name: file.stat().st_size for file in pack_models(folder)}
 
 
@@ -117,17 +115,17 @@ def open_pack(
     detector's certainty below which a face does not count. threads: how many each model uses on the CPU; None for one
     per core, which is too many when several processes do the same.
     """
-    check_between("detection_size", detection_size, *DETECTION_SIZES)
-    check_between("detection_threshold", threshold, *DETECTION_THRESHOLDS)
+    check_range("detection_size", detection_size, *DETECTION_SIZES)
+    check_range("detection_threshold", threshold, *DETECTION_THRESHOLDS)
     get_model = _import_insightface()
     folder = Path(folder)
     providers = choose_providers(provider)
     session = {} if threads is None else {"sess_options": _session_options(threads)}
     models: dict[str, Any] = {}
-    for file in sorted(pack_models(folder), key=lambda file: file.stem not in PACK_OF):
+    for file in sorted(pack_models(folder), key=lambda file: file.stem not in RECOGNITION_PACKS):
         try:
             model = get_model(str(file), providers=providers, **session)
-        except Exception as error:  # onnxruntime raises its own types, which are no public API
+        except Exception as error:  # onnxruntime's own types are not public
             if not type(error).__module__.startswith("onnxruntime"):
                 _log.warning("%s is left out: InsightFace does not know such models (%s)", file, error)
                 continue
@@ -137,7 +135,7 @@ def open_pack(
             ) from error
         if model is not None and models.setdefault(model.taskname, model) is not model:
             _log.warning("%s is left out: the pack has a model for %s already", file, model.taskname)
-    _check_whole(folder, models)
+    _check_complete(folder, models)
     models[DETECTION].prepare(0, input_size=(detection_size, detection_size), det_thresh=threshold)
     used = models[DETECTION].session.get_providers()[0]
     if used != providers[0]:
@@ -146,8 +144,8 @@ def open_pack(
     return FaceAnalysis(models, detection_size)
 
 
-def _check_whole(folder: Path, models: Mapping[str, Any]) -> None:
-    """Raises InputError unless the opened models of a pack, by their tasks, find and recognise faces."""
+def _check_complete(folder: Path, models: Mapping[str, Any]) -> None:
+    """Raises InputError unless the opened models of a pack, by task, can detect and recognise faces."""
     missing = [task for task in (DETECTION, RECOGNITION) if task not in models]
     if not missing:
         return
@@ -162,8 +160,8 @@ def _check_whole(folder: Path, models: Mapping[str, Any]) -> None:
 def download_pack(name: str, root: str | Path, report: Report = lambda done, whole: None) -> Path:
     """Fetches a pack that InsightFace publishes into ``root``/models/``name`` and returns that folder.
 
-    An archive that is there already, of InsightFace or from a browser, is not fetched again. report: see
-    ``downloads.fetch``; what it raises stops the download, which goes on the next time.
+    An archive that is already there, from InsightFace or a browser, is not downloaded again. report: see
+    ``downloads.fetch``; an exception from it stops the download, which resumes next time.
     """
     _import_insightface()
     from insightface.utils import storage
@@ -182,25 +180,25 @@ def download_pack(name: str, root: str | Path, report: Report = lambda done, who
             f"{theirs.name} is damaged ({error}). Delete it if it is in {folder.parent}, and run again, which "
             "downloads it anew."
         ) from error
-    except (InputError, OSError) as error:  # of requests and of the disk: there is one thing to do about all of them
+    except (InputError, OSError) as error:  # of requests and of the disk: the remedy is the same
         raise InputError(
             f"The InsightFace pack {name} could not be downloaded ({error}). Run again, which goes on from what is "
             f"there, or download {theirs.name} by hand from InsightFace's release page and put it into {folder.parent}."
         ) from error
-    with suppress(OSError):  # somebody may be looking at it
+    with suppress(OSError):  # another program may have it open
         ours.unlink(missing_ok=True)
     return folder
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Puts the models in an archive, at whatever depth, into a folder: all of them or none."""
+    """Puts the models of an archive, at any depth, into a folder: all of them or none."""
     unpacking = folder.with_name(folder.name + _UNPACKING)
     everything, models = unpacking / "everything", unpacking / "models"
     shutil.rmtree(unpacking, ignore_errors=True)
     try:
         _extract(archive, everything)
         models.mkdir()
-        for place in _with_models(everything):
+        for place in _folders_with_models(everything):
             for model in pack_models(place):
                 os.replace(model, models / model.name)
         if not pack_models(models):
@@ -211,17 +209,17 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """Raises BadZipFile for whatever is wrong with an archive."""
+    """Extracts an archive. Raises BadZipFile for anything wrong with it."""
     try:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
-    except (zlib.error, EOFError, RuntimeError) as error:  # the last: a password, or a compression that Python lacks
+    except (zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: a password, or an unsupported compression
         raise zipfile.BadZipFile(str(error) or "it ends too early") from error
 
 
 def _move_all(source: Path, target: Path) -> None:
-    """Moves a folder's files to where a folder is to have them. When one cannot be moved, none is there."""
-    with suppress(OSError):  # an empty one that a download left
+    """Moves a folder's files into another folder, which may not exist yet: all of them or none."""
+    with suppress(OSError):  # an empty one, left by a download
         target.rmdir()
     if not os.path.lexists(target):
         os.replace(source, target)
@@ -239,7 +237,7 @@ def _move_all(source: Path, target: Path) -> None:
 
 
 def choose_providers(provider: str) -> list[str]:
-    """The onnxruntime providers to ask for, the CPU always last. Raises InputError for an unknown name."""
+    """The onnxruntime providers to use, the CPU last. Raises InputError for an unknown name."""
     if provider != "auto" and provider not in PROVIDERS:
         raise InputError(f'"{provider}" is no execution provider. Choose auto or one of: {", ".join(PROVIDERS)}.')
     _import_insightface()
@@ -253,7 +251,7 @@ def choose_providers(provider: str) -> list[str]:
         return [wanted, cpu] if wanted != cpu else [cpu]
     if provider != "auto":
         _log.warning("onnxruntime has no %s here (it has %s); using the CPU", wanted, ", ".join(sorted(available)))
-    warn_of_two_onnxruntimes({of: lost for of, lost in _BROUGHT_BY.items() if lost not in available})
+    warn_about_two_onnxruntimes({of: lost for of, lost in _PACKAGE_PROVIDERS.items() if lost not in available})
     return [cpu]
 
 
@@ -268,6 +266,6 @@ def _session_options(threads: int) -> Any:
 def _import_insightface() -> Any:
     try:
         from insightface.model_zoo import get_model
-    except Exception as error:  # packages that do not fit each other, or of which parts are missing, raise anything
-        raise not_importable("Face analysis", "insightface", error) from error
+    except Exception as error:  # incompatible or incomplete packages may raise anything
+        raise import_failure("Face analysis", "insightface", error) from error
     return get_model

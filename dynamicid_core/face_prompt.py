@@ -1,4 +1,4 @@
-"""Face prompts: expression and head pose as the sentence that the released model was trained with."""
+"""Face prompts: expression and head pose as a sentence, in the form that the released model was trained on."""
 
 import re
 from itertools import pairwise
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .expression import EXPRESSIONS, NEUTRAL
 
-TURNED = 10.0
-"""Degrees from which on a head counts as turned up, down or to a side, as in the released model."""
+TURN_THRESHOLD = 10.0
+"""Degrees from which a head counts as turned up, down or to a side, as in the released model."""
 
 _WORDS = {
     "neutral": "calm expressionless relaxed serious",
@@ -31,14 +31,14 @@ _VIEW = re.compile(
 def face_prompt(expression: str | None, pose: Tensor | None) -> str:
     """The sentence for an expression (None: neutral) and a pose [3] (pitch, yaw, roll in degrees; None: front).
 
-    For example "in a happy expression, facing down, in side view". Roll is not told.
+    For example "in a happy expression, facing down, in side view". Roll is left out.
     """
     return f"in a {expression or NEUTRAL} expression, {_view(pose)}"
 
 
-def with_view(prompt: str, pose: Tensor | None) -> str:
-    """The prompt, which gets the words for a pose [3] (see ``face_prompt``) if that is known, unless it speaks of one
-    itself.
+def add_view(prompt: str, pose: Tensor | None) -> str:
+    """Adds the words for a pose [3] (see ``face_prompt``) to a prompt, unless the pose is None or the prompt names a
+    view itself.
     """
     prompt = prompt.strip()
     return prompt if pose is None or _VIEW.search(prompt.lower()) else f"{prompt.rstrip(',.')}, {_view(pose)}"
@@ -46,15 +46,14 @@ def with_view(prompt: str, pose: Tensor | None) -> str:
 
 def _view(pose: Tensor | None) -> str:
     pitch, yaw, _ = (0.0, 0.0, 0.0) if pose is None else pose.tolist()
-    nod = "facing up, " if pitch > TURNED else "facing down, " if pitch < -TURNED else ""
-    return f"{nod}in {'front' if abs(yaw) < TURNED else 'side'} view"
+    nod = "facing up, " if pitch > TURN_THRESHOLD else "facing down, " if pitch < -TURN_THRESHOLD else ""
+    return f"{nod}in {'front' if abs(yaw) < TURN_THRESHOLD else 'side'} view"
 
 
-def expression_in(prompt: str) -> str | None:
-    """The first of EXPRESSIONS that a prompt names, in that word or a common one for it; None if it names none.
+def find_expression(prompt: str) -> str | None:
+    """The first of EXPRESSIONS that a prompt names, by that word or a common one for it; None if it names none.
 
-    "neutral" gives way to any other: a calm smile is a smile. A word with "not", "without" or the like before it is not
-    named.
+    Any other goes before "neutral": a calm smile is a smile. A word after "not", "without" or the like does not count.
     """
     words = [word for word in re.findall(r"[a-z']+", prompt.lower()) if word not in _FILLERS]
     named = [

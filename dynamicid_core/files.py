@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the pack's own small ones, of faces and of keypoints."""
+"""Atomic writes, and the pack's own files of faces and keypoints."""
 
 import os
 import re
@@ -16,13 +16,13 @@ from torch import Tensor
 from .errors import InputError
 
 SUFFIX = ".safetensors"
-_LONGEST_NAME = 200  # bytes; file systems take 255, with the ending and a number
+_MAX_NAME_BYTES = 200  # bytes; file systems allow 255, with suffix and number
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a file holds. what: in words ("face"). writer: the node that writes it. format, version: what its metadata
-    say it is. needed, optional: tensor names.
+    """A kind of file. what: its name in messages ("face"). writer: the node that writes it. format, version: in its
+    metadata. needed, optional: tensor names.
     """
 
     what: str
@@ -34,8 +34,8 @@ class FileKind:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what takes the place of ``path`` once it is whole; of what fails nothing is left."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write to, which replaces ``path`` on success and is deleted on failure."""
     unfinished = path.with_name(path.name + ".part")
     try:
         yield unfinished
@@ -47,32 +47,32 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(what: object, mend: str) -> Iterator[None]:
-    """Raises InputError for a full disk, or a folder that may not be written to. what: the beginning of the message, a
-    path or words. mend: what else can be done, after "Make room on that disk".
+def explain_write_errors(what: object, advice: str) -> Iterator[None]:
+    """Raises InputError for a full disk, or a folder that is not writable. what: the beginning of the message, a path
+    or words. advice: the end of the message, after "Make room on that disk".
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:  # the latter for a full disk, too
+    except (OSError, SafetensorError) as error:  # SafetensorError for a full disk, too
         why, where = (getattr(error, name, None) for name in ("strerror", "filename"))
         why = why or error
-        if where is not None and Path(where).parent != Path(str(what)).parent:  # something else is in the way
+        if where is not None and Path(where).parent != Path(str(what)).parent:  # the error is about another file
             why = f"{why}: {where}"
-        raise InputError(f"{what} could not be written: {why}. Make room on that disk{mend}") from error
+        raise InputError(f"{what} could not be written: {why}. Make room on that disk{advice}") from error
 
 
 def save(
     kind: FileKind, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], folder: str | Path, name: str
 ) -> Path:
-    """Writes ``name``.safetensors into the folder and returns its path; the file appears whole or not at all.
+    """Writes ``name``.safetensors into the folder and returns its path; the write is atomic.
 
-    Tensors are written as float32. A different file that already has the name is kept: the new one then becomes
-    ``name_2``, ``name_3`` and so on. Raises InputError for what cannot be a file name.
+    Tensors are written as float32. If a different file has that name, it is kept, and the new one becomes ``name_2``,
+    ``name_3`` and so on. Raises InputError for an invalid file name.
     """
     plain = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in tensors.items()}
     full = {"format": kind.format, "version": kind.version, **metadata}
     wanted = Path(folder) / (_valid_name(kind, name) + SUFFIX)
-    with writing(wanted, ", or check that the folder may be written to."):
+    with explain_write_errors(wanted, ", or check that the folder may be written to."):
         wanted.parent.mkdir(parents=True, exist_ok=True)
         unfinished = wanted.with_name(f"{uuid.uuid4().hex}.part")
         try:
@@ -83,7 +83,7 @@ def save(
 
 
 def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of such a file. Raises InputError when it is missing, damaged or something else."""
+    """Tensors and metadata of such a file. Raises InputError if it is missing, damaged or of another kind."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no {kind.what} file {path}. Make one with {kind.writer}, or copy it there.")
@@ -91,8 +91,8 @@ def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str,
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             there = set(file.keys())
-            # Copies: the originals are windows into the file, which somebody may write over. Other programs may have
-            # stored other dtypes.
+            # Copies: the originals are memory-mapped, and the file may be overwritten. Other programs may have stored
+            # other dtypes.
             tensors = {
                 key: file.get_tensor(key).to(torch.float32, copy=True)
                 for key in (*kind.needed, *kind.optional)
@@ -113,7 +113,7 @@ def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str,
 
 
 def with_suffix(name: str) -> str:
-    """The name with the ending of these files, once."""
+    """The name with the suffix of these files, once."""
     return name if name.endswith(SUFFIX) else name + SUFFIX
 
 
@@ -128,23 +128,23 @@ def _valid_name(kind: FileKind, name: str) -> str:
 
 
 def _is_file_name(part: str) -> bool:
-    """Whether a part of a path can be a name on Linux, macOS and Windows."""
+    """Whether a part of a path is a valid name on Linux, macOS and Windows."""
     printable = part.encode("utf-8", "replace").decode("utf-8") == part
     reserved = re.fullmatch(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?", part, re.IGNORECASE)
     wrong = re.search(r'[<>:"|?*\x00-\x1f]|[. ]$', part)
-    return bool(part) and printable and not reserved and not wrong and len(part.encode()) <= _LONGEST_NAME
+    return bool(part) and printable and not reserved and not wrong and len(part.encode()) <= _MAX_NAME_BYTES
 
 
 def _publish(
     kind: FileKind, unfinished: Path, wanted: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Path:
-    """Gives a file the first of name, name_2, … that is unused, unless one of them holds the very same already.
+    """Gives a file the first unused name of name, name_2, …, unless one of these files has the same content.
 
-    A hard link fails where there is a file, even one that another process has just made; a rename would replace it.
+    A hard link fails if the file exists, even if another process has just created it; a rename would replace it.
     """
     path, number = wanted, 1
     while True:
-        if os.path.lexists(path):  # a link that leads nowhere is there, too
+        if os.path.lexists(path):  # a dangling link exists, too
             if _holds(kind, path, tensors, metadata):
                 return path
             number += 1

@@ -1,4 +1,4 @@
-"""The head behind 106 keypoints: its pose, and where the points go when it turns or changes its expression.
+"""A head model for the 106 keypoints: solves the pose, and moves the points with turns and expressions.
 
 Head frame: x to the picture's right, y down, z towards the viewer, the distance between the outer eye corners is 1. A
 pose is (pitch, yaw, roll) in degrees as InsightFace gives it: up, to the picture's right, and clockwise are positive.
@@ -22,12 +22,12 @@ _FIT_ROUNDS = 300
 
 @dataclass(frozen=True, eq=False)
 class FaceTemplate:
-    """Where the 106 points lie on an average head (made by scripts/face_template.py).
+    """The positions of the 106 points on an average head (made by scripts/face_template.py).
 
     pitch [P], yaw [Y]: views in degrees, ascending. points: [P, Y, 106, 3] in the head frame; they depend on the view
     since the contour of a turned face is another line on the head. rigidity: [106], 0 to 1, how little a point moves
-    with the expression. actions: name -> [106, 3], displacement at full strength. groups: name of a feature -> its
-    points; left is the picture's left.
+    with the expression. actions: name -> [106, 3], displacement at full strength. groups: feature name -> indices of
+    its points; left is the picture's left.
     """
 
     pitch: Tensor
@@ -38,9 +38,9 @@ class FaceTemplate:
     groups: Mapping[str, list[int]]
 
     def view(self, pitch: Tensor, yaw: Tensor) -> Tensor:
-        """The points [B, 106, 3] as seen at pitch [B] and yaw [B], interpolated; the outermost view beyond the grid."""
-        row, down = _between(self.pitch, pitch)
-        column, right = _between(self.yaw, yaw)
+        """The points [B, 106, 3] as seen at pitch [B] and yaw [B], interpolated, and clamped to the grid."""
+        row, down = _locate(self.pitch, pitch)
+        column, right = _locate(self.yaw, yaw)
         next_row, next_column = (row + 1).clamp(max=len(self.pitch) - 1), (column + 1).clamp(max=len(self.yaw) - 1)
         down, right = down[:, None, None], right[:, None, None]
         upper = torch.lerp(self.points[row, column], self.points[row, next_column], right)
@@ -51,7 +51,7 @@ class FaceTemplate:
 @dataclass(frozen=True, eq=False)
 class Head:
     """Points in three dimensions. pose: [3]. scale: from the head frame to the picture. middle: [2], of the box around
-    the points in the picture. individual: [106, 3], what this face has more than the template.
+    the points in the picture. individual: [106, 3], this face's difference from the template.
     """
 
     pose: Tensor
@@ -70,11 +70,11 @@ class Head:
         return self.average + self.individual
 
     def turned(self, pose: Tensor) -> "Head":
-        """In another pose [3]. The middle of the face stays where it is, as in photos cropped around the face."""
+        """The head in another pose [3]. The middle of the face stays in place, as in photos cropped around the face."""
         return replace(self, pose=pose)
 
     def displaced(self, displacement: Tensor) -> "Head":
-        """With points moved by [106, 3] in the head frame, such as facial actions; the others stay where they are."""
+        """The head with points moved by [106, 3] in the head frame, as by facial actions; the others stay in place."""
         flat = self._flat()
         moved = replace(self, individual=self.individual + displacement)
         return replace(moved, middle=self.middle + (_middle(moved._flat()) - _middle(flat)))
@@ -90,7 +90,7 @@ class Head:
 
 @cache
 def template() -> FaceTemplate:
-    """The template that the pack carries."""
+    """The template that comes with the pack."""
     with safe_open(Path(__file__).parent / "data" / "face_template.safetensors", "pt") as file:
         names, groups = (json.loads(file.metadata()[key]) for key in ("action_names", "groups"))
         actions = dict(zip(names, file.get_tensor("actions"), strict=True))
@@ -112,23 +112,23 @@ def rotation_matrix(pose: Tensor) -> Tensor:
 def solve_pose(points: Tensor) -> Tensor:
     """The pose [3] in which the template fits points [106, 2] (fractions or pixels) best."""
     pitch, yaw = (grid.flatten() for grid in torch.meshgrid(template().pitch, template().yaw, indexing="ij"))
-    pitch, yaw = _best(points, pitch, yaw)
-    around = torch.tensor([0.0, -1.0, 1.0])  # the middle first: where all views fit alike, it stays
+    pitch, yaw = _best_view(points, pitch, yaw)
+    around = torch.tensor([0.0, -1.0, 1.0])  # the centre first: if all views fit equally well, it stays
     step = _FIRST_STEP
     while step > _LAST_STEP:
         pitches, yaws = torch.meshgrid(pitch + step * around, yaw + step * around, indexing="ij")
-        better_pitch, better_yaw = _best(points, pitches.flatten(), yaws.flatten())
+        better_pitch, better_yaw = _best_view(points, pitches.flatten(), yaws.flatten())
         if torch.equal(better_pitch, pitch) and torch.equal(better_yaw, yaw):
             step /= 2
         pitch, yaw = better_pitch, better_yaw
-    roll = _fit(points, pitch[None], yaw[None])[1][0]
+    roll = _fit_views(points, pitch[None], yaw[None])[1][0]
     return torch.stack((pitch, yaw, roll))
 
 
 def lift(points: Tensor, pose: Tensor | None = None) -> Head:
-    """The head behind points [106, 2]. pose: [3], if it is known; else it is solved.
+    """The head for points [106, 2]. pose: [3]; None to solve it.
 
-    Depth is that of the template; across the line of sight the points keep where they are.
+    Depth is the template's; across the line of sight the points keep their positions.
     """
     pose = solve_pose(points) if pose is None else pose.float()
     rotation = rotation_matrix(pose)
@@ -139,7 +139,7 @@ def lift(points: Tensor, pose: Tensor | None = None) -> Head:
 
 
 def fit_actions(head: Head, names: tuple[str, ...]) -> Tensor:
-    """How strongly each of the named actions shows in a face, [names], 0 to 1."""
+    """The strength of each of the named actions in a face, [names], 0 to 1."""
     rotation = rotation_matrix(head.pose)
     moves = torch.stack([(template().actions[name] @ rotation.T)[:, :2].flatten() for name in names], dim=1)
     seen = (head.individual @ rotation.T)[:, :2].flatten()
@@ -151,13 +151,13 @@ def fit_actions(head: Head, names: tuple[str, ...]) -> Tensor:
     return amount
 
 
-def _best(points: Tensor, pitch: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
-    error, _ = _fit(points, pitch, yaw)
+def _best_view(points: Tensor, pitch: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+    error, _ = _fit_views(points, pitch, yaw)
     best = error.argmin()
     return pitch[best], yaw[best]
 
 
-def _fit(points: Tensor, pitch: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+def _fit_views(points: Tensor, pitch: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
     """For views [B]: squared error [B] of the best similarity from the template to the points, and its roll [B] in
     degrees.
     """
@@ -173,7 +173,7 @@ def _fit(points: Tensor, pitch: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scale_and_shift(flat: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift [2] that bring flat [106, 2] closest to points."""
+    """The scale and shift [2] that fit flat [106, 2] to points best."""
     weight = (template().rigidity / template().rigidity.sum())[:, None]
     from_middle, to_middle = (weight * flat).sum(dim=0), (weight * points).sum(dim=0)
     flat, points = flat - from_middle, points - to_middle
@@ -181,8 +181,8 @@ def _scale_and_shift(flat: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     return scale, to_middle - scale * from_middle
 
 
-def _between(grid: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the last grid point at or before each value, and the fraction of the way to the next."""
+def _locate(grid: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of the last grid point at or before each value, and the fraction of the way to the next."""
     if len(grid) == 1:
         return torch.zeros_like(value, dtype=torch.long), torch.zeros_like(value)
     value = value.clamp(grid[0], grid[-1])
@@ -191,5 +191,5 @@ def _between(grid: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _middle(points: Tensor) -> Tensor:
-    """Of the box around points [106, 2]: [2]."""
+    """The middle [2] of the box around points [106, 2]."""
     return (points.amin(dim=0) + points.amax(dim=0)) / 2

@@ -1,6 +1,6 @@
-"""The identity-motion reconfigurator (IMR, paper section 3.3): takes the motion out of a face's tokens, another in.
+"""The identity-motion reconfigurator (IMR, paper section 3.3): replaces the motion in a face's tokens.
 
-``operations`` is ``torch.nn`` or a module of the host that provides the same layers under its memory management.
+``operations`` is ``torch.nn``, or a module of the host with the same layers under its memory management.
 State-dict names are those of the released files.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .attention import CrossAttention, SelfAttention, feed_forward
 
 RASTER_SIZE = 96
-"""Side of the keypoint picture that the keypoint encoder takes."""
+"""Side of the keypoint encoder's input picture."""
 
 # (channels in widths, kernel, stride, padding) of each convolution; 96 -> 96, 48, 24, 12, 6, 3 -> 1. Where the channels
 # stay the same within a stage, the convolution has a residual.
@@ -32,7 +32,7 @@ _STAGES = (
 
 @dataclass(frozen=True)
 class ImrSizes:
-    """What the weights fix; the released IMR has token_size 768, feature_size 1536, size 1024, depth 1 or 4."""
+    """Sizes fixed by the weights; the released IMR has token_size 768, feature_size 1536, size 1024, depth 1 or 4."""
 
     token_size: int
     feature_size: int
@@ -44,13 +44,13 @@ class ImrSizes:
 
     @property
     def heads(self) -> int:
-        """Of every attention, which no tensor tells: 64 channels each as in the released IMR, but at least four."""
+        """Of every attention, which no tensor shows: 64 channels each as in the released IMR, but at least four."""
         return max(4, self.size // 64)
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor]) -> "ImrSizes":
-        """Reads the sizes from an IMR's state dict. Raises KeyError when a telling tensor is missing, ValueError when
-        the sizes make no network.
+    def from_state_dict(cls, weights: Mapping[str, Tensor]) -> "ImrSizes":
+        """Reads the sizes from an IMR's state dict. Raises KeyError if a needed tensor is missing, ValueError if
+        the sizes are not those of a network.
         """
         size, token_size = weights["proj_in.weight"].shape
         sizes = cls(
@@ -68,27 +68,27 @@ class ImrSizes:
 
 
 class Imr(nn.Module):
-    """Tokens and two motions in, tokens with the second motion out."""
+    """Replaces the source motion in identity tokens with a target motion."""
 
     def __init__(self, sizes: ImrSizes, *, operations: Any = nn, dtype: Any = None, device: Any = None) -> None:
         super().__init__()
-        placed = {"dtype": dtype, "device": device}
+        factory_kwargs = {"dtype": dtype, "device": device}
         size = sizes.size
         self.sizes = sizes
         self.feature_fusion = nn.Sequential(
-            operations.LayerNorm(sizes.feature_size, **placed),
-            operations.Linear(sizes.feature_size, size, **placed),
+            operations.LayerNorm(sizes.feature_size, **factory_kwargs),
+            operations.Linear(sizes.feature_size, size, **factory_kwargs),
             nn.GELU(),
-            operations.LayerNorm(size, **placed),
-            operations.Linear(size, size * sizes.queries, **placed),
+            operations.LayerNorm(size, **factory_kwargs),
+            operations.Linear(size, size * sizes.queries, **factory_kwargs),
             nn.GELU(),
         )
-        self.norm_in = operations.LayerNorm(sizes.token_size, **placed)
-        self.proj_in = operations.Linear(sizes.token_size, size, **placed)
-        self.disentangleNet = _net(sizes.disentangle_depth, sizes, operations, placed)
-        self.entangleNet = _net(sizes.entangle_depth, sizes, operations, placed)
-        self.norm_out = operations.LayerNorm(size, **placed)
-        self.proj_out = operations.Linear(size, sizes.token_size, **placed)
+        self.norm_in = operations.LayerNorm(sizes.token_size, **factory_kwargs)
+        self.proj_in = operations.Linear(sizes.token_size, size, **factory_kwargs)
+        self.disentangleNet = _net(sizes.disentangle_depth, sizes, operations, factory_kwargs)
+        self.entangleNet = _net(sizes.entangle_depth, sizes, operations, factory_kwargs)
+        self.norm_out = operations.LayerNorm(size, **factory_kwargs)
+        self.proj_out = operations.Linear(size, sizes.token_size, **factory_kwargs)
 
     def forward(
         self,
@@ -118,14 +118,14 @@ class Imr(nn.Module):
 
 @dataclass(frozen=True)
 class KeypointEncoderSizes:
-    """What the weights fix; the released keypoint encoder has 768 features and width 16, that of its first layer."""
+    """Sizes fixed by the weights; the released keypoint encoder has 768 features and width 16 (of its first layer)."""
 
     features: int = 768
     width: int = 16
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor]) -> "KeypointEncoderSizes":
-        """Reads the sizes from a state dict. Raises KeyError when its first or last convolution is missing."""
+    def from_state_dict(cls, weights: Mapping[str, Tensor]) -> "KeypointEncoderSizes":
+        """Reads the sizes from a state dict. Raises KeyError if its first or last convolution is missing."""
         first, last = "blocks.0.0.conv_block.0.weight", f"blocks.{len(_STAGES) - 1}.1.conv_block.0.weight"
         return cls(weights[last].shape[0], weights[first].shape[0])
 
@@ -142,8 +142,8 @@ class KeypointEncoderSizes:
 class KeypointEncoder(nn.Module):
     """A picture of 106 keypoints -> motion features.
 
-    The batch normalisations are torch's own, whichever ``operations`` are given, and stay in float32: the host's layers
-    cast their weights when they run, torch's do not.
+    Batch normalisation is always torch's own, whatever ``operations`` is, and stays in float32: the host's layers cast
+    their weights when they run, torch's do not.
     """
 
     def __init__(
@@ -156,19 +156,19 @@ class KeypointEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes = sizes or KeypointEncoderSizes()
-        placed = {"dtype": dtype, "device": device}
+        factory_kwargs = {"dtype": dtype, "device": device}
         blocks, before = [], 1
         for stage in self.sizes.stages:
             layers = []
             for channels, kernel, stride, padding in stage:
-                layers.append(_ConvBlock(before, channels, kernel, stride, padding, operations, placed))
+                layers.append(_ConvBlock(before, channels, kernel, stride, padding, operations, factory_kwargs))
                 before = channels
             blocks.append(nn.Sequential(*layers))
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, raster: Tensor) -> Tensor:
-        """raster: [B, 1, 96, 96], -1 and 1 -> [B, features], never negative. Call in evaluation mode: the batch
-        normalisation uses its running statistics.
+        """raster: [B, 1, 96, 96], -1 and 1 -> [B, features], never negative. Call it in evaluation mode: batch
+        normalisation then uses its running statistics.
         """
         for block in self.blocks:
             raster = block(raster)
@@ -176,7 +176,7 @@ class KeypointEncoder(nn.Module):
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """A host short of memory leaves it where it was loaded, since it has no such layer among those that it moves."""
+    """A host short of memory does not move this layer, as it has no such layer of its own: the tensors follow x."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training or self.weight.device == x.device:
@@ -188,12 +188,19 @@ class _BatchNorm(nn.BatchNorm2d):
 
 class _ConvBlock(nn.Module):
     def __init__(
-        self, before: int, after: int, kernel: int, stride: int, padding: int, operations: Any, placed: dict[str, Any]
+        self,
+        before: int,
+        after: int,
+        kernel: int,
+        stride: int,
+        padding: int,
+        operations: Any,
+        factory_kwargs: dict[str, Any],
     ) -> None:
         super().__init__()
         self.conv_block = nn.Sequential(
-            operations.Conv2d(before, after, kernel, stride, padding, **placed),
-            _BatchNorm(after, device=placed["device"]),
+            operations.Conv2d(before, after, kernel, stride, padding, **factory_kwargs),
+            _BatchNorm(after, device=factory_kwargs["device"]),
         )
         self.residual = before == after and stride == 1 and padding > 0
 
@@ -202,14 +209,14 @@ class _ConvBlock(nn.Module):
         return F.relu(out + x if self.residual else out)
 
 
-def _net(depth: int, sizes: ImrSizes, operations: Any, placed: dict[str, Any]) -> nn.ModuleList:
+def _net(depth: int, sizes: ImrSizes, operations: Any, factory_kwargs: dict[str, Any]) -> nn.ModuleList:
     size, heads = sizes.size, sizes.heads
     return nn.ModuleList(
         nn.ModuleList(
             [
-                CrossAttention(size, heads, operations=operations, **placed),
-                SelfAttention(size, heads, operations=operations, **placed),
-                feed_forward(size, sizes.feed_forward, operations=operations, **placed),
+                CrossAttention(size, heads, operations=operations, **factory_kwargs),
+                SelfAttention(size, heads, operations=operations, **factory_kwargs),
+                feed_forward(size, sizes.feed_forward, operations=operations, **factory_kwargs),
             ]
         )
         for _ in range(depth)

@@ -1,4 +1,4 @@
-"""Python packages that may be missing, or not load, or stand in each other's way: what is said of them."""
+"""Messages for Python packages that are missing, do not load, or conflict."""
 
 import logging
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from .errors import InputError
 _log = logging.getLogger(__name__)
 
 
-def not_importable(what: str, package: str, error: BaseException) -> InputError:
-    """That a package is missing, or is there and does not load. what: the sentence's beginning ("Face analysis").
-    package: what it is called where ``error``, from importing it or from its first use, does not tell.
+def import_failure(what: str, package: str, error: BaseException) -> InputError:
+    """The error for a package that is missing or does not load. what: the beginning of the message ("Face analysis").
+    package: its name if ``error``, from its import or first use, does not contain it.
     """
-    while error.__cause__ is not None:  # InsightFace speaks of onnxruntime in errors of its own
+    while error.__cause__ is not None:  # InsightFace wraps errors about onnxruntime
         error = error.__cause__
-    name = _named_in(error) or package
+    name = _find_package(error) or package
     of_onnxruntime = name == "onnxruntime"
-    command = _how_to_install("onnxruntime" if of_onnxruntime else '"insightface>=2"')
+    command = _install_hint("onnxruntime" if of_onnxruntime else '"insightface>=2"')
     if of_onnxruntime:
         command += "; for CUDA, take onnxruntime-gpu"
     if isinstance(error, ModuleNotFoundError):
@@ -36,29 +36,29 @@ def not_importable(what: str, package: str, error: BaseException) -> InputError:
     )
 
 
-def warn_of_two_onnxruntimes(lost: Mapping[str, str]) -> None:
-    """Where onnxruntime was installed over another of its packages. lost: those -> the provider that is lost by it."""
+def warn_about_two_onnxruntimes(lost: Mapping[str, str]) -> None:
+    """Warns if onnxruntime was installed over another of its packages. lost: such a package -> the lost provider."""
     for package, provider in lost.items():
         if _is_installed(package) and _is_installed("onnxruntime"):
             message = "Both onnxruntime and %s are installed, so no pack has %s. %s, then restart ComfyUI."
-            _log.warning(message, package, provider, _how_to_install(package))
+            _log.warning(message, package, provider, _install_hint(package))
 
 
-def _how_to_install(package: str) -> str:
+def _install_hint(package: str) -> str:
     """The beginning of a sentence."""
     command = f"python -m pip install {package}"
-    if package.startswith("onnxruntime"):  # all of them write into one folder, and removing one breaks the others
+    if package.startswith("onnxruntime"):  # all share one folder, and removing one breaks the others
         command = f"python -m pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: {command}"
     return f"Run: {command} (with the Python that runs ComfyUI)"
 
 
-def _named_in(error: BaseException) -> str | None:
-    """The package that an error is about: one that could not be imported, or one that lacks a part."""
+def _find_package(error: BaseException) -> str | None:
+    """The package that an error is about: one that could not be imported, or that lacks an attribute."""
     if isinstance(error, AttributeError):
         return error.obj.__name__.partition(".")[0] if isinstance(error.obj, ModuleType) else None
     if not isinstance(error, ImportError) or not error.name:
         return None
-    # Libraries that do not load are named without their package.
+    # Shared libraries that do not load are named without their package.
     return "onnxruntime" if error.name.startswith("onnxruntime") else error.name.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""The 106 face keypoints: as the IMR's keypoint encoder sees them, and in files."""
+"""The 106 face keypoints: the keypoint encoder's input, and their file format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,10 @@ from .head import Head
 from .images import Photo
 from .imr import RASTER_SIZE
 
-COUNT = 106
+KEYPOINT_COUNT = 106
 ARCFACE_POINTS = [38, 88, 86, 52, 61]
-"""Those by which ArcFace's faces are aligned: both eyes, the tip of the nose, both corners of the mouth."""
-_HEAD_TENSORS = ("head_scale", "head_middle", "head_individual")  # its pose is the keypoints'
+"""The points that align a face for ArcFace: both eyes, the tip of the nose, both mouth corners."""
+_HEAD_TENSORS = ("head_scale", "head_middle", "head_individual")  # the pose is stored once, as the keypoints'
 FILES = files.FileKind(
     what="keypoints",
     writer="Save Keypoints",
@@ -24,17 +24,17 @@ FILES = files.FileKind(
     needed=("keypoints",),
     optional=("pose", *_HEAD_TENSORS),
 )
-# The released model measures keypoints in a picture of this size before it divides them into raster cells.
+# The released model scales keypoints to a picture of this size before it divides them into raster cells.
 _RELEASED_SIZE = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Keypoints:
-    """Where a face's features are: its head pose and expression, as far as points can tell them.
+    """Where a face's features are; they encode its head pose and expression.
 
     points: [106, 2] (x, y) in fractions of the square crop around the face, float32. pose: [3] pitch, yaw, roll in
-    degrees, if measured. expression: one of EXPRESSIONS, if known. head: where the points are in three dimensions, once
-    they were turned. portrait: the crop itself, for previews; not in files.
+    degrees, if measured. expression: one of EXPRESSIONS, if known. head: the points in three dimensions, once they have
+    been edited. portrait: the crop itself, for previews; not saved.
     """
 
     points: Tensor
@@ -50,11 +50,11 @@ class Keypoints:
 
 def check_points(points: Tensor) -> None:
     """Raises InputError for anything but 106 finite points."""
-    if points.shape != (COUNT, 2):
+    if points.shape != (KEYPOINT_COUNT, 2):
         raise InputError(
-            f"Face keypoints must be {COUNT} points (x, y) in fractions of the square around the face; found the shape "
-            f"{list(points.shape)}. Keypoints of other kinds (68 or 468 points, OpenPose) cannot be converted: use "
-            "Face Keypoints on a picture."
+            f"Face keypoints must be {KEYPOINT_COUNT} points (x, y) in fractions of the square around the face; found "
+            f"the shape {list(points.shape)}. Keypoints of other kinds (68 or 468 points, OpenPose) cannot be "
+            "converted: use Face Keypoints on a picture."
         )
     if not points.isfinite().all():
         raise InputError("The face keypoints hold values that are not numbers. Measure them again with Face Keypoints.")
@@ -69,10 +69,10 @@ def check_pose(pose: Tensor | None) -> None:
         )
 
 
-def raster(points: Tensor) -> Tensor:
+def rasterise(points: Tensor) -> Tensor:
     """Points [106, 2] in fractions of the crop -> uint8 [96, 96]: 255 in the cell of each point, else 0.
 
-    As in the released model: truncated to whole cells; points on or outside the border are not drawn.
+    As in the released model, coordinates are truncated to whole cells; points on or outside the border are not drawn.
     """
     cells = points.float() * _RELEASED_SIZE / (_RELEASED_SIZE / RASTER_SIZE)
     inside = ((cells > 0) & (cells < RASTER_SIZE)).all(dim=1)
@@ -83,8 +83,8 @@ def raster(points: Tensor) -> Tensor:
 
 
 def encoder_input(points: Tensor) -> Tensor:
-    """Points [106, 2] -> what the keypoint encoder takes: float32 [1, 1, 96, 96], 1 at points, else -1."""
-    return (raster(points).float() / 127.5 - 1)[None, None]
+    """Points [106, 2] -> the keypoint encoder's input: float32 [1, 1, 96, 96], 1 at points, else -1."""
+    return (rasterise(points).float() / 127.5 - 1)[None, None]
 
 
 def save_keypoints(keypoints: Keypoints, folder: str | Path, name: str) -> Path:
@@ -99,10 +99,10 @@ def save_keypoints(keypoints: Keypoints, folder: str | Path, name: str) -> Path:
 
 
 def load_keypoints(path: str | Path) -> Keypoints:
-    """Reads a keypoints file. Raises InputError when it is missing, damaged or something else."""
+    """Reads a keypoints file. Raises InputError if it is missing, damaged or of another kind."""
     tensors, metadata = files.load(FILES, path)
     pose = tensors.get("pose")
     head = {name.removeprefix("head_"): tensors[name] for name in _HEAD_TENSORS if name in tensors}
-    whole = pose is not None and len(head) == len(_HEAD_TENSORS) and head["individual"].shape == (COUNT, 3)
+    whole = pose is not None and len(head) == len(_HEAD_TENSORS) and head["individual"].shape == (KEYPOINT_COUNT, 3)
     lifted = Head(pose, **head) if pose is not None and whole else None
     return Keypoints(tensors["keypoints"], pose, metadata.get("expression"), lifted)

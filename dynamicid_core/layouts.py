@@ -1,4 +1,4 @@
-"""Where several people go when nobody says: columns, rows, or as in a given picture."""
+"""Automatic layouts for several people: columns, rows, or as in a reference picture."""
 
 from collections.abc import Sequence
 
@@ -8,26 +8,26 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .regions import Box
 
-MOST_PEOPLE = 8
+MAX_PEOPLE = 8
 COLUMNS, ROWS, REFERENCE = "equal columns", "rows", "as in the reference image"
 LAYOUTS = (COLUMNS, ROWS, REFERENCE)
 
-_LONGEST_ROW = 3
+_MAX_ROW = 3
 _HEADROOM = 0.1
-# A face box ends at brow and chin; these parts of its size are added for hair, ears and neck.
+# A face box ends at brow and chin; these fractions of its size are added for hair, ears and neck.
 _HEAD_SIDES, _HEAD_TOP, _HEAD_BOTTOM = 0.35, 0.5, 0.25
 
 
 def equal_columns(people: int) -> list[Box]:
-    """Strips over the whole height, from left to right; what the released model does without boxes."""
+    """Columns of full height, from left to right, as in the released model without boxes."""
     _check(people)
     return [Box(i / people, 0.0, (i + 1) / people, 1.0) for i in range(people)]
 
 
 def head_and_shoulder_rows(people: int) -> list[Box]:
-    """Like a group photograph: up to three in one row, up to eight in two, the back row first; from left to right."""
+    """As in a group photo: up to three people in one row, up to eight in two, back row first; from left to right."""
     _check(people)
-    if people <= _LONGEST_ROW:
+    if people <= _MAX_ROW:
         return _row(people, _HEADROOM, 1.0)
     back = people // 2
     middle = (_HEADROOM + 1.0) / 2
@@ -35,10 +35,10 @@ def head_and_shoulder_rows(people: int) -> list[Box]:
 
 
 def from_faces(boxes: Sequence[NDArray[np.float32]], height: int, width: int, people: int) -> list[Box]:
-    """The places of the faces of a picture, from left to right, grown to heads.
+    """The faces of a picture, from left to right, enlarged to heads.
 
-    boxes: [4] x0, y0, x1, y1 in pixels of a picture of this size. With more faces than people the largest count. Raises
-    InputError with fewer.
+    boxes: [4] x0, y0, x1, y1 in pixels of a picture of this size. With more faces than people, the largest are used.
+    Raises InputError with fewer.
     """
     _check(people)
     if len(boxes) < people:
@@ -66,5 +66,5 @@ def _head(box: NDArray[np.float32], height: int, width: int) -> Box:
 
 
 def _check(people: int) -> None:
-    if not 1 <= people <= MOST_PEOPLE:
-        raise InputError(f"A layout takes 1 to {MOST_PEOPLE} people; found {people}.")
+    if not 1 <= people <= MAX_PEOPLE:
+        raise InputError(f"A layout takes 1 to {MAX_PEOPLE} people; found {people}.")

@@ -1,6 +1,6 @@
-"""Editing the motion that keypoints show: turning the head, sliders for its features, and ready expressions.
+"""Edits the motion that keypoints show: turns the head, moves features by sliders, and applies expression presets.
 
-The presets are our own mixtures of the facial actions that the template knows; no published model defines them.
+The presets are our own mixtures of the template's facial actions; no published model defines them.
 """
 
 import logging
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from . import head
-from .errors import InputError, check_between
+from .errors import InputError, check_range
 from .expression import NEUTRAL
 from .keypoints import Keypoints
 
 _log = logging.getLogger(__name__)
 AS_IS = "as is"
-LIMIT = 60.0
-"""Degrees that a slider turns the head at most."""
-_FURTHEST = 75.0  # degrees; beyond it the detector finds no faces, and nobody has trained with any
+MAX_TURN = 60.0
+"""The most degrees by which a slider turns the head."""
+_MAX_POSE = 75.0  # degrees; beyond, the detector finds no faces, and no model was trained on any
 
 _MIXTURES: Mapping[str, Mapping[str, float]] = {
     NEUTRAL: {},
@@ -32,7 +32,7 @@ _MIXTURES: Mapping[str, Mapping[str, float]] = {
 }
 PRESETS = (AS_IS, *_MIXTURES)
 
-# What a slider does above and below zero.
+# The actions of each slider above and below zero.
 _SLIDER_ACTIONS = {
     "smile": ("smile", "mouth_frown"),
     "mouth_open": ("mouth_open", "mouth_closed"),
@@ -40,14 +40,14 @@ _SLIDER_ACTIONS = {
     "eyes_open": ("eyes_wide", "eyes_closed"),
 }
 _EYES = "left eye", "right eye"
-# Actions that a neutral face is free of: all that a preset may have put in.
-_EXPRESSIVE = tuple(dict.fromkeys(action for mixture in _MIXTURES.values() for action in mixture))
+# All actions of presets; a neutral face shows none of them.
+_PRESET_ACTIONS = tuple(dict.fromkeys(action for mixture in _MIXTURES.values() for action in mixture))
 
 
 @dataclass(frozen=True)
-class Features:
-    """Sliders, each -1 to 1, 0 for as it is: smile (or mouth corners down), mouth open (or closed), brows up (or down),
-    eyes open (or closed).
+class FeatureSliders:
+    """Sliders, each -1 to 1, 0 for no change: smile (or mouth corners down), mouth open (or closed), brows up (or
+    down), eyes open (or closed).
     """
 
     smile: float = 0.0
@@ -62,22 +62,22 @@ def edit_motion(
     yaw: float = 0.0,
     pitch: float = 0.0,
     roll: float = 0.0,
-    features: Features = Features(),
+    sliders: FeatureSliders = FeatureSliders(),
 ) -> Keypoints:
-    """The keypoints with the head turned by some degrees, an expression from PRESETS and sliders on top.
+    """The keypoints with the head turned by these degrees, and with an expression from PRESETS and sliders on top.
 
-    Nothing set gives the same points. A preset takes the place of the expression that the points show. Raises
-    InputError for values out of range.
+    Without any edit the points stay the same. A preset replaces the expression that the points show. Raises InputError
+    for values out of range.
     """
-    _check(preset, {"yaw": yaw, "pitch": pitch, "roll": roll}, features)
+    _check(preset, {"yaw": yaw, "pitch": pitch, "roll": roll}, sliders)
     start = keypoints.head or head.lift(keypoints.points, keypoints.pose)
-    pose = _within_reach(start.pose, torch.tensor([pitch, yaw, roll]))
-    of_preset = _of_preset(start, preset)
-    of_sliders = _of_sliders(start.displaced(of_preset), features)
-    end = start.turned(pose).displaced(of_preset + of_sliders)
+    pose = _limit_pose(start.pose, torch.tensor([pitch, yaw, roll]))
+    from_preset = _preset_displacement(start, preset)
+    from_sliders = _slider_displacement(start.displaced(from_preset), sliders)
+    end = start.turned(pose).displaced(from_preset + from_sliders)
     return replace(
         keypoints,
-        # Not the projection itself, whose rounding would move points although nothing is set.
+        # Not the projection itself, whose rounding would move points even without an edit.
         points=keypoints.points + (end.project() - start.project()),
         pose=end.pose,
         head=end,
@@ -85,74 +85,74 @@ def edit_motion(
     )
 
 
-def _check(preset: str, angles: Mapping[str, float], features: Features) -> None:
+def _check(preset: str, angles: Mapping[str, float], sliders: FeatureSliders) -> None:
     if preset not in PRESETS:
         raise InputError(f'"{preset}" is no preset. Choose one of: {", ".join(PRESETS)}.')
     for name, degrees in angles.items():
-        if not -LIMIT <= degrees <= LIMIT:
-            raise InputError(f"{name} is {degrees:g} degrees; it can be from {-LIMIT:g} to {LIMIT:g}.")
-    for name, amount in vars(features).items():
-        check_between(name, amount, -1, 1)
+        if not -MAX_TURN <= degrees <= MAX_TURN:
+            raise InputError(f"{name} is {degrees:g} degrees; it can be from {-MAX_TURN:g} to {MAX_TURN:g}.")
+    for name, amount in vars(sliders).items():
+        check_range(name, amount, -1, 1)
 
 
-def _within_reach(pose: Tensor, turn: Tensor) -> Tensor:
-    """The pose after a turn; not beyond where faces can be seen, unless the face was there before."""
-    furthest = torch.tensor([_FURTHEST, _FURTHEST, torch.inf]).maximum(pose.abs())
+def _limit_pose(pose: Tensor, turn: Tensor) -> Tensor:
+    """The pose after a turn, limited to where faces are visible, or to the face's own pose beyond that."""
+    furthest = torch.tensor([_MAX_POSE, _MAX_POSE, torch.inf]).maximum(pose.abs())
     reached = (pose + turn).clamp(-furthest, furthest)
     if not torch.equal(reached, pose + turn):
-        _log.warning("The head is turned to %g degrees only, where faces can still be seen", _FURTHEST)
+        _log.warning("The head is turned to %g degrees only, where faces can still be seen", _MAX_POSE)
     return reached
 
 
-def _of_preset(start: head.Head, preset: str) -> Tensor:
-    """What a preset adds to the head's points, [106, 3]."""
+def _preset_displacement(start: head.Head, preset: str) -> Tensor:
+    """The displacement of the head's points by a preset, [106, 3]."""
     total = torch.zeros_like(start.individual)
     if preset != AS_IS:
-        for name, amount in zip(_EXPRESSIVE, head.fit_actions(start, _EXPRESSIVE).tolist(), strict=True):
-            total -= amount * _action(start, name)
+        for name, amount in zip(_PRESET_ACTIONS, head.fit_actions(start, _PRESET_ACTIONS).tolist(), strict=True):
+            total -= amount * _action_displacement(start, name)
         for name, amount in _MIXTURES[preset].items():
-            total += amount * _action(start, name)
+            total += amount * _action_displacement(start, name)
     return total
 
 
-def _of_sliders(start: head.Head, features: Features) -> Tensor:
-    """What the sliders add to the head's points, [106, 3]."""
+def _slider_displacement(start: head.Head, sliders: FeatureSliders) -> Tensor:
+    """The displacement of the head's points by the sliders, [106, 3]."""
     total = torch.zeros_like(start.individual)
     for slider, (above, below) in _SLIDER_ACTIONS.items():
-        amount = getattr(features, slider)
-        total += abs(amount) * _action(start, above if amount > 0 else below)
+        amount = getattr(sliders, slider)
+        total += abs(amount) * _action_displacement(start, above if amount > 0 else below)
     return total
 
 
-def _action(start: head.Head, name: str) -> Tensor:
-    """The displacement [106, 3] of a full action on this face."""
+def _action_displacement(start: head.Head, name: str) -> Tensor:
+    """The displacement [106, 3] by an action at full strength on this face."""
     actions = head.template().actions
     if name == "mouth_closed":
-        return -actions["mouth_open"] * _how_open(start, actions["mouth_open"])
-    return _eyes_closed(start) if name == "eyes_closed" else actions[name]
+        return -actions["mouth_open"] * _mouth_openness(start, actions["mouth_open"])
+    return _eyes_closed_displacement(start) if name == "eyes_closed" else actions[name]
 
 
-def _eyes_closed(start: head.Head) -> Tensor:
-    """As the template's action closes the average eyes: narrow ones have less to go, and on a turned face each eye has
-    another way.
+def _eyes_closed_displacement(start: head.Head) -> Tensor:
+    """The template's action, which closes average eyes, scaled for each eye: narrow eyes, and those of a turned face,
+    have another distance to close.
     """
     action = head.template().actions["eyes_closed"].clone()
     average = head.template().view(torch.zeros(1), torch.zeros(1))[0]  # from the front, as the action was measured
     for name in _EYES:
         eye = head.template().groups[name]
-        lids = action[eye, 1] - action[eye, 1].mean()  # those of the upper lid go down, of the lower up
+        lids = action[eye, 1] - action[eye, 1].mean()  # the upper lid goes down, the lower one up
         narrower = (lids * (start.points - average)[eye, 1]).sum() / lids.square().sum()
         action[eye] *= (1 - narrower).clamp(0, 1.5)
     return action
 
 
-def _how_open(start: head.Head, opening: Tensor) -> Tensor:
-    """How much of an opening displacement [106, 3] would make the mouth as high as it is on this face; 0 or more."""
+def _mouth_openness(start: head.Head, opening: Tensor) -> Tensor:
+    """The fraction of an opening displacement [106, 3] that opens the mouth as far as on this face; at least 0."""
     average = _mouth_height(start.average)
     return ((_mouth_height(start.points) - average) / (_mouth_height(start.average + opening) - average)).clamp(min=0)
 
 
 def _mouth_height(points: Tensor) -> Tensor:
-    """Between the lips, in the head frame."""
+    """The opening between the lips, in the head frame."""
     y = points[head.template().groups["mouth inner"], 1]
     return y.amax() - y.amin()

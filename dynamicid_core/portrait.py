@@ -1,4 +1,4 @@
-"""What is measured of a face in a photo: its square portrait, keypoints in it, pose and expression."""
+"""Measures a face in a photo: its square portrait, the keypoints in it, pose and expression."""
 
 from dataclasses import dataclass
 
@@ -15,50 +15,50 @@ from .images import Photo, Square, square_around
 from .keypoints import Keypoints
 
 MARGIN = 2.0
-"""Side of the portrait in lengths of the face box: hair and some shoulder too, as in the released examples."""
+"""Side of the portrait relative to the face box: with hair and some shoulder, as in the released examples."""
 _PREVIEW_SIZE = 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Measured(Keypoints):
-    """Keypoints of a photo, which shows pose and expression, too."""
+class MeasuredKeypoints(Keypoints):
+    """Keypoints measured in a photo, with pose and expression."""
 
     pose: Tensor
     expression: str
 
 
 def portrait_square(photo: Photo, face: DetectedFace) -> Square:
-    """Where the portrait of a face is in the photo."""
+    """The square of a face's portrait in the photo."""
     return square_around(photo, face.box, MARGIN)
 
 
-def no_keypoints_model() -> InputError:
-    """Of packs that find faces, but nothing in them."""
+def missing_keypoints_model() -> InputError:
+    """The error for packs that detect faces, but no keypoints."""
     return InputError(
         "This InsightFace pack has no model for keypoints (landmark_2d_106). Choose one that has it, such as buffalo_l "
         "(in Load Face Analysis, or as --pack)."
     )
 
 
-def points_in(square: Square, face: DetectedFace) -> Tensor:
-    """The face's keypoints [106, 2] in fractions of a square. Raises InputError when the pack has no model for them."""
+def keypoints_in(square: Square, face: DetectedFace) -> Tensor:
+    """The face's keypoints [106, 2] in fractions of a square. Raises InputError if the pack has no model for them."""
     if face.keypoints is None:
-        raise no_keypoints_model()
+        raise missing_keypoints_model()
     return torch.from_numpy(square.fractions(face.keypoints))
 
 
-def measured(photo: Photo, face: DetectedFace, square: Square) -> Measured:
-    """Keypoints in a square of the photo, with pose and expression. Raises InputError like ``points_in``.
+def measure_keypoints(photo: Photo, face: DetectedFace, square: Square) -> MeasuredKeypoints:
+    """Keypoints in a square of the photo, with pose and expression. Raises InputError like ``keypoints_in``.
 
-    The pose is that of the pack's own model (landmark_3d_68) where it has one, else it is solved from the keypoints.
+    The pose is that of the pack's own model (landmark_3d_68) if it has one, else solved from the keypoints.
     """
-    points = points_in(square, face)
+    points = keypoints_in(square, face)
     probabilities = classify_expression(photo, face)
-    return Measured(
+    return MeasuredKeypoints(
         points,
         pose=solve_pose(points) if face.pose is None else torch.from_numpy(face.pose),
         expression=max(probabilities, key=lambda name: probabilities[name]),
-        portrait=_preview(square.cut(photo)),
+        portrait=_preview(square.crop(photo)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where people are: boxes and drawn masks, turned into the grid of each layer."""
+"""Regions of people, as boxes and masks, and the layouts they give on each layer's grid."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
-from .saa import Layout, Shares, padded
+from .saa import Layout, Shares, padded_count
 
 LATENT_CELL = 8
-"""Pixels of a latent's cell, in SD1.5 and SDXL alike."""
+"""Side of a latent cell in pixels, in SD1.5 and SDXL alike."""
 
-INSIDE = 0.5
-"""The part of a mask's largest value from which on a cell counts as inside the region."""
-_DIGITS = 9  # x + width is rounded to this many, so that 0.6 + 0.3 is 0.9 as the user wrote it
+INSIDE_THRESHOLD = 0.5
+"""Fraction of a mask's largest value from which a cell is inside the region."""
+_DIGITS = 9  # x + width is rounded to this many, so that 0.6 + 0.3 is 0.9
 _DIGITS_OF_CELLS = 6
 
 
@@ -46,19 +46,19 @@ class Box:
 
     @classmethod
     def at(cls, x: float, y: float, width: float, height: float) -> "Box":
-        """The box whose top left corner is (x, y); all in fractions of the picture."""
+        """The box with its top left corner at (x, y); all in fractions of the picture."""
         return cls(x, y, round(x + width, _DIGITS), round(y + height, _DIGITS))
 
     @property
-    def inside_from(self) -> float:
-        """The coverage from which on a cell is inside."""
-        return INSIDE
+    def inside_threshold(self) -> float:
+        """The coverage from which a cell is inside."""
+        return INSIDE_THRESHOLD
 
     def coverage(self, height: int, width: int, view: "Box | None" = None) -> Tensor:
-        """How much each cell of a grid belongs to the region, float32 [height, width], here 0 or 1.
+        """How much the region covers each cell of a grid, float32 [height, width], here 0 or 1.
 
-        view: the part of the picture that the grid shows, by default all of it. Edges are truncated to cells as in the
-        released code. A box smaller than a cell covers the cell of its centre.
+        view: the part of the picture that the grid shows, by default all of it. Edges are truncated to cells, as in the
+        released code. A box smaller than a cell covers the cell at its centre.
         """
         covered = torch.zeros(height, width)
         shown = view or Box(0, 0, 1, 1)
@@ -69,8 +69,8 @@ class Box:
             covered[rows, columns] = 1.0
         return covered
 
-    def on(self, picture_height: int, picture_width: int) -> "Box":
-        """As it is: fractions are those of a picture of any size."""
+    def on_picture(self, picture_height: int, picture_width: int) -> "Box":
+        """Itself: fractions fit a picture of any size."""
         return self
 
     @property
@@ -87,15 +87,15 @@ class Box:
 
 @dataclass(frozen=True)
 class PixelBox:
-    """A rectangle in pixels of the picture that will be made, whose size is known when it is sampled."""
+    """A rectangle in pixels of the generated picture, whose size is known only when it is sampled."""
 
     x: float
     y: float
     width: float
     height: float
 
-    def on(self, picture_height: int, picture_width: int) -> Box:
-        """The same in fractions of a picture of this size. What lies outside it is cut off."""
+    def on_picture(self, picture_height: int, picture_width: int) -> Box:
+        """The box in fractions of a picture of this size, clipped to it."""
         x0, y0 = max(self.x, 0) / picture_width, max(self.y, 0) / picture_height
         x1 = min((self.x + self.width) / picture_width, 1.0)
         y1 = min((self.y + self.height) / picture_height, 1.0)
@@ -109,14 +109,14 @@ class PixelBox:
 
 @dataclass(frozen=True, eq=False)
 class MaskRegion:
-    """A drawn region: mask [H, W] of any size, 0 to 1, stretched over the picture. Make it with ``from_mask``."""
+    """A mask [H, W] of any size, 0 to 1, stretched over the picture. Create it with ``from_mask``."""
 
     mask: Tensor
 
     @property
-    def inside_from(self) -> float:
-        """The coverage from which on a cell is inside: that part of the mask's largest value."""
-        return INSIDE * float(self.mask.max())
+    def inside_threshold(self) -> float:
+        """The coverage from which a cell is inside: INSIDE_THRESHOLD times the mask's largest value."""
+        return INSIDE_THRESHOLD * float(self.mask.max())
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -127,21 +127,21 @@ class MaskRegion:
         y = (self.mask.sum(dim=1) * (torch.arange(height) + 0.5)).sum() / total / height
         return float(x), float(y)
 
-    def on(self, picture_height: int, picture_width: int) -> "MaskRegion":
-        """As it is: a mask is stretched over a picture of any size."""
+    def on_picture(self, picture_height: int, picture_width: int) -> "MaskRegion":
+        """Itself: a mask is stretched over a picture of any size."""
         return self
 
     def coverage(self, height: int, width: int, view: Box | None = None) -> Tensor:
         """As ``Box.coverage``, with the mask's mean over each cell.
 
-        When a spot is too small to fill half a cell, the cell that holds most of it takes the spot's value.
+        If a spot is too small to fill half a cell, the cell with most of it takes the spot's value.
         """
         mask = self.mask if view is None else _crop(self.mask, view)
         cells = F.adaptive_avg_pool2d(mask[None, None], (height, width))[0, 0]
-        if cells.max() < self.inside_from <= mask.max():
+        if cells.max() < self.inside_threshold <= mask.max():
             cells.view(-1)[cells.argmax()] = mask.max()
-        # Cells on the edge of a mask without shades are in or out, as those of a box: no notch in the person's share.
-        return (cells >= self.inside_from).float() if self._has_no_shades else cells
+        # Cells on the edge of a binary mask are in or out, as with a box, so that the person is not weaker there.
+        return (cells >= self.inside_threshold).float() if self._has_no_shades else cells
 
     @property
     def _has_no_shades(self) -> bool:
@@ -194,13 +194,13 @@ def layout_on_grid(
     dtype: torch.dtype = torch.float32,
     pad: bool = False,
 ) -> Layout | None:
-    """Which tokens each query of a layer may see, and the layout boost, for a region (or None) and a token count each.
+    """Which tokens each query of a layer may see, and the layout boost. regions, tokens: of each person.
 
-    Inside the regions of some people only their tokens are allowed (the union where regions overlap), outside all
-    regions everybody's; a person without a region is allowed everywhere. The gate becomes ``w + boost`` inside any
-    region and ``w / (1 + boost)`` outside. views: for each row of the batch, or for all of them, which part of the
-    picture it shows. dtype: of the mask, that of the attention. pad: whether the tokens are filled up (``saa.padded``).
-    Without any region there is no layout: None.
+    Inside regions only the tokens of these people are allowed (of all of them where regions overlap), outside all
+    regions those of everybody; a person without a region is allowed everywhere. The gate becomes ``w + boost`` inside
+    any region and ``w / (1 + boost)`` outside. views: for each row of the batch, or for all of them, which part of the
+    picture it shows. dtype: of the mask, that of the attention. pad: whether the tokens are padded_count
+    (``saa.padded_count``). None if nobody has a region.
     """
     if all(region is None for region in regions):
         return None
@@ -211,12 +211,12 @@ def layout_on_grid(
             for view in views
         ]
     ).flatten(2)  # [views, people, N]
-    thresholds = torch.tensor([INSIDE if region is None else region.inside_from for region in regions])
+    thresholds = torch.tensor([INSIDE_THRESHOLD if region is None else region.inside_threshold for region in regions])
     inside = covered >= thresholds[:, None]
     anywhere = inside.any(dim=1, keepdim=True)
     unplaced = torch.tensor([region is None for region in regions])[:, None]
     allowed = (inside | unplaced | ~anywhere).repeat_interleave(torch.tensor(tokens), dim=1)  # [views, T, N]
-    columns = padded(sum(tokens)) if pad else sum(tokens)
+    columns = padded_count(sum(tokens)) if pad else sum(tokens)
     scale, offset = boosted_gate(anywhere.float().mT, boost) if boost else (None, None)
     return Layout(
         None if allowed.all() else _mask(allowed, torch.zeros(()), columns).to(device, dtype),
@@ -227,15 +227,15 @@ def layout_on_grid(
 
 
 def boosted_gate(inside: Tensor, boost: float) -> tuple[Tensor, Tensor]:
-    """The layout boost as ``Layout`` has it, (scale, offset), both like ``inside``: ``w + boost`` where that is 1,
+    """The layout boost as (scale, offset), see ``Layout``, both shaped like ``inside``: ``w + boost`` where that is 1,
     ``w / (1 + boost)`` where it is 0.
     """
     return inside + (1 - inside) / (1 + boost), inside * boost
 
 
 def _mask(allowed: Tensor, logits: Tensor, columns: int) -> Tensor:
-    """[views, T, N], both -> [views, 1, N, columns]: the logits where that is allowed, else -inf."""
-    mask = torch.where(allowed, logits, -math.inf).mT.contiguous()  # fused kernels want it so
+    """Both [views, T, N] -> [views, 1, N, columns]: the logits where allowed, else -inf."""
+    mask = torch.where(allowed, logits, -math.inf).mT.contiguous()  # fused kernels need this
     return F.pad(mask, (0, columns - mask.shape[-1]), value=-math.inf).unsqueeze(1)
 
 
@@ -247,11 +247,11 @@ def _shares(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> Shares | None:
-    """Of covered [views, people, N] and allowed [views, T, N]; None without soft masks."""
+    """The shares for covered [views, people, N] and allowed [views, T, N]; None without soft masks."""
     soft = (covered > 0) & (covered < 1)
     if not soft.any():
         return None
-    shares = torch.where(soft, covered, 1.0)  # where a mask is 0, people are as outside a box
+    shares = torch.where(soft, covered, 1.0)  # where a mask is 0, it is as outside a box
     counts = torch.tensor(tokens)
     mask = _mask(allowed, shares.log().repeat_interleave(counts, dim=1), columns)
     owners = torch.eye(len(tokens)).repeat_interleave(counts, dim=0)
@@ -260,7 +260,7 @@ def _shares(
 
 
 def _cell_range(start: float, end: float, cells: int, whole: float) -> slice:
-    """Which cells a stretch takes. whole: its length before it was cut off; only what was less than a cell has one."""
+    """The cells of an interval. whole: its length before clipping; only one shorter than a cell gets a cell anyway."""
     first, last = int(_cells(start, cells)), int(_cells(end, cells))
     if first < last or _cells(whole, cells) >= 1:
         return slice(first, last)
@@ -269,7 +269,7 @@ def _cell_range(start: float, end: float, cells: int, whole: float) -> slice:
 
 
 def _cells(fraction: float, cells: int) -> float:
-    """How many cells that is. Rounded, so that 120 of 832 pixels are 15 of 104 cells and not a hair less."""
+    """A fraction in cells, rounded so that 120 of 832 pixels are exactly 15 of 104 cells."""
     return round(fraction * cells, _DIGITS_OF_CELLS)
 
 

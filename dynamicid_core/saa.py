@@ -1,4 +1,4 @@
-"""Semantic-activated attention (SAA, paper section 3.2): functions on tensors, one layer at a time.
+"""Semantic-activated attention (SAA, paper section 3.2), as functions on the tensors of one layer.
 
 Shapes: B batch rows, N queries, C channels with the heads joined, H heads, d = C / H, T identity tokens of all people.
 """
@@ -13,27 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import split_heads
-from .errors import InputError, check_between
+from .errors import InputError, check_range
 
-FLAT = 1e-6
+FLAT_SPREAD = 1e-6
 """Relevance maps with a smaller spread carry no information; their gate is 0 (the released code divides 0 by 0)."""
 
-KEYS_AT_A_TIME = 16
+KEY_BLOCK_SIZE = 16
 
-LARGEST = {
+MAX_SETTINGS = {
     "weight": 3.0, "threshold": 1.0, "layout_boost": 10.0, "layout_end": 1.0, "start_percent": 1.0, "end_percent": 1.0,
 }  # fmt: skip
-"""Of each setting; the smallest is 0."""
+"""The largest value of each setting; the smallest is 0."""
 
 
 @dataclass(frozen=True)
 class SaaSettings:
-    """How strongly, where and when the identity acts. The defaults are those of the released model.
+    """How strongly, where and when the identity acts. The defaults are the released model's.
 
     weight: multiplies the identity's contribution. threshold: gates below it become 0 (paper 0, released model 0.3).
-    gate: False switches the gate and the regions off, as the ablation without SAA does. layout_boost: added to the gate
-    inside regions while the first ``layout_end`` of the schedule lasts. start_percent, end_percent: the part of the
-    schedule in which the identity acts at all. Fractions of the schedule are turned into sigmas by the host.
+    gate: False switches off the gate and the regions, as in the ablation without SAA. layout_boost: added to the gate
+    inside regions for the first ``layout_end`` of the schedule. start_percent, end_percent: the part of the schedule in
+    which the identity acts at all. Fractions of the schedule are turned into sigmas by the host.
     """
 
     weight: float = 1.0
@@ -45,8 +45,8 @@ class SaaSettings:
     end_percent: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, most in LARGEST.items():
-            check_between(name, getattr(self, name), 0, most)
+        for name, most in MAX_SETTINGS.items():
+            check_range(name, getattr(self, name), 0, most)
         if self.start_percent > self.end_percent:
             raise InputError(
                 f"The faces would end before they start: start_percent is {self.start_percent:g}, end_percent "
@@ -56,10 +56,10 @@ class SaaSettings:
 
 @dataclass(frozen=True)
 class IdentityTokens:
-    """The people's tokens as one layer sees them; constant during a sampling run.
+    """The people's tokens projected for one layer; constant during a sampling run.
 
     keys, values: [B, H, T, d]. key_sum: [B, C, 1] float32, the keys summed over tokens, divided by sqrt(d). padding:
-    mask [1, 1, 1, T], 0 for real tokens and -inf for those that only fill T up; None when all are real.
+    mask [1, 1, 1, T], 0 for real tokens and -inf for padding; None without padding.
     """
 
     keys: Tensor
@@ -72,9 +72,9 @@ class IdentityTokens:
 class Shares:
     """How soft masks weaken people, for n people.
 
-    of_people: [V, N, n], the part of each person's contribution that each query takes, more than 0. mask: [V, 1, N, T],
-    ``Layout.mask`` with the logarithms of these parts in place of the zeros. owners: [T, n], 1 where a token is a
-    person's. All in the attention's dtype.
+    of_people: [V, N, n], the share of each person's contribution that each query takes, above 0. mask: [V, 1, N, T],
+    ``Layout.mask`` with the logarithms of these shares in place of the zeros. owners: [T, n], 1 where a token belongs
+    to a person. All in the attention's dtype.
     """
 
     of_people: Tensor
@@ -84,11 +84,11 @@ class Shares:
 
 @dataclass(frozen=True)
 class Layout:
-    """The people's regions on one layer's grid; V is 1, or B when the rows of a batch show different parts.
+    """The people's regions on one layer's grid; V is 1, or B if the rows of a batch show different parts.
 
-    mask: [V, 1, N, T] in the attention's dtype, 0 where a query may attend to a token and -inf where not; None when all
-    may. gate_scale, gate_offset: [V, N, 1] float32, the layout boost as ``gate * scale + offset``; None when the boost
-    is over. shares: for soft masks; None when every query takes all of each person's contribution.
+    mask: [V, 1, N, T] in the attention's dtype, 0 where a query may attend to a token, else -inf; None if all may.
+    gate_scale, gate_offset: [V, N, 1] float32, the layout boost as ``gate * scale + offset``; None once the boost has
+    ended. shares: for soft masks; None if every query takes all of each person's contribution.
     """
 
     mask: Tensor | None = None
@@ -97,12 +97,12 @@ class Layout:
     shares: Shares | None = None
 
 
-def padded(tokens: int) -> int:
-    """The number of tokens to attend to, counting those that fill up.
+def padded_count(tokens: int) -> int:
+    """The number of tokens with padding.
 
-    Attention kernels work on 16 keys at a time: masked ones cost less than a remainder (benchmarks/README.md).
+    Attention kernels work on 16 keys at a time: masked keys cost less than a remainder (benchmarks/README.md).
     """
-    return math.ceil(tokens / KEYS_AT_A_TIME) * KEYS_AT_A_TIME
+    return math.ceil(tokens / KEY_BLOCK_SIZE) * KEY_BLOCK_SIZE
 
 
 def project_tokens(
@@ -111,15 +111,15 @@ def project_tokens(
     """Splits projected keys and values [B, T, C] into heads and sums the keys for the gate.
 
     key_scale: [T], multiplies the attention logits of each token but not the gate (the released identity mix). The sum
-    is taken in float32 before the cast to ``dtype``, so that half precision does not move the gate. pad: fill the
-    tokens up, see ``padded``.
+    is taken in float32 before the cast to ``dtype``, so that half precision does not change the gate. pad: whether to
+    pad the tokens, see ``padded_count``.
     """
     head_size = keys.shape[-1] // heads
     key_sum = keys.float().sum(dim=1).unsqueeze(-1) * head_size**-0.5
     if key_scale is not None:
         keys = keys * key_scale[:, None]
     count = keys.shape[1]
-    filler = padded(count) - count if pad else 0
+    filler = padded_count(count) - count if pad else 0
     padding = None
     if filler:
         keys, values = (F.pad(part, (0, 0, 0, filler)) for part in (keys, values))
@@ -128,15 +128,15 @@ def project_tokens(
 
 
 def relevance_gate(query: Tensor, key_sum: Tensor, threshold: float) -> Tensor:
-    """How much each query concerns the given people (paper eq. 4): minmax(Q K^T J), [B, N, 1] float32 in [0, 1].
+    """How relevant each query is to the given people (paper eq. 4): minmax(Q K^T J), [B, N, 1] float32 in [0, 1].
 
     query: [B, N, C] after to_q. key_sum: [B, C, 1]. Summing the scores over heads and tokens is one dot product with
-    the summed keys, so the score tensor is never made. Gates below ``threshold`` become 0; a flat map gives 0
+    the summed keys, so the score tensor is never materialised. Gates below ``threshold`` become 0; a flat map gives 0
     everywhere.
     """
     relevance = torch.bmm(query.float(), key_sum)
     low, high = relevance.aminmax(dim=1, keepdim=True)
-    spread = F.threshold(high - low, FLAT, math.inf)  # dividing by infinity gives the 0 of a flat map
+    spread = F.threshold(high - low, FLAT_SPREAD, math.inf)  # dividing by infinity gives the 0 of a flat map
     return F.threshold((relevance - low) / spread, _just_below(threshold), 0.0)
 
 
@@ -148,10 +148,10 @@ def identity_attention(query: Tensor, identity: IdentityTokens, mask: Tensor | N
 def person_gates(
     query: Tensor, identity: IdentityTokens, threshold: float, layout: Layout | None, counts: Sequence[int]
 ) -> Tensor:
-    """How much each query takes of each person, [B, people, N] float32 in [0, 1]: for looking at, not for sampling.
+    """How much each query takes of each person, [B, people, N] float32 in [0, 1]: for inspection, not for sampling.
 
     The gate, without the layout boost, times the person's part of the attention, averaged over heads. counts: the
-    tokens of each person. The gate is taken as if it was on, whatever ``SaaSettings.gate`` says.
+    number of tokens of each person. ``SaaSettings.gate`` does not count: the gate is on here.
     """
     gate = relevance_gate(query, identity.key_sum, threshold).mT
     queries = split_heads(query, identity.keys.shape[1]).float()
@@ -179,9 +179,9 @@ def semantic_activated_attention(
     """text + gate * identity attention (paper eq. 5), [B, N, C] in text's dtype.
 
     text: the layer's own attention result, before to_out. query: [B, N, C] after to_q. The weight of the identity is
-    already in its values. With ``settings.gate`` False every query takes all of it and regions do not count, as in the
-    released code, nor do the weights of a mix, if they are not in the keys (``project_tokens``). overwrite_text: the
-    result may take the place of text, which saves a tensor of that size.
+    already in its values. With ``settings.gate`` False every query takes all of it, and regions have no effect, as in
+    the released code, nor have the weights of a mix unless they are in the keys (``project_tokens``). overwrite_text:
+    write the result into ``text``, which saves a tensor of that size.
     """
     if not settings.gate:
         return text + identity_attention(query, identity).to(text.dtype)
@@ -190,7 +190,7 @@ def semantic_activated_attention(
         gate = torch.addcmul(layout.gate_offset, gate, layout.gate_scale)
     attended = _attend_in_layout(query, identity, layout).to(text.dtype)
     if text.device.type == "mps":
-        gate = gate.to(text.dtype)  # Metal's operations want one dtype
+        gate = gate.to(text.dtype)  # Metal's operations need one dtype
     return (text if overwrite_text else text.clone()).addcmul_(
         gate, attended
     )  # the product is taken in the gate's float32
@@ -203,24 +203,24 @@ def _attend_in_layout(query: Tensor, identity: IdentityTokens, layout: Layout | 
     people = shares.owners.shape[-1]
     if people == 1:
         return identity_attention(query, identity, layout.mask) * shares.of_people
-    # Two attentions for any number of people. Shares in the logits weaken each person's tokens, but softmax then makes
-    # up for what was taken away; how much that was, is the attention to each person times their share.
+    # Two attentions for any number of people. Shares in the logits weaken each person's tokens, but softmax
+    # renormalises; the scale lost by that is the attention to each person times their share, summed.
     weakened = _attend(query, identity, identity.values, shares.mask)
-    owners = F.pad(shares.owners, (0, max(0, identity.values.shape[-1] - people)))  # kernels want one head size
+    owners = F.pad(shares.owners, (0, max(0, identity.values.shape[-1] - people)))  # kernels need one head size
     of_people = _attend(query, identity, owners.expand(*identity.keys.shape[:2], -1, -1), layout.mask)
     left = (of_people[..., :people] * shares.of_people.unsqueeze(2)).sum(dim=-1, keepdim=True)
     return (weakened * left).reshape(query.shape)
 
 
 def _attend(query: Tensor, identity: IdentityTokens, values: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, N, H, size of the values' heads]."""
+    """Attention with other values, [B, N, H, head size of the values]."""
     mask = identity.padding if mask is None else mask
     queries = split_heads(query, identity.keys.shape[1]).to(identity.keys.dtype)
     return F.scaled_dot_product_attention(queries, identity.keys, values, attn_mask=mask).transpose(1, 2)
 
 
 def attention_dtype(query: Tensor) -> torch.dtype:
-    """The dtype to attend in: the query's own, float32 on MPS, where half-precision attention overflows."""
+    """The dtype of the attention: the query's own, but float32 on MPS, where half-precision attention overflows."""
     return torch.float32 if query.device.type == "mps" else query.dtype
 
 

@@ -12,7 +12,7 @@ from .regions import AutoLayout, PlaceFace
 
 
 class DynamicIDExtension(ComfyExtension):
-    """What ComfyUI asks for the pack's nodes."""
+    """The entry point by which ComfyUI gets the pack's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_model_folders()

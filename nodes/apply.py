@@ -1,21 +1,21 @@
-"""The node that puts faces into a model."""
+"""The node that applies faces to a model."""
 
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..dynamicid_core.comfy_host.loading import DynamicID
-from ..dynamicid_core.comfy_host.patching import MOST_LORA_STRENGTH, Conditioning, apply_dynamicid
+from ..dynamicid_core.comfy_host.patching import MAX_LORA_STRENGTH, Conditioning, apply_dynamicid
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
-from ..dynamicid_core.saa import LARGEST, SaaSettings
+from ..dynamicid_core.saa import MAX_SETTINGS, SaaSettings
 from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType, are_placements, check_dynamicid
 
 _DEFAULT = SaaSettings()
 
 
 class ApplyDynamicID(io.ComfyNode):
-    """Faces, model and prompts go in; what a sampler needs comes out."""
+    """Applies faces to a model and its prompts, for a sampler."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,7 +38,7 @@ class ApplyDynamicID(io.ComfyNode):
                 _number(
                     "lora_strength",
                     1.0,
-                    MOST_LORA_STRENGTH,
+                    MAX_LORA_STRENGTH,
                     "Strength of the adapter's low-rank updates, which were trained together with the faces.",
                 ),
                 _setting(
@@ -88,8 +88,8 @@ class ApplyDynamicID(io.ComfyNode):
 
 
 def _setting(name: str, tooltip: str) -> Any:
-    """One of ``SaaSettings``."""
-    return _number(name, getattr(_DEFAULT, name), LARGEST[name], tooltip)
+    """The input for one of ``SaaSettings``."""
+    return _number(name, getattr(_DEFAULT, name), MAX_SETTINGS[name], tooltip)
 
 
 def _number(name: str, default: float, most: float, tooltip: str) -> Any:

@@ -1,4 +1,4 @@
-"""Nodes that make a face from photos, keep it in a file and bring it back."""
+"""Nodes that encode, mix, save and load faces."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from ..dynamicid_core import files, images
 from ..dynamicid_core.comfy_host import encoding, folders
 from ..dynamicid_core.comfy_host.loading import DynamicID
-from ..dynamicid_core.face import MIX_METHODS, MOST_WEIGHT, Face, load_face, mix_faces, save_face
+from ..dynamicid_core.face import MAX_WEIGHT, MIX_METHODS, Face, load_face, mix_faces, save_face
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from .sockets import (
     CATEGORY,
-    SHOWS_A_PREVIEW,
+    HAS_PREVIEW,
     DynamicIDType,
     FaceAnalysisType,
     FaceType,
@@ -24,11 +24,11 @@ from .sockets import (
     face_inputs,
 )
 
-MOST_MIXED = 4
+MAX_MIXED_FACES = 4
 
 
 class EncodeFace(io.ComfyNode):
-    """One person, from one photo or several."""
+    """Encodes one person from one or several photos."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -37,7 +37,7 @@ class EncodeFace(io.ComfyNode):
             display_name="Encode Face",
             category=CATEGORY,
             description="Makes a face from a photo: who the person is, as tokens that the model can follow.",
-            is_output_node=SHOWS_A_PREVIEW,
+            is_output_node=HAS_PREVIEW,
             inputs=[
                 io.Image.Input(
                     "image",
@@ -79,14 +79,14 @@ class EncodeFace(io.ComfyNode):
     ) -> io.NodeOutput:
         check_dynamicid(dynamicid)
         check_face_analysis(face_analysis)
-        photos = images.photographs(image)
+        photos = images.photos_from_image(image)
         face, previews = encoding.encode_photos(dynamicid, face_analysis, clip_vision, photos, order, index, crop)
         preview = images.to_image(previews)
         return io.NodeOutput(face, preview, ui=ui.PreviewImage(preview))
 
 
 class MixFaces(io.ComfyNode):
-    """A person between several."""
+    """Mixes several faces into one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,11 +95,11 @@ class MixFaces(io.ComfyNode):
                 f"weight_{i}",
                 default=1.0,
                 min=0.0,
-                max=MOST_WEIGHT,
+                max=MAX_WEIGHT,
                 step=0.01,
                 tooltip=f"How much of face {i}. 0 leaves it out; unconnected faces do not count.",
             )
-            for i in range(1, MOST_MIXED + 1)
+            for i in range(1, MAX_MIXED_FACES + 1)
         ]
         return io.Schema(
             node_id="DynamicIDAverageFaces",
@@ -107,7 +107,7 @@ class MixFaces(io.ComfyNode):
             category=CATEGORY,
             description="Makes one face from two to four: the average of several people, or of photos of one.",
             inputs=[
-                *face_inputs(MOST_MIXED, "A face to mix."),
+                *face_inputs(MAX_MIXED_FACES, "A face to mix."),
                 *weights,
                 io.Combo.Input(
                     "method",
@@ -129,7 +129,7 @@ class MixFaces(io.ComfyNode):
 
 
 class SaveFace(io.ComfyNode):
-    """Keeps a face for other workflows and other people."""
+    """Saves a face for other workflows and other users."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -160,7 +160,7 @@ class SaveFace(io.ComfyNode):
 
 
 class LoadFace(io.ComfyNode):
-    """A face that was saved before."""
+    """Loads a saved face."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -171,7 +171,9 @@ class LoadFace(io.ComfyNode):
             description="Reads a face that Save Face wrote, from models/dynamicid/faces.",
             inputs=[
                 io.Combo.Input(
-                    "name", options=folders.choices(folders.FACES), tooltip="The file. Press R to refresh the list."
+                    "name",
+                    options=folders.file_choices(folders.FACES),
+                    tooltip="The file. Press R to refresh the list.",
                 )
             ],
             outputs=[FaceType.Output(display_name="face", tooltip="For Apply DynamicID or Place Face.")],
@@ -179,12 +181,12 @@ class LoadFace(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        """A file that is not there is told before anything runs."""
-        return folders.missing(folders.FACES, name and files.with_suffix(name))
+        """Reports a missing file before anything runs."""
+        return folders.check_listed(folders.FACES, name and files.with_suffix(name))
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None) -> tuple[tuple[str, int], ...]:
-        """A file that was replaced under the same name is read again. name: None where another node gives it."""
+        """Changes when the file is replaced, so that it is read again. name: None if it is linked."""
         return folders.fingerprint(folders.FACES, name and files.with_suffix(name))
 
     @classmethod

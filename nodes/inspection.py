@@ -1,4 +1,4 @@
-"""Nodes that show what happened: where the identity acted, and whether people are themselves."""
+"""Nodes that inspect results: where the identity acted, and how similar the people are."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from ..dynamicid_core.face_packs import check_recognition
-from ..dynamicid_core.layouts import MOST_PEOPLE
+from ..dynamicid_core.layouts import MAX_PEOPLE
 from ..dynamicid_core.regions import Region
 from .sockets import (
     CATEGORY,
@@ -27,7 +27,7 @@ from .sockets import (
 
 
 class ActivationMap(io.ComfyNode):
-    """Where the gate let the identity in."""
+    """Shows where the gate let the identity act."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -54,7 +54,7 @@ class ActivationMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: dict[str, Any], image: Tensor) -> io.NodeOutput:
-        photos = images.photographs(image)
+        photos = images.photos_from_image(image)
         maps = inspection.activation_maps(model, len(photos), latent["samples"])
         sheets = [
             _sheet(photo, {group: one[i].numpy() for group, one in maps.items()}) for i, photo in enumerate(photos)
@@ -64,7 +64,7 @@ class ActivationMap(io.ComfyNode):
 
 
 class CompareFaces(io.ComfyNode):
-    """Are they themselves, and where they should be?"""
+    """Compares the faces of a picture with the people it should show."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -78,7 +78,7 @@ class CompareFaces(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch of them."),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
-                *face_inputs(MOST_PEOPLE, "A person who should be in the picture, from left to right.", needed=0),
+                *face_inputs(MAX_PEOPLE, "A person who should be in the picture, from left to right.", needed=0),
                 PlacementsType.Input(
                     "placements",
                     optional=True,
@@ -114,7 +114,7 @@ class CompareFaces(io.ComfyNode):
             raise InputError("There is nobody to compare with. Connect faces or placements.")
         for number, face in enumerate(people, start=1):
             check_recognition(face.recognition, face_analysis.recognition, f"Face {number} was encoded")
-        photos = images.photographs(image)
+        photos = images.photos_from_image(image)
         results = [_compare(photo, face_analysis, people, placements) for photo in one_by_one(photos)]
         drawn = images.to_image([drawing.draw_comparison(p, r) for p, r in zip(photos, results, strict=True)])
         similarity = float(np.mean([result.mean_similarity for result in results]))
@@ -125,10 +125,10 @@ class CompareFaces(io.ComfyNode):
 def _sheet(photo: images.Photo, maps: dict[str, np.ndarray]) -> images.Photo:
     people = len(maps["all"])
     rows = [
-        [drawing.draw_heat(photo, maps[group][person], f"face {person + 1}, {group}") for group in maps]
+        [drawing.draw_heatmap(photo, maps[group][person], f"face {person + 1}, {group}") for group in maps]
         for person in range(people)
     ]
-    return drawing.sheet(rows)
+    return drawing.image_grid(rows)
 
 
 def _compare(
@@ -137,7 +137,7 @@ def _compare(
     found = analysis.detect(photo)
     seen = [analysis.embed(photo, face) for face in found]
     places = None if placements is None else [_place(placement.region, photo) for placement in placements]
-    known = [face.known_embedding(f"Face {i}").numpy() for i, face in enumerate(people, start=1)]
+    known = [face.require_embedding(f"Face {i}").numpy() for i, face in enumerate(people, start=1)]
     return comparison.compare(found, seen, known, places)
 
 
@@ -145,5 +145,5 @@ def _place(region: Region | None, photo: images.Photo) -> comparison.Place | Non
     if region is None:
         return None
     height, width = photo.shape[:2]
-    x, y = region.on(height, width).centre
+    x, y = region.on_picture(height, width).centre
     return x * width, y * height

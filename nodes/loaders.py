@@ -1,4 +1,4 @@
-"""Nodes that open files: the adapter with its parts, and the InsightFace pack."""
+"""Nodes that load models: the adapter with its parts, the miniature, and the InsightFace pack."""
 
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,18 @@ from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType
 
 NONE, AUTO = "none", "auto"
 _PARTS = ("adapter", "imr", "keypoint_encoder")
-# Pack -> its files as this session downloaded them. Until they change, ComfyUI shall see no difference to before, and
-# not encode all faces again the next time. It lives as long as ComfyUI's own cache.
+# Pack -> the state of its files after a download. Until they change, the fingerprint stays that of before, so that
+# ComfyUI does not encode all faces again. It lives as long as ComfyUI's own cache.
 _DOWNLOADED: dict[str, list[Any]] = {}
 
 
 class LoadDynamicID(io.ComfyNode):
-    """The adapter and, for editing, the IMR and the keypoint encoder."""
+    """Loads the adapter and, for editing, the IMR and the keypoint encoder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         own = folders.list_files(folders.MODELS)
-        adapters = folders.choices(folders.MODELS, folders.IP_ADAPTERS)
+        adapters = folders.file_choices(folders.MODELS, folders.IP_ADAPTERS)
         return io.Schema(
             node_id="DynamicIDLoader",
             display_name="Load DynamicID",
@@ -35,7 +35,7 @@ class LoadDynamicID(io.ComfyNode):
                 io.Combo.Input(
                     "adapter",
                     options=adapters,
-                    default=next(filter(_is_called_adapter, adapters), None),
+                    default=next(filter(_has_adapter_name, adapters), None),
                     tooltip="The released SAA file or an IP-Adapter FaceID Plus file, from models/dynamicid or "
                     "models/ipadapter. The kind is read from the file itself.",
                 ),
@@ -72,16 +72,16 @@ class LoadDynamicID(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, adapter: str | None = None) -> bool | str:
-        """A file that is not there is told before anything runs.
+        """Reports a missing file before anything runs.
 
-        Of the adapter only: the host would blame all inputs that are asked about here for any of them.
+        Only for the adapter: the host would blame all inputs that are named here for any of them.
         """
-        return adapter is None or folders.missing(_folder_of(adapter), adapter)
+        return adapter is None or folders.check_listed(_folder_of(adapter), adapter)
 
     @classmethod
     def fingerprint_inputs(cls, **files: Any) -> list[Any]:
-        """A file that was replaced under the same name is loaded again."""
-        if any(files.get(part, NONE) is None for part in _PARTS):  # a link brings a name
+        """Changes when a file is replaced under the same name, so that it is loaded again."""
+        if any(files.get(part, NONE) is None for part in _PARTS):  # a name is linked
             return [files, *(folders.fingerprint(name, None) for name in (folders.MODELS, folders.IP_ADAPTERS))]
         paths = [_known_path(files.get(part)) for part in _PARTS]
         return [files.get("variant"), *((str(path), path.stat().st_mtime_ns) for path in paths if path is not None)]
@@ -92,7 +92,7 @@ class LoadDynamicID(io.ComfyNode):
             raise InputError(f'"{variant}" is no variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
         path = _adapter_path(adapter)
         loaded = checkpoint.read_checkpoint(
-            path, checkpoint.ADAPTER, variant=checkpoint.VARIANTS.get(variant), undecided=_undecided(path)
+            path, checkpoint.ADAPTER, variant=checkpoint.VARIANTS.get(variant), fallback=_fallback_variant(path)
         )
         parts = {
             checkpoint.IMR: _read_part(imr, checkpoint.IMR),
@@ -102,7 +102,7 @@ class LoadDynamicID(io.ComfyNode):
 
 
 class LoadMiniature(io.ComfyNode):
-    """The small model that comes with the pack."""
+    """Loads the small model that comes with the pack."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -139,7 +139,7 @@ class LoadMiniature(io.ComfyNode):
 
 
 class LoadFaceAnalysis(io.ComfyNode):
-    """InsightFace: finds faces, recognises them, measures them."""
+    """Loads an InsightFace pack, which detects, recognises and measures faces."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -195,7 +195,7 @@ class LoadFaceAnalysis(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, pack: str, **_: Any) -> list[Any]:
-        """A pack whose files were added or replaced is opened again."""
+        """Changes when files of the pack are added or replaced, so that it is opened again."""
         packs = _packs()
         states = {name: _state(packs.get(name)) for name in (packs if pack is None else [pack])}  # a link brings None
         return [state for name, state in states.items() if state and state != _DOWNLOADED.get(name)]
@@ -219,7 +219,7 @@ class LoadFaceAnalysis(io.ComfyNode):
 
 
 def _state(folder: Path | None) -> list[Any]:
-    """A pack's files and when they changed."""
+    """The files of a pack with their modification times."""
     files = face_packs.pack_models(folder) if folder else []
     return [(str(file), file.stat().st_mtime_ns) for file in files]
 
@@ -237,13 +237,13 @@ def _folder_of(file: str) -> str:
     return folders.MODELS if is_own else folders.IP_ADAPTERS
 
 
-def _is_called_adapter(file: str) -> bool:
-    """For the choice of a new node: the files themselves are too large to look into all of them."""
+def _has_adapter_name(file: str) -> bool:
+    """For the default of a new node: the files are too large to read them all."""
     return any(word in file.lower() for word in ("saa", "adapter", "faceid"))
 
 
-def _undecided(path: Path) -> checkpoint.Variant:
-    """What an adapter is whose tensors do not tell."""
+def _fallback_variant(path: Path) -> checkpoint.Variant:
+    """The variant of an adapter whose tensors do not show it."""
     if not any(path.is_relative_to(folder) for folder in folders.model_folders(folders.IP_ADAPTERS)):
         return checkpoint.DYNAMICID
     is_v2 = "plusv2" in path.name.lower().replace("-", "").replace("_", "")
@@ -254,7 +254,7 @@ def _known_path(file: str | None) -> Path | None:
     try:
         return None if file in (None, NONE) else _adapter_path(str(file))
     except InputError:
-        return None  # execute tells the user
+        return None  # execute reports it
 
 
 def _read_part(file: str, part: str) -> checkpoint.Checkpoint | None:

@@ -1,4 +1,4 @@
-"""Nodes for expression and head pose: keypoints from pictures and sliders, and the edit itself."""
+"""Nodes for expression and head pose: keypoints from pictures and sliders, and face editing."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,12 +13,12 @@ from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.expression import EXPRESSIONS
 from ..dynamicid_core.face import Face
 from ..dynamicid_core.face_analysis import FaceAnalysis
-from ..dynamicid_core.face_prompt import expression_in, face_prompt
+from ..dynamicid_core.face_prompt import face_prompt, find_expression
 from ..dynamicid_core.keypoints import Keypoints, load_keypoints, save_keypoints
-from ..dynamicid_core.portrait import measured, portrait_square
+from ..dynamicid_core.portrait import measure_keypoints, portrait_square
 from .sockets import (
     CATEGORY,
-    SHOWS_A_PREVIEW,
+    HAS_PREVIEW,
     DynamicIDType,
     FaceAnalysisType,
     FaceKeypointsType,
@@ -29,12 +29,12 @@ from .sockets import (
     face_choice_inputs,
 )
 
-_NO_START = "Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints)."
+_NO_START_MESSAGE = "Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints)."
 _UNCONNECTED = object()
 
 
 class FaceKeypoints(io.ComfyNode):
-    """Expression and pose of another picture."""
+    """Measures expression and pose in another picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -44,7 +44,7 @@ class FaceKeypoints(io.ComfyNode):
             category=CATEGORY,
             description="Measures the expression and head pose of a face in a driving picture, for Edit Expression & "
             "Pose.",
-            is_output_node=SHOWS_A_PREVIEW,
+            is_output_node=HAS_PREVIEW,
             inputs=[
                 io.Image.Input("image", tooltip="The driving picture, of any size: one face that shows what you want."),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
@@ -56,15 +56,15 @@ class FaceKeypoints(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, face_analysis: FaceAnalysis, order: str, index: int) -> io.NodeOutput:
         check_face_analysis(face_analysis)
-        photo = images.one_photograph(image, "Face Keypoints takes one driving picture")
+        photo = images.single_photo_from_image(image, "Face Keypoints takes one driving picture")
         found = face_analysis.choose(photo, order, index)
-        keypoints = measured(found.photo, found.chosen, portrait_square(found.photo, found.chosen))
+        keypoints = measure_keypoints(found.photo, found.chosen, portrait_square(found.photo, found.chosen))
         marked = drawing.draw_faces(found.photo, found.faces, found.chosen)
         return _keypoints_output(keypoints, [marked, drawing.draw_keypoints(keypoints)])
 
 
 class PoseKeypoints(io.ComfyNode):
-    """Expression and pose by hand."""
+    """Edits expression and pose with sliders."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -73,7 +73,7 @@ class PoseKeypoints(io.ComfyNode):
             display_name="Pose Keypoints",
             category=CATEGORY,
             description="Turns a head and changes its expression by sliders or a preset, for Edit Expression & Pose.",
-            is_output_node=SHOWS_A_PREVIEW,
+            is_output_node=HAS_PREVIEW,
             inputs=[
                 FaceKeypointsType.Input(
                     "keypoints", optional=True, tooltip="Where to start. Not needed when a face is connected."
@@ -102,9 +102,9 @@ class PoseKeypoints(io.ComfyNode):
     def validate_inputs(cls, preset: str | None, keypoints: Any = _UNCONNECTED, face: Any = _UNCONNECTED) -> bool | str:
         """Without a start, the rest of the graph still runs.
 
-        A connected input is None here: nothing has run yet. preset: ComfyUI tells of an error at an input that it gave.
+        A connected input is None here: nothing has run yet. preset: ComfyUI reports an error at a named input.
         """
-        return _NO_START if keypoints is face is _UNCONNECTED else True
+        return _NO_START_MESSAGE if keypoints is face is _UNCONNECTED else True
 
     @classmethod
     def execute(
@@ -118,12 +118,12 @@ class PoseKeypoints(io.ComfyNode):
         **sliders: float,
     ) -> io.NodeOutput:
         start = _start(keypoints, face)
-        edited = motion.edit_motion(start, preset, yaw, pitch, roll, motion.Features(**sliders))
+        edited = motion.edit_motion(start, preset, yaw, pitch, roll, motion.FeatureSliders(**sliders))
         return _keypoints_output(edited, [drawing.draw_keypoints(edited, start)])
 
 
 class DescribeFace(io.ComfyNode):
-    """What the photo showed, in words."""
+    """Describes the photo's expression and pose as a prompt."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -150,7 +150,7 @@ class DescribeFace(io.ComfyNode):
 
 
 class EditFace(io.ComfyNode):
-    """The identity-motion reconfigurator (IMR)."""
+    """Edits a face with the identity-motion reconfigurator (IMR)."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -220,7 +220,7 @@ class EditFace(io.ComfyNode):
 
 
 class SaveKeypoints(io.ComfyNode):
-    """Keeps an expression and pose for other faces."""
+    """Saves an expression and pose for other faces."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -251,7 +251,7 @@ class SaveKeypoints(io.ComfyNode):
 
 
 class LoadKeypoints(io.ComfyNode):
-    """Keypoints that were saved before."""
+    """Loads saved keypoints."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -260,11 +260,11 @@ class LoadKeypoints(io.ComfyNode):
             display_name="Load Keypoints",
             category=CATEGORY,
             description="Reads keypoints that Save Keypoints wrote, from models/dynamicid/keypoints.",
-            is_output_node=SHOWS_A_PREVIEW,
+            is_output_node=HAS_PREVIEW,
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=folders.choices(folders.KEYPOINTS),
+                    options=folders.file_choices(folders.KEYPOINTS),
                     tooltip="The file. Press R to refresh the list.",
                 )
             ],
@@ -273,12 +273,12 @@ class LoadKeypoints(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        """A file that is not there is told before anything runs."""
-        return folders.missing(folders.KEYPOINTS, name and files.with_suffix(name))
+        """Reports a missing file before anything runs."""
+        return folders.check_listed(folders.KEYPOINTS, name and files.with_suffix(name))
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None) -> tuple[tuple[str, int], ...]:
-        """A file that was replaced under the same name is read again. name: None where another node gives it."""
+        """Changes when the file is replaced, so that it is read again. name: None if it is linked."""
         return folders.fingerprint(folders.KEYPOINTS, name and files.with_suffix(name))
 
     @classmethod
@@ -291,8 +291,8 @@ def _angle(name: str, tooltip: str) -> Any:
     return io.Float.Input(
         name,
         default=0.0,
-        min=-motion.LIMIT,
-        max=motion.LIMIT,
+        min=-motion.MAX_TURN,
+        max=motion.MAX_TURN,
         step=1.0,
         tooltip=f"{tooltip} In degrees, added to the pose of the face.",
     )
@@ -327,9 +327,9 @@ def _start(keypoints: Keypoints | None, face: Face | None) -> Keypoints:
         _check_keypoints(keypoints)
         return keypoints
     if face is None:
-        raise InputError(_NO_START)
+        raise InputError(_NO_START_MESSAGE)
     check_face(face)
-    return replace(face.motion(), expression=expression_in(face.face_prompt or ""), portrait=face.portrait)
+    return replace(face.motion(), expression=find_expression(face.face_prompt or ""), portrait=face.portrait)
 
 
 def _check_keypoints(given: Any) -> None:

@@ -1,4 +1,4 @@
-"""Nodes that say where people are."""
+"""Nodes that place people in the picture."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..dynamicid_core import drawing, images, layouts, regions
 from ..dynamicid_core.errors import InputError
-from ..dynamicid_core.face import MOST_WEIGHT, Face, Placement
+from ..dynamicid_core.face import MAX_WEIGHT, Face, Placement
 from ..dynamicid_core.face_analysis import FaceAnalysis
 from .sockets import (
     CATEGORY,
-    SHOWS_A_PREVIEW,
+    HAS_PREVIEW,
     BoundingBoxType,
     FaceAnalysisType,
     FaceType,
@@ -25,7 +25,7 @@ from .sockets import (
 
 
 class PlaceFace(io.ComfyNode):
-    """Where one person goes. Chains: each node adds a person to the earlier ones."""
+    """Places one person. Nodes can be chained: each adds a person to the earlier ones."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -44,7 +44,7 @@ class PlaceFace(io.ComfyNode):
                     "weight",
                     default=1.0,
                     min=0.0,
-                    max=MOST_WEIGHT,
+                    max=MAX_WEIGHT,
                     step=0.01,
                     tooltip="How strongly this person shows, beside the weight in Apply DynamicID. 0 leaves them out.",
                 ),
@@ -58,7 +58,7 @@ class PlaceFace(io.ComfyNode):
                     "bounding_box",
                     optional=True,
                     tooltip="A box in pixels of the picture to be made, instead of the one drawn here.",
-                    # Later interfaces make number fields of this type, whose defaults would take the place of the box.
+                    # Later interfaces turn this type into number fields, whose defaults would replace the box.
                     extra_dict={"forceInput": True},
                 ),
                 PlacementsType.Input(
@@ -100,7 +100,7 @@ class PlaceFace(io.ComfyNode):
 
 
 class AutoLayout(io.ComfyNode):
-    """Places for up to eight people without drawing."""
+    """Places up to eight people automatically."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -109,9 +109,9 @@ class AutoLayout(io.ComfyNode):
             display_name="Auto Layout",
             category=CATEGORY,
             description="Places several people by itself, from left to right in the order of the inputs.",
-            is_output_node=SHOWS_A_PREVIEW,
+            is_output_node=HAS_PREVIEW,
             inputs=[
-                *face_inputs(layouts.MOST_PEOPLE, "The next person, from left to right."),
+                *face_inputs(layouts.MAX_PEOPLE, "The next person, from left to right."),
                 io.Combo.Input(
                     "layout",
                     options=list(layouts.LAYOUTS),
@@ -141,7 +141,7 @@ class AutoLayout(io.ComfyNode):
         people = connected_faces(faces)
         picture = None
         if layout == layouts.REFERENCE:
-            picture, boxes = _as_in(reference_image, face_analysis, len(people))
+            picture, boxes = _boxes_from_reference(reference_image, face_analysis, len(people))
         elif layout == layouts.ROWS:
             boxes = layouts.head_and_shoulder_rows(len(people))
         elif layout == layouts.COLUMNS:
@@ -153,13 +153,13 @@ class AutoLayout(io.ComfyNode):
         return io.NodeOutput(placements, preview, ui=ui.PreviewImage(preview))
 
 
-def _as_in(
+def _boxes_from_reference(
     reference_image: Tensor | None, analysis: FaceAnalysis | None, people: int
 ) -> tuple[images.Photo, list[regions.Box]]:
     if reference_image is None or analysis is None:
         raise InputError(f'The layout "{layouts.REFERENCE}" needs a reference image and Load Face Analysis connected.')
     check_face_analysis(analysis)
-    picture = images.one_photograph(reference_image, "Auto Layout takes one reference image")
+    picture = images.single_photo_from_image(reference_image, "Auto Layout takes one reference image")
     height, width = picture.shape[:2]
     return picture, layouts.from_faces([face.box for face in analysis.detect(picture)], height, width, people)
 

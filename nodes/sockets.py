@@ -1,4 +1,4 @@
-"""The pack's own socket types, and what several nodes do with faces."""
+"""The pack's own socket types, and inputs and checks shared by nodes."""
 
 from typing import Any, TypeGuard
 
@@ -10,8 +10,8 @@ from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.face_analysis import ORDERS, FaceAnalysis
 
 CATEGORY = "DynamicID"
-SHOWS_A_PREVIEW = True
-"""is_output_node of nodes with a preview: a page that was loaded after a run is told of cached output nodes only."""
+HAS_PREVIEW = True
+"""For is_output_node of nodes with a preview: a page loaded after a run gets results of cached output nodes only."""
 
 DynamicIDType = io.Custom("DYNAMICID")
 FaceAnalysisType = io.Custom("FACE_ANALYSIS")
@@ -27,7 +27,7 @@ def face_inputs(count: int, tooltip: str, needed: int = 1) -> list[Any]:
 
 
 def face_choice_inputs() -> list[Any]:
-    """Inputs order and index: which face of a photo."""
+    """The inputs order and index, which choose a face of a photo."""
     return [
         io.Combo.Input(
             "order",
@@ -54,7 +54,7 @@ def check_face_analysis(given: Any) -> None:
 
 
 def check_face(given: Any) -> None:
-    """Raises InputError for anything but a face, which sockets of any type let through."""
+    """Raises InputError for anything but a face, which nodes with sockets of any type can pass on."""
     if not isinstance(given, Face):
         raise InputError(
             f"A face is needed; found {type(given).__name__}. Connect Encode Face, Load Face or Edit Expression & Pose."
@@ -62,7 +62,7 @@ def check_face(given: Any) -> None:
 
 
 def check_dynamicid(given: Any) -> None:
-    """Raises InputError for anything but an adapter, likewise."""
+    """Raises InputError for anything but an adapter."""
     if not isinstance(given, DynamicID):
         raise InputError(
             f"An adapter is needed at dynamicid; found {type(given).__name__}. Connect Load DynamicID or Load "
@@ -76,7 +76,7 @@ def are_placements(given: Any) -> TypeGuard[tuple[Placement, ...]]:
 
 
 def check_placements(given: Any) -> None:
-    """Raises InputError for anything but placed faces, likewise."""
+    """Raises InputError for anything but placed faces."""
     if not are_placements(given):
         raise InputError(
             f"Placed faces are needed at placements; found {type(given).__name__}. Connect Place Face or Auto Layout."
@@ -84,7 +84,7 @@ def check_placements(given: Any) -> None:
 
 
 def connected_faces(faces: dict[str, Face | None]) -> list[Face]:
-    """The faces of such sockets in their order, whichever are connected. Raises InputError as ``check_face`` does."""
+    """The connected faces of ``face_inputs`` in order. Raises InputError as ``check_face`` does."""
     found = [face for _, face in sorted(faces.items()) if face is not None]
     for face in found:
         check_face(face)

@@ -110,9 +110,9 @@ def view_of(pose: tuple[float, float, float], size: int = SIZE, scale: float = S
 
 def keypoints_in(analysis: FaceAnalysis, picture: Array) -> Array | None:
     """The keypoints [106, 2] of the face nearest to the middle of a picture, None without one."""
-    from dynamicid_core.face_analysis import in_order
+    from dynamicid_core.face_analysis import sort_faces
 
-    faces = in_order(analysis.detect(picture), "nearest to the centre", picture)
+    faces = sort_faces(analysis.detect(picture), "nearest to the centre", picture)
     return faces[0].keypoints if faces else None
 
 

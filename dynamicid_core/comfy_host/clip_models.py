@@ -1,4 +1,4 @@
-"""What the pack needs of the inside of ComfyUI's CLIP models, text encoders and vision models alike."""
+"""Access to the inside of ComfyUI's CLIP models, text encoders and vision models alike."""
 
 from typing import Any
 

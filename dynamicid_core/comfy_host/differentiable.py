@@ -1,4 +1,4 @@
-"""ComfyUI's models as training needs them: frozen, but letting gradients through."""
+"""ComfyUI's models for training: frozen, but differentiable."""
 
 import functools
 import logging
@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from ..adapter import AttentionLayer, layers_of
+from ..adapter import AttentionLayer, attention_layers
 from ..errors import InputError
 from ..images import Photo, clip_input
 from .clip_models import penultimate
 
 _log = logging.getLogger(__name__)
-_TEXT_LENGTH = 77  # tokens, with those of begin and end; the host puts longer texts into several of these
-_TEXTS_KEPT = 256  # of a quarter of a megabyte each; all 42 face prompts, and captions that come again soon
+_TEXT_LENGTH = 77  # tokens, including begin and end; the host splits longer texts into several of these
+_CACHED_TEXTS = 256  # of a quarter of a megabyte each; all 42 face prompts, and captions that soon recur
 
 
 class DenoisingModel:
-    """A UNet of the family, frozen, with its noise schedule."""
+    """A frozen UNet of the Stable Diffusion family, with its noise schedule."""
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool) -> None:
         """model: a ModelPatcher of the host."""
@@ -41,10 +41,10 @@ class DenoisingModel:
                 "it."
             )
         self._dtype = dtype
-        # Convolutions run faster on channels that lie together, most of all on CPUs.
+        # Convolutions run faster with channels last, most of all on CPUs.
         network: nn.Module = base.diffusion_model.to(device, dtype, memory_format=torch.channels_last)
         self.network = network.requires_grad_(False).eval()
-        self.layers: list[AttentionLayer] = layers_of(self.network)
+        self.layers: list[AttentionLayer] = attention_layers(self.network)
         if not any(layer.is_cross for layer in self.layers):
             raise InputError("This base model has no cross-attention of a Stable Diffusion UNet. Train on SD1.5.")
         if getattr(self.network, "num_classes", None) is not None:
@@ -61,49 +61,47 @@ class DenoisingModel:
         self._scale_latents: Callable[[Tensor], Tensor] = base.process_latent_in
         self._unscale_latents: Callable[[Tensor], Tensor] = base.process_latent_out
         self.timesteps = len(self._sampling.sigmas)
-        self._carried: list[RemovableHandle] = []
+        self._update_hooks: list[RemovableHandle] = []
         self._add_to: Callable[[nn.Module], list[RemovableHandle]] = lambda _: []
         if gradient_checkpointing:
             _checkpoint_blocks(self.network)
 
-    def carry(self, add_to: Callable[[nn.Module], list[RemovableHandle]]) -> None:
-        """Adds low-rank updates to the UNet (``LowRankUpdates.add_to``) in the place of those it carried before.
+    def attach_updates(self, add_to: Callable[[nn.Module], list[RemovableHandle]]) -> None:
+        """Adds low-rank updates to the UNet (``LowRankUpdates.add_to``), in place of earlier ones.
 
-        They stay for good, since gradient checkpointing runs the blocks again on the way back.
+        They stay, since gradient checkpointing runs the blocks again in the backward pass.
         """
-        for handle in self._carried:
+        for handle in self._update_hooks:
             handle.remove()
-        self._add_to, self._carried = add_to, add_to(self.network)
+        self._add_to, self._update_hooks = add_to, add_to(self.network)
 
     @contextmanager
-    def bare(self) -> Iterator[None]:
-        """While this lasts, the UNet is without the updates that it carries. Not with gradient checkpointing."""
+    def without_updates(self) -> Iterator[None]:
+        """Removes the updates from the UNet inside the context. Not for use with gradient checkpointing."""
         add_to = self._add_to
-        self.carry(lambda _: [])
+        self.attach_updates(lambda _: [])
         try:
             yield
         finally:
-            self.carry(add_to)
+            self.attach_updates(add_to)
 
-    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the UNet sees of latents (as the VAE gives them) [B, 4, h, w] at timesteps [B]."""
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The UNet's input for latents (in the VAE's scale) [B, 4, h, w] at timesteps [B]."""
         sigma = self._sampling.sigma(timesteps.float())
         mixed = self._scale_latents(latents) + noise * sigma.view(-1, 1, 1, 1)
         return self._sampling.calculate_input(sigma, mixed)
 
-    def expected(self, latents: Tensor, noise: Tensor, timesteps: Tensor, predicted: Tensor) -> Tensor:
-        """The latents [B, 4, h, w], as the VAE gives them, that stand behind ``noisy`` ones if their noise is what the
-        UNet predicted.
-        """
+    def predict_clean(self, latents: Tensor, noise: Tensor, timesteps: Tensor, predicted: Tensor) -> Tensor:
+        """The clean latents [B, 4, h, w], in the VAE's scale, as they follow from the UNet's predicted noise."""
         sigma = self._sampling.sigma(timesteps.float()).view(-1, 1, 1, 1)
         return self._unscale_latents(self._scale_latents(latents) + sigma * (noise - predicted))
 
     def signal_to_noise(self, timesteps: Tensor) -> Tensor:
-        """How much more of the picture than of the noise there is at timesteps [B], as variances."""
+        """The signal-to-noise ratio at timesteps [B], of variances."""
         return self._sampling.sigma(timesteps.float()) ** -2
 
     def __call__(self, seen: Tensor, timesteps: Tensor, context: Tensor, attention: Mapping[Any, Any]) -> Tensor:
-        """Predicted noise [B, 4, h, w] in float32. context: [B, L, D] text. attention: what takes the place of
+        """Predicted noise [B, 4, h, w] in float32. context: [B, L, D] text. attention: replacements of
         cross-attentions, by the host's key.
         """
         options = {"patches_replace": {"attn2": dict(attention)}}
@@ -115,9 +113,9 @@ class DenoisingModel:
 
     @torch.no_grad()
     def paint(self, noise: Tensor, steps: int, cfg: float, context: Tensor, attention: Mapping[Any, Any]) -> Tensor:
-        """Latents [B, 4, h, w] as the VAE wants them, by the host's Euler sampler, from noise like them.
+        """Samples latents [B, 4, h, w], in the VAE's scale, with the host's Euler sampler from noise of that shape.
 
-        context: [2 * B, L, D] and the rows of ``attention``: positive ones first, then negative ones.
+        context: [2 * B, L, D]. In it and in the rows of ``attention``, positive ones come first, then negative ones.
         """
         sigmas = comfy.samplers.calculate_sigmas(self._sampling, "normal", steps).to(noise.device)
 
@@ -134,13 +132,13 @@ class DenoisingModel:
 
 
 class FrozenEncoders:
-    """VAE, text encoder and CLIP vision model, without gradients. Everything comes back in float32."""
+    """VAE, text encoder and CLIP vision model, without gradients. Results are in float32."""
 
     def __init__(self, vae: Any, clip: Any, clip_vision: Any, device: torch.device) -> None:
         self._vae, self.clip, self._clip_vision, self.device = vae, clip, clip_vision, device
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
         self._no_features: Tensor | None = None
-        self._told_of_length = False
+        self._warned_about_length = False
 
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
@@ -153,7 +151,7 @@ class FrozenEncoders:
         return self._vae.decode(latents).float().cpu().clamp(0, 1)
 
     def differentiable_pictures(self, latents: Tensor) -> Tensor:
-        """Like ``pictures``, but on the device of the latents and letting gradients through."""
+        """Like ``pictures``, but differentiable and on the device of the latents."""
         comfy.model_management.load_models_gpu([self._vae.patcher])
         decoder = self._vae.first_stage_model.requires_grad_(False)
         decoded = decoder.decode(latents.to(self._vae.device, self._vae.vae_dtype)).to(latents)
@@ -162,12 +160,12 @@ class FrozenEncoders:
 
     @torch.no_grad()
     def texts(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Prompts -> text tokens [B, 77, D] and pooled text [B, D]; those that come again soon are encoded once."""
+        """Prompts -> text tokens [B, 77, D] and pooled text [B, D]; those that soon recur are encoded once."""
         for prompt in dict.fromkeys(prompts):
             text = self._texts.pop(prompt, None)
-            self._texts[prompt] = self._encoded(prompt) if text is None else text  # the last used are at the end
+            self._texts[prompt] = self._encoded(prompt) if text is None else text  # last used at the end
         context, pooled = zip(*(self._texts[prompt] for prompt in prompts), strict=True)
-        for prompt in list(self._texts)[:-_TEXTS_KEPT]:
+        for prompt in list(self._texts)[:-_CACHED_TEXTS]:
             del self._texts[prompt]
         return torch.cat(context).to(self.device), torch.cat(pooled).to(self.device)
 
@@ -180,7 +178,7 @@ class FrozenEncoders:
         """CLIP's penultimate layer for normalised pixels [B, 3, S, S] -> [B, patches, size]."""
         return penultimate(self._clip_vision, pixels).to(self.device)
 
-    def features_of_nobody(self) -> Tensor:
+    def no_face_features(self) -> Tensor:
         """CLIP features of all-zero pixel values, [1, patches, size]."""
         if self._no_features is None:
             self._no_features = self.clip_features(torch.zeros(1, 3, self.image_size, self.image_size))
@@ -193,23 +191,23 @@ class FrozenEncoders:
 
     @property
     def clip_size(self) -> int:
-        """Size of CLIP's features."""
+        """The size of CLIP's features."""
         return int(self._clip_vision.model.vision_model.post_layernorm.weight.shape[0])
 
     @property
     def pooled_size(self) -> int:
-        """Size of pooled text."""
+        """The size of pooled text."""
         return self.texts([""])[1].shape[-1]
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures that the vision model looks at."""
+        """The side of the vision model's input pictures."""
         return int(self._clip_vision.image_size)
 
     def _encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(prompt), return_pooled=True)
-        if context.shape[1] > _TEXT_LENGTH and not self._told_of_length:
-            self._told_of_length = True
+        if context.shape[1] > _TEXT_LENGTH and not self._warned_about_length:
+            self._warned_about_length = True
             _log.warning(
                 'The text encoder takes %d tokens; what a caption has beyond them is not learned. The first such: "%s"',
                 _TEXT_LENGTH - 2,
@@ -221,7 +219,7 @@ class FrozenEncoders:
 def load_models(
     base_model: str | Path, clip_vision: str | Path, bf16: bool, gradient_checkpointing: bool
 ) -> tuple[DenoisingModel, FrozenEncoders]:
-    """Everything frozen that training needs, from files, on the device ComfyUI selects. bf16: the UNet's weights."""
+    """Loads all frozen models that training needs, on the device ComfyUI selects. bf16: for the UNet's weights."""
     device = selected_device()
     model, clip, vae = load_base_model(base_model)
     denoiser = DenoisingModel(model, device, torch.bfloat16 if bf16 else torch.float32, gradient_checkpointing)
@@ -235,7 +233,7 @@ def selected_device() -> torch.device:
 
 
 def load_base_model(path: str | Path) -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE of a checkpoint file, by the host's own loader."""
+    """MODEL, CLIP and VAE of a checkpoint file, with the host's own loader."""
     if not Path(path).is_file():
         raise InputError(f"There is no base model {path}. Give an SD1.5 checkpoint as base_model.")
     try:
@@ -248,7 +246,7 @@ def load_base_model(path: str | Path) -> tuple[Any, Any, Any]:
 
 
 def load_clip_vision(path: str | Path) -> Any:
-    """CLIP_VISION of a file, by the host's own loader."""
+    """CLIP_VISION of a file, with the host's own loader."""
     if not Path(path).is_file():
         raise InputError(f"There is no CLIP vision model {path}. Give CLIP ViT-H/14 as clip_vision.")
     clip_vision = comfy.clip_vision.load(str(path))
@@ -258,7 +256,7 @@ def load_clip_vision(path: str | Path) -> Any:
 
 
 def _checkpoint_blocks(network: nn.Module) -> None:
-    """Transformer blocks are computed again on the way back instead of being kept: less memory, more time."""
+    """Recomputes transformer blocks in the backward pass instead of keeping activations: less memory, more time."""
     for block in network.modules():
         if isinstance(block, BasicTransformerBlock):
             block.forward = functools.partial(_checkpointed, block.forward)
@@ -267,6 +265,6 @@ def _checkpoint_blocks(network: nn.Module) -> None:
 def _checkpointed(
     forward: Callable[..., Tensor], x: Tensor, context: Any = None, transformer_options: Any = None
 ) -> Any:
-    # The host goes on writing into its options; on the way back they must say what they say now.
+    # The host goes on writing into its options; the backward pass needs them as they are now.
     options = dict(transformer_options or {})
     return checkpoint(forward, x, context=context, transformer_options=options, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""Changing the motion of a face: text encoder, keypoint encoder and IMR on the devices ComfyUI has chosen."""
+"""Edits a face's expression and pose, with text encoder, keypoint encoder and IMR on the devices ComfyUI selects."""
 
 import logging
 from dataclasses import replace
@@ -13,7 +13,7 @@ from ..checkpoint import base_model_name
 from ..errors import InputError
 from ..expression import EXPRESSIONS
 from ..face import Face
-from ..face_prompt import expression_in, face_prompt, with_view
+from ..face_prompt import add_view, face_prompt, find_expression
 from ..keypoints import Keypoints, encoder_input
 from ..motion import edit_motion
 from .loading import DynamicID
@@ -32,10 +32,10 @@ def edit_face(
 ) -> Face:
     """The face with another expression and pose (paper section 3.3).
 
-    target_prompt: the motion to put in, as a sentence; one that does not speak of the view gets the words for that of
-    the target keypoints. target: the motion as keypoints; None for the face's own, with the preset of the expression
-    that the target prompt names. source_prompt: the motion that the face shows; empty: as it was described when it was
-    encoded. strength: from 0, the untouched tokens, to 1. Raises InputError for a missing IMR or keypoint encoder, an
+    target_prompt: the target motion as a sentence; one that does not name a view gets the words for that of the target
+    keypoints. target: the target motion as keypoints; None for the face's own, with the preset of the expression that
+    the target prompt names. source_prompt: the motion that the face shows; if empty, its description from encoding.
+    strength: from 0, the tokens unchanged, to 1. Raises InputError for a missing IMR or keypoint encoder, an
     empty target prompt, a face without keypoints, and for a face or a text encoder of another model.
     """
     if strength == 0:
@@ -50,8 +50,8 @@ def edit_face(
     if not 0 <= strength <= 1:
         raise InputError(f"strength is {strength:g}; it can be from 0 (untouched) to 1 (the full edit).")
     source_prompt = source_prompt.strip() or describe_face(face)
-    target = target or _by_words(own, target_prompt)
-    target_prompt = with_view(target_prompt, target.pose)
+    target = target or _keypoints_from_prompt(own, target_prompt)
+    target_prompt = add_view(target_prompt, target.pose)
     texts = torch.cat([pooled_text(clip, prompt) for prompt in (source_prompt, target_prompt)])
     _check_text_size(imr, keypoint_encoder, texts)
     comfy.model_management.load_models_gpu([imr, keypoint_encoder])
@@ -70,13 +70,13 @@ def edit_face(
 
 
 def describe_face(face: Face) -> str:
-    """The sentence for what a face shows; for one without it, such as from an old file, a neutral one with its pose."""
+    """The face's prompt; if it has none, as in an old file, a neutral one with its pose."""
     return face.face_prompt or face_prompt(None, face.pose)
 
 
 def pooled_text(clip: Any, prompt: str) -> Tensor:
-    """The text encoder's pooled output for a prompt, float32 [1, size]. Brackets are text here, they give no weight:
-    the released model knows no weights in face prompts.
+    """The text encoder's pooled output for a prompt, float32 [1, size]. Brackets are plain text here, not weights,
+    which face prompts of the released model do not have.
     """
     if clip is None:
         raise InputError("The clip input is empty: this checkpoint has no text encoder. Connect the CLIP of another.")
@@ -89,8 +89,8 @@ def pooled_text(clip: Any, prompt: str) -> Tensor:
 
 
 def _run_imr(imr: ModelPatcher, tokens: Tensor, motion: Tensor, texts: Tensor, per_person: int) -> Tensor:
-    """Edited tokens [1, T, D], float32. motion, texts: [2, …], source and target. A face that was mixed by attention
-    has several people's tokens, which are edited one after the other so that they do not see each other.
+    """Edited tokens [1, T, D], float32. motion, texts: [2, …], source and target. A face mixed by attention
+    has the tokens of several people, which are edited separately so that they do not attend to each other.
     """
     device = imr.load_device
     source_motion, target_motion = motion.to(device).split(1)
@@ -129,11 +129,11 @@ def _own_keypoints(face: Face, imr: ModelPatcher) -> Keypoints:
     return face.motion()
 
 
-def _by_words(own: Keypoints, target_prompt: str) -> Keypoints:
-    """The keypoints with the expression that the words name: the IMR learned from words and keypoints that agree. With
-    the miniature, words over keypoints that stay are heeded half as often.
+def _keypoints_from_prompt(own: Keypoints, target_prompt: str) -> Keypoints:
+    """The keypoints with the expression that the prompt names: the IMR was trained on prompts and keypoints that agree.
+    With the miniature, a prompt with unchanged keypoints takes effect half as often.
     """
-    expression = expression_in(target_prompt)
+    expression = find_expression(target_prompt)
     if expression is None:
         _log.warning(
             'The target prompt "%s" names no expression, so the keypoints stay those of the photo, and words alone '

@@ -1,4 +1,4 @@
-"""From photos to a face: InsightFace, CLIP and the face encoder, on the devices ComfyUI has chosen."""
+"""Encodes photos as a face, with InsightFace, CLIP and the face encoder on the devices ComfyUI selects."""
 
 import logging
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..checkpoint import base_model_name
 from ..comparison import SAME_PERSON
-from ..drawing import draw_faces, fit_square
+from ..drawing import draw_faces, resize_to_preview
 from ..errors import InputError
 from ..face import Face, average_faces
-from ..face_analysis import ALIGNED_SIZE, ChosenFace, DetectedFace, FaceAnalysis, align, align_for_clip
+from ..face_analysis import ALIGNED_SIZE, DetectedFace, FaceAnalysis, FaceSelection, align, align_for_clip
 from ..face_packs import check_recognition
 from ..face_prompt import face_prompt
 from ..images import Photo, Square, central_square, clip_input
-from ..portrait import Measured, measured, portrait_square
+from ..portrait import MeasuredKeypoints, measure_keypoints, portrait_square
 from .clip_models import penultimate
 from .loading import DynamicID
 from .progress import one_by_one
@@ -36,10 +36,10 @@ def encode_photos(
     index: int = 0,
     crop: str = "auto",
 ) -> tuple[Face, list[Photo]]:
-    """One face from photos of one person, and three previews a photo: what was found, what CLIP and what ArcFace see.
+    """One face from photos of one person, and three previews per photo: detected faces, CLIP's and ArcFace's crop.
 
-    order, index: which face of each photo, see ``FaceAnalysis.choose``. crop: one of CROPS; auto is what the adapter
-    was trained with. Raises InputError for a photo without such a face and for a CLIP model that does not fit.
+    order, index: of the face in each photo, see ``FaceAnalysis.choose``. crop: one of CROPS; auto is the one the
+    adapter was trained with. Raises InputError for a photo without such a face and for a CLIP model that does not fit.
     """
     if crop not in CROPS:
         raise InputError(f'"{crop}" is no crop. Choose one of: {", ".join(CROPS)}.')
@@ -54,10 +54,10 @@ def encode_photos(
         found = analysis.choose(photo, order, index, number, len(photos))
         subject = _subject(found.photo, found.chosen, crop, analysis, variant.embedding_channel_order)
         subjects.append(subject)
-        previews += _previews(found, subject.cut)
-    _tell_strangers(torch.stack([subject.embedding for subject in subjects]))
+        previews += _previews(found, subject.crop)
+    _warn_about_strangers(torch.stack([subject.embedding for subject in subjects]))
     sizes = dynamicid.face_encoder.model.sizes
-    features, no_features = clip_features(clip_vision, [subject.cut for subject in subjects], sizes.clip_size)
+    features, no_features = clip_features(clip_vision, [subject.crop for subject in subjects], sizes.clip_size)
     seen = torch.stack([subject.seen_embedding for subject in subjects])
     tokens, uncond_tokens = encode_tokens(dynamicid, seen, features, no_features)
     base_model = base_model_name(sizes.token_size)
@@ -67,8 +67,8 @@ def encode_photos(
     return replace(average_faces(faces), recognition=analysis.recognition), previews
 
 
-def _tell_strangers(embeddings: Tensor) -> None:
-    """Warns of photos [B, 512] of which no other one shows the same person."""
+def _warn_about_strangers(embeddings: Tensor) -> None:
+    """Warns of photos whose person is in no other photo. embeddings: [B, 512]."""
     alike = (embeddings @ embeddings.T).fill_diagonal_(-1.0)
     strangers = [str(number) for number, own in enumerate(alike, start=1) if float(own.max()) < SAME_PERSON]
     if strangers and len(embeddings) > 1:
@@ -83,8 +83,8 @@ def _tell_strangers(embeddings: Tensor) -> None:
 def clip_features(clip_vision: Any, photos: Sequence[Photo], needed_size: int) -> tuple[Tensor, Tensor]:
     """CLIP's penultimate layer for the photos, [B, patches, size], and for all-zero pixel values, [1, patches, size].
 
-    Zero pixel values, after normalisation, are what the released model trained "no photo" on; no picture gives them.
-    Raises InputError when the vision model's hidden size is not the one the face encoder was trained with.
+    The released model was trained with zero pixel values (after normalisation) for "no photo"; no picture gives them.
+    Raises InputError if the vision model's hidden size is not the one the face encoder was trained with.
     """
     pixels = clip_input(photos, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
     features = penultimate(clip_vision, torch.cat((pixels, torch.zeros_like(pixels[:1]))))
@@ -119,12 +119,12 @@ def encode_tokens(
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """The person in one photo: what CLIP sees, what ArcFace saw as the adapter wants it, and what was measured."""
+    """The person in one photo. crop: for CLIP. seen_embedding: ArcFace in the adapter's channel order."""
 
-    cut: Photo
+    crop: Photo
     seen_embedding: Tensor
     embedding: Tensor
-    keypoints: Measured | None
+    keypoints: MeasuredKeypoints | None
 
     def face(self, tokens: Tensor, uncond_tokens: Tensor, base_model: str) -> Face:
         if self.keypoints is None:
@@ -151,10 +151,10 @@ def _subject(photo: Photo, face: DetectedFace, crop: str, analysis: FaceAnalysis
     embedding = analysis.embed(photo, face)
     seen = embedding if channel_order == "bgr" else analysis.embed(photo, face, channel_order)
     return _Subject(
-        cut=_cut(photo, face, square, crop),
+        crop=_crop(photo, face, square, crop),
         seen_embedding=torch.from_numpy(seen),
         embedding=torch.from_numpy(embedding),
-        keypoints=None if face.keypoints is None else measured(photo, face, square),
+        keypoints=None if face.keypoints is None else measure_keypoints(photo, face, square),
     )
 
 
@@ -163,17 +163,17 @@ def _is_inside(face: DetectedFace, square: Square) -> bool:
     return bool((corners >= 0).all() and (corners <= 1).all())
 
 
-def _previews(found: ChosenFace, cut: Photo) -> list[Photo]:
+def _previews(found: FaceSelection, crop: Photo) -> list[Photo]:
     marked = draw_faces(found.photo, found.faces, found.chosen)
     return [
         marked,
-        fit_square(central_square(cut).cut(cut)),
-        fit_square(align(found.photo, found.chosen.landmarks, ALIGNED_SIZE)),
+        resize_to_preview(central_square(crop).crop(crop)),
+        resize_to_preview(align(found.photo, found.chosen.landmarks, ALIGNED_SIZE)),
     ]
 
 
-def _cut(photo: Photo, face: DetectedFace, square: Square, crop: str) -> Photo:
+def _crop(photo: Photo, face: DetectedFace, square: Square, crop: str) -> Photo:
     if crop == "aligned":
         return align_for_clip(photo, face.landmarks)
-    # CLIP's preprocessing takes the middle of the whole picture itself, after resizing it.
-    return photo if crop == "whole picture" else square.cut(photo)
+    # CLIP's preprocessing crops the whole picture itself, after resizing it.
+    return photo if crop == "whole picture" else square.crop(photo)

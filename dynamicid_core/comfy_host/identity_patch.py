@@ -1,4 +1,4 @@
-"""SAA inside ComfyUI's UNet, for the duration of a sampling run."""
+"""SAA in ComfyUI's UNet, during a sampling run."""
 
 import inspect
 import logging
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .. import adapter, regions, saa
 from ..errors import InputError
 from ..face import Placement
-from .moments import LOOKING, TOLD, Moment, SamplingRuns
+from .model_calls import REPLAYED_OPTIONS, REPLAYING, ModelCall, SamplingRuns
 from .people import People
-from .rows import NEGATIVE, POSITIVE, Application, Forward, Row, RowRoles, in_window, marked
+from .rows import NEGATIVE, POSITIVE, Application, Forward, Row, RowRoles, crop_to_window, mark
 
 _log = logging.getLogger(__name__)
 # Hosts before 0.3.60 do not take transformer_options here; later ones need them for attention overrides.
@@ -25,7 +25,7 @@ _TAKES_OPTIONS = any(
 )
 
 KEY = "dynamicid_"
-"""The key of our wrappers, and how the keys of all applications begin, by which conditioning knows whose it is."""
+"""The key of our wrappers, and the prefix of the keys that link conditioning to its application."""
 
 Observer = Callable[
     [adapter.AttentionLayer, Tensor, saa.IdentityTokens, saa.Layout | None, tuple[int, int], tuple[int, ...]], None
@@ -33,11 +33,11 @@ Observer = Callable[
 
 
 class IdentityPatch:
-    """SAA in every cross-attention layer of a UNet, for the duration of a forward.
+    """SAA in every cross-attention layer of a UNet, during a forward.
 
-    It never edits ``patches_replace`` at graph time: around each forward it wraps whatever other packs have put there
-    by then, so that the order of nodes does not matter and several applications stack. What does not change during a
-    sampling run (projected tokens, grids) is kept until the run ends, however it ends.
+    It never edits ``patches_replace`` at graph time: in each forward it wraps whatever other packs have put there by
+    then, so that the order of nodes does not matter and several applications stack. What does not change during a
+    sampling run (projected tokens, layouts) is cached until the run ends, however it ends.
     """
 
     def __init__(
@@ -54,29 +54,29 @@ class IdentityPatch:
         self.runs = SamplingRuns()
         self._projections = projections
         self._layers = [layer for layer in layers if layer.is_cross]
-        self._people = People.of(placements, settings.weight)
+        self._people = People.from_placements(placements, settings.weight)
         self._latent: tuple[int, int] | None = None
         self._pictures: int | None = None
-        self._kept: dict[Any, Any] = {}
+        self._cache: dict[Any, Any] = {}
         self._observer: Observer | None = None
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many tokens each person has."""
+        """The number of tokens of each person."""
         return self._people.counts
 
     @contextmanager
     def observed(self, observer: Observer, latent: tuple[int, int]) -> Iterator[None]:
-        """Tells the observer what each layer computes with when a moment of that latent is asked for again."""
+        """Calls the observer with the inputs of each layer while a call for this latent is replayed."""
         self._observer, self._latent = observer, latent
         try:
             yield
         finally:
             self._observer = self._latent = None
-            self._kept.clear()
+            self._cache.clear()
 
     def around_sampling(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """OUTER_SAMPLE wrapper: refuses prompts that did not pass the node, and drops what was kept at its end."""
+        """OUTER_SAMPLE wrapper: rejects prompts that did not pass through the node, and clears the cache at the end."""
         conds = getattr(executor.class_obj, "conds", {})
         self._check_conditioning(conds)
         self._mark_negative(conds)
@@ -86,14 +86,14 @@ class IdentityPatch:
                 latent = executor(noise, *args, **kwargs)
             finally:
                 self._latent = self._pictures = None
-                self._kept.clear()
+                self._cache.clear()
             if isinstance(latent, Tensor):
-                run.gave(latent)
+                run.set_result(latent)
             return latent
 
     def _check_conditioning(self, conds: Mapping[str, Any]) -> None:
         roles = {part: {row.role for cond in conds[part] or () for row in self._rows(cond)} for part in conds}
-        # Guiders with two prompts take the faces with either.
+        # Guiders with two prompts may have the faces in either.
         asked = set().union(*(roles[part] for part in roles if "negative" not in part))
         if POSITIVE not in asked:
             if self._are_of_others(conds):
@@ -117,13 +117,13 @@ class IdentityPatch:
             )
 
     def _mark_negative(self, conds: dict[str, Any]) -> None:
-        """Negative prompts that did not pass the node carry no face, as those that did; so does an empty one that a
-        guider takes besides.
+        """Negative prompts get the tokens of no face even if they did not pass through the node; so does an empty one
+        that a guider adds.
         """
         roles = RowRoles((Row(NEGATIVE),), self._application)
         for part, prompts in conds.items():
             if "negative" in part and prompts and not any(self._rows(cond) for cond in prompts):
-                conds[part] = [marked(cond, self.key, roles) for cond in prompts]
+                conds[part] = [mark(cond, self.key, roles) for cond in prompts]
 
     def _are_of_others(self, conds: Mapping[str, Any]) -> bool:
         carried = {key for part in conds.values() for cond in part or () for key in cond.get("model_conds", {})}
@@ -150,37 +150,37 @@ class IdentityPatch:
         boost = self._boost(executor.class_obj.model_sampling, sigma) if self.key in conds else None
         if boost is not None:
             latent = self._latent or (x.shape[-2], x.shape[-1])
-            rows = in_window(conds[self.key], options.get("context_window"), latent)
+            rows = crop_to_window(conds[self.key], options.get("context_window"), latent)
             conds = {**conds, self.key: rows}
-            if LOOKING not in options and any(row.role == POSITIVE for row in rows):
-                told = {name: options[name] for name in TOLD if name in options}
-                self.runs.note(Moment(latent, self._pictures, told, x, sigma, c_concat, c_crossattn, conds))
+            if REPLAYING not in options and any(row.role == POSITIVE for row in rows):
+                replayed = {name: options[name] for name in REPLAYED_OPTIONS if name in options}
+                self.runs.record(ModelCall(latent, self._pictures, replayed, x, sigma, c_concat, c_crossattn, conds))
             forward = Forward(rows, boost, latent, len(x))
             replaced = {**options.get("patches_replace", {})}
             replaced["attn2"] = self._wrap(replaced.get("attn2", {}), forward)
             options["patches_replace"] = replaced
-            building = self._building(("built", forward, x.shape, x.dtype))
+            building = self._eager_first(("built", forward, x.shape, x.dtype))
         others = {name: value for name, value in conds.items() if name != self.key}
         try:
             with building:
                 return executor(x, sigma, c_concat, c_crossattn, control, options, **others)
         finally:
-            if self._latent is None:  # no sampling run, at whose end what was kept would go
-                self._kept.clear()
+            if self._latent is None:  # no sampling run, whose end would clear it
+                self._cache.clear()
 
     def _boost(self, sampling: Any, sigma: Tensor) -> float | None:
-        """The layout boost at that moment of the schedule; None where the identity does not act."""
+        """The layout boost at this point of the schedule; None where the identity does not act."""
         settings = self.settings
         always = settings.start_percent <= 0 and settings.end_percent >= 1
-        boosts = settings.layout_boost != 0 and settings.layout_end > 0 and self._people.are_placed
+        boosts = settings.layout_boost != 0 and settings.layout_end > 0 and self._people.have_regions
         if always and not boosts:
-            return 0.0  # without asking the device for sigma
+            return 0.0  # without reading sigma from the device
 
         def build() -> list[float]:
             percents = settings.start_percent, settings.end_percent, settings.layout_end
             return [float(sampling.percent_to_sigma(one)) for one in percents]  # each waits for the device
 
-        start, end, layout_end = self._keep(("sigmas", sampling), build)
+        start, end, layout_end = self._cached(("sigmas", sampling), build)
         now = float(sigma.max())
         if not always and not start >= now >= end:
             return None
@@ -205,7 +205,7 @@ class IdentityPatch:
             layout = self._layout(grid, here, q)
             if self._observer is not None:
                 self._observer(layer, q, identity, layout, grid, order)
-            # What another pack returned may be a tensor that it still needs.
+            # A tensor returned by another pack may still be needed there.
             return saa.semantic_activated_attention(
                 text, q, identity, self.settings, layout, overwrite_text=previous is None
             )
@@ -218,7 +218,7 @@ class IdentityPatch:
         def build() -> saa.IdentityTokens:
             keys, values = self._projections(layer.index, self._people.tokens.to(q.device))
             values = values * self._people.token_weights.to(q.device)
-            # Without the gate, the weights of a mix count as little as regions do: so the released code has it. Maps
+            # Without the gate, the weights of a mix have no effect, nor have regions, as in the released code. Maps
             # show what the gate would have done.
             gate = self.settings.gate or self._observer is not None
             key_scale = self._people.key_scale.to(q.device) if gate else None
@@ -226,39 +226,39 @@ class IdentityPatch:
                 keys[roles], values[roles], heads, saa.attention_dtype(q), key_scale, self._pads(q)
             )
 
-        return self._keep((layer.index, *roles, q.device, q.dtype), build)
+        return self._cached((layer.index, *roles, q.device, q.dtype), build)
 
     def _layout(self, grid: tuple[int, int], forward: Forward, q: Tensor) -> saa.Layout | None:
         views, dtype = forward.views(), saa.attention_dtype(q)
 
         def build() -> saa.Layout | None:
-            placed = self._people.regions_on(forward.latent)
+            placed = self._people.regions_for(forward.latent)
             return regions.layout_on_grid(
                 placed, self.counts, *grid, forward.boost, views=views, device=q.device, dtype=dtype, pad=self._pads(q)
             )
 
-        return self._keep((grid, forward.latent, forward.boost, views, q.device, dtype), build)
+        return self._cached((grid, forward.latent, forward.boost, views, q.device, dtype), build)
 
-    def _building(self, call: Any) -> AbstractContextManager[None]:
-        """For the first call of its kind, in which what is kept is built: torch.compile shall not trace that."""
-        if call in self._kept or not hasattr(torch.compiler, "set_stance"):  # since PyTorch 2.6
+    def _eager_first(self, call: Any) -> AbstractContextManager[None]:
+        """Runs the first call of its kind without torch.compile, which should not trace how the cache is filled."""
+        if call in self._cache or not hasattr(torch.compiler, "set_stance"):  # since PyTorch 2.6
             return nullcontext()
-        self._kept[call] = True
+        self._cache[call] = True
         return torch.compiler.set_stance("force_eager")
 
     def _pads(self, q: Tensor) -> bool:
-        """A mask makes other kernels run, on which it pays on every device; without one it pays on the CPU."""
-        return self._people.are_placed or q.device.type == "cpu"
+        """Whether to pad tokens: with a mask, which needs other kernels, it pays on every device, else on the CPU."""
+        return self._people.have_regions or q.device.type == "cpu"
 
-    def _keep(self, key: Any, build: Callable[[], Any]) -> Any:
-        if key not in self._kept:
-            self._kept[key] = build()
-        return self._kept[key]
+    def _cached(self, key: Any, build: Callable[[], Any]) -> Any:
+        if key not in self._cache:
+            self._cache[key] = build()
+        return self._cache[key]
 
 
 def text_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-    """The host's own attention, [B, N, C], for what its replacement patches are given."""
+    """The host's own attention, [B, N, C], with the arguments of a replacement patch."""
     options = {"transformer_options": extra_options} if _TAKES_OPTIONS else {}
-    return attention.optimized_attention(  # not bound once: other packs put their own in its place at any time
+    return attention.optimized_attention(  # looked up each time: other packs may replace it at any time
         q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], **options
     )

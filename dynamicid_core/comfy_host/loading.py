@@ -17,11 +17,10 @@ from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 
 @dataclass(frozen=True, eq=False)
 class DynamicID:
-    """A loaded adapter and, if they were chosen, IMR and keypoint encoder; all networks under the host's memory
-    management.
+    """A loaded adapter, with IMR and keypoint encoder if chosen; all networks under the host's memory management.
 
     variant, recognition, family: see ``Checkpoint``. updates: the tensors of the adapter's low-rank updates, see
-    ``adapter.update_weights``. What else its file holds is in the networks alone, so that it is in memory once.
+    ``adapter.update_weights``. Its other tensors are in the networks only, so that they are in memory once.
     """
 
     variant: Variant
@@ -35,7 +34,7 @@ class DynamicID:
 
     @property
     def token_size(self) -> int:
-        """Of the tokens its face encoder makes."""
+        """Of the face encoder's tokens."""
         return self.face_encoder.model.sizes.token_size
 
 
@@ -43,7 +42,7 @@ def load_dynamicid(
     checkpoint: Checkpoint, imr: Checkpoint | None = None, keypoint_encoder: Checkpoint | None = None
 ) -> DynamicID:
     """Builds the networks in the dtypes of their files; ComfyUI moves and casts them when they run. Raises InputError
-    for parts that do not belong together.
+    for parts that do not fit each other.
     """
     encoder, tensors = checkpoint.modules["face_encoder"], checkpoint.modules["saa"]
     projections = adapter.projection_weights(tensors)
@@ -52,9 +51,12 @@ def load_dynamicid(
         checkpoint.recognition,
         checkpoint.family,
         adapter.update_weights(tensors),
-        _patcher(lambda **placed: FaceEncoder(FaceEncoderSizes.of(encoder), **placed), encoder),
         _patcher(
-            lambda **placed: adapter.IdentityProjections(adapter.projection_sizes(tensors), **placed), projections
+            lambda **factory_kwargs: FaceEncoder(FaceEncoderSizes.from_state_dict(encoder), **factory_kwargs), encoder
+        ),
+        _patcher(
+            lambda **factory_kwargs: adapter.IdentityProjections(adapter.projection_sizes(tensors), **factory_kwargs),
+            projections,
         ),
         _imr(imr, checkpoint) if imr else None,
         _keypoint_encoder(keypoint_encoder) if keypoint_encoder else None,
@@ -68,20 +70,23 @@ def _imr(imr: Checkpoint, adapter_checkpoint: Checkpoint) -> ModelPatcher:
             f"The IMR edits faces of {imr.family}, but the adapter makes faces of {adapter_checkpoint.family}. Choose "
             "two that were trained together."
         )
-    return _patcher(lambda **placed: Imr(ImrSizes.of(weights), **placed), weights)
+    return _patcher(lambda **factory_kwargs: Imr(ImrSizes.from_state_dict(weights), **factory_kwargs), weights)
 
 
 def _keypoint_encoder(keypoint_encoder: Checkpoint) -> ModelPatcher:
-    """Convolutions in the file's dtype, batch normalisation in float32, since the host casts the former only."""
+    """Convolutions in the file's dtype, batch normalisation in float32, since the host casts only the former."""
     weights = {
         key: tensor if ".conv_block.0." in key or not tensor.is_floating_point() else tensor.float()
         for key, tensor in keypoint_encoder.modules[KEYPOINT_ENCODER].items()
     }
-    return _patcher(lambda **placed: KeypointEncoder(KeypointEncoderSizes.of(weights), **placed), weights)
+    return _patcher(
+        lambda **factory_kwargs: KeypointEncoder(KeypointEncoderSizes.from_state_dict(weights), **factory_kwargs),
+        weights,
+    )
 
 
 def _patcher(build: Callable[..., nn.Module], weights: Mapping[str, Tensor]) -> ModelPatcher:
-    """A network on the file's own tensors, neither copied nor cast: the host's layers cast them when they are used."""
+    """A network with the file's own tensors, neither copied nor cast: the host's layers cast them when they run."""
     network = build(operations=comfy.ops.manual_cast, device="meta")
     network.load_state_dict(dict(weights), strict=True, assign=True)
     network.eval().requires_grad_(False)

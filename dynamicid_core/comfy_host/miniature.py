@@ -1,7 +1,7 @@
-"""The miniature: a whole small model in ComfyUI's own classes, and the files it is kept in.
+"""The miniature: a complete small model in ComfyUI's own classes, and its files.
 
-Its UNet has the topology of SD1.5, with the same 16 attention blocks under the same names, so that every node works on
-it as on SD1.5.
+Its UNet has the topology of SD1.5, with the same 16 attention blocks under the same names, so that every node works
+with it as with SD1.5.
 """
 
 import json
@@ -37,24 +37,24 @@ from .clip_models import text_transformer
 from .loading import DynamicID, load_dynamicid
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "miniature"
-"""Where the shipped weights are."""
+"""The folder of the shipped weights."""
 UNET_FILE, VAE_FILE, TEXT_FILE, IMAGE_FILE = (
     f"{name}.safetensors" for name in ("unet", "vae", "text_encoder", "image_encoder")
 )
 WORDS = "words"
-"""In the text encoder's file: the numbers of the tokens [n] whose rows of the embedding table it holds. All others,
-which it never met, are zero."""
+"""Key in the text encoder's file: ids of the tokens [n] whose embeddings it has. All others, which were not in its
+training captions, are zero."""
 
 DATA_SIZE = 128
-"""Side of the pictures that its data has."""
+"""Side of the pictures in its data set."""
 PICTURE_WIDTH, PICTURE_HEIGHT = 128, 144
-"""Of the pictures of one person that it was trained on: close-ups of those of the data."""
+"""Size of its training pictures of one person: close-ups from those of the data set."""
 LATENT_CHANNELS = 8
-"""SD1.5 has 4. A small autoencoder keeps faces only with more."""
+"""SD1.5 has 4. A small autoencoder needs more to keep faces."""
 LATENT_SCALE = 0.18215
-"""What the UNet's latents are in those of the VAE, as with SD1.5's; ComfyUI takes it for granted."""
+"""Scale of the UNet's latents relative to the VAE's, as in SD1.5; ComfyUI assumes it."""
 _TEXT_SIZE = 128
-_UNET: dict[str, Any] = {
+_UNET_CONFIG: dict[str, Any] = {
     "image_size": 32, "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS, "use_checkpoint": False,
     "legacy": False,
     "use_spatial_transformer": True, "use_linear_in_transformer": False, "adm_in_channels": None,
@@ -63,26 +63,26 @@ _UNET: dict[str, Any] = {
     "transformer_depth_middle": 1, "transformer_depth_output": [1] * 9 + [0] * 3,
 }  # fmt: skip
 _HEADS = 2
-_GROUPED = 4
-_VAE: dict[str, Any] = {
+_GROUP_SIZE = 4
+_VAE_CONFIG: dict[str, Any] = {
     "double_z": True, "z_channels": LATENT_CHANNELS, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
     "ch_mult": [1, 1, 2, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
 TEXT: dict[str, Any] = {"hidden_size": _TEXT_SIZE, "intermediate_size": 256, "num_attention_heads": 4,
                         "num_hidden_layers": 3}  # fmt: skip
-"""The text encoder's sizes, by the names of transformers; all else is as in SD1.5."""
+"""The text encoder's configuration, with the names of transformers; all else is as in SD1.5."""
 IMAGE: dict[str, Any] = {
     "model_type": "clip_vision_model", "hidden_size": 192, "intermediate_size": 384, "hidden_act": "gelu",
     "image_size": 112, "patch_size": 16, "num_attention_heads": 4, "num_channels": 3, "num_hidden_layers": 5,
     "projection_dim": _TEXT_SIZE,
 }  # fmt: skip
-"""The image encoder's sizes likewise."""
+"""The image encoder's configuration."""
 _PROJECTION = "text_projection.weight"
 _EMBEDDING = "text_model.embeddings.token_embedding.weight"
 
 
 class _Latents(comfy.latent_formats.LatentFormat):
-    """Those of the miniature's VAE, which gives them the spread of SD1.5's."""
+    """Latents of the miniature's VAE, which have the spread of SD1.5's."""
 
     scale_factor = LATENT_SCALE
     latent_channels = LATENT_CHANNELS
@@ -93,13 +93,13 @@ class _Sd15(comfy.supported_models.SD15):
     unet_extra_config = {"num_heads": _HEADS, "num_head_channels": -1}  # noqa: RUF012 - as the host has it
 
     def inpaint_model(self) -> bool:
-        """ComfyUI takes more than four channels for those of an inpainting model."""
+        """False: ComfyUI takes models with more than four channels for inpainting models."""
         return False
 
 
 @dataclass(frozen=True, eq=False)
 class Miniature:
-    """MODEL, CLIP, VAE and CLIP_VISION of the host, and the adapter with its IMR."""
+    """The host's MODEL, CLIP, VAE and CLIP_VISION, and the adapter with its IMR."""
 
     model: ModelPatcher
     clip: Any
@@ -109,9 +109,9 @@ class Miniature:
 
 
 def load_miniature(folder: Path = FOLDER) -> Miniature:
-    """All of it from its files. Raises InputError for a missing or damaged one."""
+    """Loads the miniature from its files. Raises InputError if one is missing or damaged."""
     parts = {
-        part: read_checkpoint(_existing(folder / file), part)
+        part: read_checkpoint(_require_file(folder / file), part)
         for part, file in ((ADAPTER, ADAPTER_FILE), (IMR, IMR_FILE), (KEYPOINT_ENCODER, KEYPOINT_ENCODER_FILE))
     }
     return Miniature(
@@ -124,41 +124,41 @@ def load_miniature(folder: Path = FOLDER) -> Miniature:
 
 
 def load_unet(file: Path) -> ModelPatcher:
-    """MODEL of a file."""
+    """Loads MODEL from a file."""
     model = build_unet()
-    _fill(model.model.diffusion_model, _read(file), file)
+    _load_weights(model.model.diffusion_model, _read(file), file)
     return model
 
 
 def load_vae(file: Path) -> Any:
-    """VAE of a file."""
+    """Loads VAE from a file."""
     return build_vae(_read(file))
 
 
 def load_text_encoder(file: Path) -> Any:
-    """CLIP of a file."""
+    """Loads CLIP from a file."""
     weights = _read(file)
     if WORDS not in weights or _EMBEDDING not in weights:
-        raise _unfit(file)
+        raise _mismatch_error(file)
     clip = build_text_encoder()
     network = text_transformer(clip)
     table = torch.zeros(network.get_input_embeddings().weight.shape)
     weights[_EMBEDDING] = table.index_copy(0, weights.pop(WORDS), weights[_EMBEDDING].float())
-    # SD1.5 leaves its pooled text as it is.
-    _fill(network, weights | {_PROJECTION: torch.eye(_TEXT_SIZE)}, file)
+    # SD1.5 does not project its pooled text.
+    _load_weights(network, weights | {_PROJECTION: torch.eye(_TEXT_SIZE)}, file)
     return clip
 
 
 def load_image_encoder(file: Path) -> Any:
-    """CLIP_VISION of a file."""
+    """Loads CLIP_VISION from a file."""
     clip_vision = build_image_encoder()
-    _fill(clip_vision.model, _read(file), file)
+    _load_weights(clip_vision.model, _read(file), file)
     return clip_vision
 
 
 def build_unet() -> ModelPatcher:
     """MODEL without weights."""
-    config = _Sd15(dict(_UNET))
+    config = _Sd15(dict(_UNET_CONFIG))
     device = comfy.model_management.get_torch_device()
     offload = comfy.model_management.unet_offload_device()
     dtype = comfy.model_management.unet_dtype(device=device, supported_dtypes=config.supported_inference_dtypes)
@@ -170,15 +170,17 @@ def build_unet() -> ModelPatcher:
 
 def build_vae(weights: Mapping[str, Tensor]) -> Any:
     """VAE with weights."""
-    vae = comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": dict(_VAE), "embed_dim": LATENT_CHANNELS}})
-    vae.latent_channels = LATENT_CHANNELS  # the host tells it by the file for kinds that it knows only
+    vae = comfy.sd.VAE(
+        sd=dict(weights), config={"params": {"ddconfig": dict(_VAE_CONFIG), "embed_dim": LATENT_CHANNELS}}
+    )
+    vae.latent_channels = LATENT_CHANNELS  # the host reads it from the file only for known kinds
     _group_channels(vae.first_stage_model)
     return vae
 
 
 def vae_network() -> nn.Module:
     """The VAE's network alone, without weights, for training."""
-    return _group_channels(comfy.sd.AutoencoderKL(ddconfig=dict(_VAE), embed_dim=LATENT_CHANNELS))
+    return _group_channels(comfy.sd.AutoencoderKL(ddconfig=dict(_VAE_CONFIG), embed_dim=LATENT_CHANNELS))
 
 
 def build_text_encoder() -> Any:
@@ -196,43 +198,43 @@ def build_image_encoder() -> Any:
 
 
 def packed_text_weights(weights: Mapping[str, Tensor], words: Tensor) -> dict[str, Tensor]:
-    """What a text encoder's file holds: its weights, and of the embedding table only the rows of ``words`` [n]."""
+    """The tensors of a text encoder's file: its weights, with only the rows ``words`` [n] of the embedding table."""
     kept = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}
     return kept | {_EMBEDDING: weights[_EMBEDDING][words], WORDS: words}
 
 
 def _group_channels(network: nn.Module) -> nn.Module:
-    """Lets group normalisation see four channels at once at least, as in SD1.5's first layers.
+    """Makes the groups of group normalisation at least four channels wide, as in SD1.5's first layers.
 
-    ComfyUI has 32 groups everywhere. In a layer of 32 channels that is one channel each, and colours are lost.
+    ComfyUI always has 32 groups. In a layer of 32 channels these have one channel each, and colours are lost.
     """
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
-            module.num_groups = min(module.num_groups, module.num_channels // _GROUPED)
+            module.num_groups = min(module.num_groups, module.num_channels // _GROUP_SIZE)
     return network
 
 
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+def _load_weights(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
     try:
         network.load_state_dict(dict(weights), strict=True)
     except RuntimeError as error:
-        raise _unfit(file) from error
+        raise _mismatch_error(file) from error
 
 
-def _unfit(file: Path) -> InputError:
+def _mismatch_error(file: Path) -> InputError:
     return InputError(f"{file.name} does not fit this version of the pack: install the pack again. ({file})")
 
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        return dict(comfy.utils.load_torch_file(str(_existing(file)), safe_load=True))
+        return dict(comfy.utils.load_torch_file(str(_require_file(file)), safe_load=True))
     except InputError:
         raise
-    except Exception as error:  # safetensors has types of its own
+    except Exception as error:  # safetensors raises its own types
         raise InputError(f"{file.name} is damaged ({error}): install the pack again. ({file})") from error
 
 
-def _existing(file: Path) -> Path:
+def _require_file(file: Path) -> Path:
     if not file.is_file():
         raise InputError(f"The miniature's {file.name} is missing from {file.parent}: install the pack again.")
     return file

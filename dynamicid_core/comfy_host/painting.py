@@ -1,4 +1,4 @@
-"""Pictures by the path of the nodes: CLIP Text Encode, Apply DynamicID, KSampler, VAE Decode."""
+"""Generates pictures as a graph of nodes does: CLIP Text Encode, Apply DynamicID, KSampler, VAE Decode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..face import Placement
-from ..images import Photo, photographs
+from ..images import Photo, photos_from_image
 from ..regions import LATENT_CELL
 from ..saa import SaaSettings
 from .loading import DynamicID
@@ -21,7 +21,7 @@ from .patching import apply_dynamicid
 
 @dataclass(frozen=True, eq=False)
 class BaseModel:
-    """MODEL, CLIP and VAE of the host."""
+    """The host's MODEL, CLIP and VAE."""
 
     model: ModelPatcher
     clip: Any
@@ -32,7 +32,7 @@ class BaseModel:
 class Sampling:
     """How pictures are sampled. The defaults are those of the published examples: 50 steps of DDIM at CFG 5.
 
-    width, height: pixels, multiples of 8. sampler, scheduler: by the host's names. batch: pictures at once.
+    width, height: pixels, multiples of 8. sampler, scheduler: the host's names. batch: pictures at once.
     """
 
     width: int = 512
@@ -69,12 +69,12 @@ def paint(
     sampling: Sampling,
     seed: int,
 ) -> list[Photo]:
-    """Pictures of the people in ``placements``, as a graph of the nodes makes them; without any, of the base model.
+    """Pictures of the people in ``placements``, as from a graph of the nodes; without any, from the base model alone.
 
-    Stops when the host is told to interrupt. Raises InputError when adapter, model and faces do not fit each other.
+    Stops if the host is interrupted. Raises InputError if adapter, model and faces do not fit each other.
     """
     latents = paint_latents(base, dynamicid, placements, settings, prompt, negative, sampling, seed)
-    return photographs(base.vae.decode(latents))
+    return photos_from_image(base.vae.decode(latents))
 
 
 @torch.inference_mode()
@@ -88,7 +88,7 @@ def paint_latents(
     sampling: Sampling,
     seed: int,
 ) -> Tensor:
-    """Latents [batch, C, height / 8, width / 8] of what ``paint`` makes, as the VAE decodes them."""
+    """Latents [batch, C, height / 8, width / 8] of the pictures of ``paint``, in the VAE's scale."""
     asked, avoided = (base.clip.encode_from_tokens_scheduled(base.clip.tokenize(text)) for text in (prompt, negative))
     model, asked, avoided = apply_dynamicid(base.model, asked, avoided, dynamicid, placements, settings)
     empty = torch.zeros(sampling.batch, 4, sampling.height // LATENT_CELL, sampling.width // LATENT_CELL)
@@ -103,7 +103,7 @@ def paint_latents(
         asked,
         avoided,
         empty,
-        disable_pbar=True,  # the caller shows how far its pictures are
+        disable_pbar=True,  # the caller shows progress
         seed=seed,
     )
     return latents

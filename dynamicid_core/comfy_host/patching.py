@@ -1,4 +1,4 @@
-"""Applying an adapter to a ComfyUI model and its conditioning."""
+"""Applies an adapter to a ComfyUI model and its conditioning."""
 
 import logging
 import uuid
@@ -15,16 +15,16 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from .. import adapter, saa
-from ..errors import InputError, check_between
+from ..errors import InputError, check_range
 from ..face import Face, Placement
 from .identity_patch import KEY, IdentityPatch
 from .loading import DynamicID
-from .rows import NEGATIVE, POSITIVE, Application, Row, RowRoles, marked
+from .rows import NEGATIVE, POSITIVE, Application, Row, RowRoles, mark
 
 _log = logging.getLogger(__name__)
 
 Conditioning = list[list[Any]]
-MOST_LORA_STRENGTH = 2.0
+MAX_LORA_STRENGTH = 2.0
 
 
 def apply_dynamicid(
@@ -36,28 +36,28 @@ def apply_dynamicid(
     settings: saa.SaaSettings,
     lora_strength: float = 1.0,
 ) -> tuple[ModelPatcher, Conditioning, Conditioning]:
-    """The model with SAA and the low-rank updates, and the conditioning that tells it which rows are the people's.
+    """The model with SAA and the low-rank updates, and the conditioning that marks the rows with faces.
 
-    The given model and conditioning are not changed. With weight 0, or nobody to place, they are returned as they are.
-    Raises InputError when adapter, model and faces do not fit each other. lora_strength: up to MOST_LORA_STRENGTH.
+    The given model and conditioning are not changed. With weight 0 or nobody to place, they are returned unchanged.
+    Raises InputError if adapter, model and faces do not fit each other. lora_strength: up to MAX_LORA_STRENGTH.
     """
-    check_between("lora_strength", lora_strength, 0, MOST_LORA_STRENGTH)
+    check_range("lora_strength", lora_strength, 0, MAX_LORA_STRENGTH)
     placements = [placement for placement in placements if placement.weight != 0]
     if settings.weight == 0 or not placements:
         return model, positive, negative
     with _without_object_patches(model):
         network = getattr(model.model, "diffusion_model", None)
-        layers = [] if network is None else adapter.layers_of(network)
+        layers = [] if network is None else adapter.attention_layers(network)
         adapter.check_fit(dynamicid.projections.model.sizes, layers)
         for placement in placements:
             _check_face(placement.face, dynamicid)
         patched = model.clone()
         add_low_rank_updates(patched, adapter.low_rank_updates(dynamicid.updates, layers), lora_strength)
-    key = f"{KEY}{uuid.uuid4().hex}"  # one application's own, so that several stack
+    key = f"{KEY}{uuid.uuid4().hex}"  # unique to this application, so that several stack
     application = Application()
     patch = IdentityPatch(key, application, dynamicid.projections.model, layers, placements, settings)
     patched.set_additional_models(key, [dynamicid.projections])
-    # Wrappers reach compiled code with their keys: one that it has not seen would have it compiled anew.
+    # Compiled code sees the keys of wrappers: a new one would make it compile again.
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.around_sampling)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch.around_model)
     return (
@@ -69,9 +69,9 @@ def apply_dynamicid(
 
 @contextmanager
 def _without_object_patches(model: ModelPatcher) -> Iterator[None]:
-    """The model as it was loaded from its file.
+    """Restores the model as loaded from its file, inside the context.
 
-    The host leaves the objects of the last sampling in it. One that torch.compile made gives weights other names.
+    The host leaves the object patches of the last sampling in it. One from torch.compile gives weights other names.
     """
     originals = model.object_patches_backup.items()
     patches = [(name, comfy.utils.set_attr(model.model, name, original)) for name, original in originals]
@@ -83,14 +83,14 @@ def _without_object_patches(model: ModelPatcher) -> Iterator[None]:
 
 
 def mark_conditioning(conditioning: Conditioning, key: str, roles: RowRoles) -> Conditioning:
-    """A copy of the conditioning that carries ``roles`` to the patch with this key."""
-    return [[text, marked(options, key, roles)] for text, options in conditioning]
+    """A copy of the conditioning that passes ``roles`` to the patch with this key."""
+    return [[text, mark(options, key, roles)] for text, options in conditioning]
 
 
 def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor, Tensor]], strength: float) -> None:
     """Adds up @ down to UNet weights as the host's own weight patches: merged when loaded, restored when unloaded.
 
-    8-bit float weights would round the updates away, so there they are added to the cast weight on every use instead.
+    8-bit weights would round the updates away; for them, they are added to the cast weight on every use instead.
     """
     if strength == 0:
         return
@@ -109,17 +109,17 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
             merged[f"{name}.lora_up.weight"], merged[f"{name}.lora_down.weight"] = up, down
             targets[name] = key
     model.add_patches(comfy.lora.load_lora(merged, targets), strength)
-    model.add_callback(CallbacksMP.ON_LOAD, _tells_of_hidden({f"diffusion_model.{name}" for name in updates}))
+    model.add_callback(CallbacksMP.ON_LOAD, _warn_if_hidden({f"diffusion_model.{name}" for name in updates}))
     if unmerged:
         _log.info(
             "The model's weights have 8 bits: the low-rank updates are added while it runs. Model Save leaves "
             "them out, and model merges keep all those of model1 and none of model2. Use a model in 16 bits for these."
         )
-        model.add_callback(CallbacksMP.ON_DETACH, _frees(unmerged))
+        model.add_callback(CallbacksMP.ON_DETACH, _free_on_detach(unmerged))
 
 
-def _tells_of_hidden(updated: Set[str]) -> Callable[..., None]:
-    """The host finds no weight to update inside an object that torch.compile made, and says nothing."""
+def _warn_if_hidden(updated: Set[str]) -> Callable[..., None]:
+    """A callback that warns if torch.compile has hidden the weights from the host, which skips them silently."""
 
     def tell(model: ModelPatcher, *_: Any) -> None:
         if not updated <= {name for name, _ in model.model.named_parameters(remove_duplicate=False)}:
@@ -133,15 +133,15 @@ def _tells_of_hidden(updated: Set[str]) -> Callable[..., None]:
 
 
 def _is_8_bit(weight: Tensor) -> bool:
-    """Also when the host wraps it in a tensor of the dtype that it computes in. Bytes are another pack's format."""
+    """Whether a weight has 8 bits, even if wrapped in a tensor of the compute dtype. Bytes are other packs' formats."""
     small = getattr(weight, "_qdata", weight).dtype
     return small.itemsize == 1 and (small.is_floating_point or hasattr(weight, "_qdata"))
 
 
-def _frees(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool], None]:
-    """The host brings updates to the device with the weights, but does not take them back.
+def _free_on_detach(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool], None]:
+    """A callback that moves updates off the device: the host moves them there with the weights, but not back.
 
-    Also where the weights stay for another clone of the model, which mostly has other updates.
+    It does so even if the weights stay for another clone of the model, which mostly has other updates.
     """
 
     def free(model: ModelPatcher, _: bool) -> None:
@@ -154,8 +154,8 @@ def _frees(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool]
 class UnmergedUpdate:
     """Adds a low-rank update to a weight that the host has just cast for use.
 
-    seed: with --fast the host keeps the weight in 8 bits, whose steps are larger than most updates. The sum is rounded
-    by chance there, as the host does it: in the same way at every step of a sampling, and right on average.
+    seed: with --fast the host keeps the weight in 8 bits, whose steps are larger than most updates. The sum is then
+    rounded stochastically, as by the host: the same at every step of a sampling, and exact on average.
     """
 
     def __init__(self, up: Tensor, down: Tensor, strength: float, seed: int) -> None:
@@ -164,14 +164,14 @@ class UnmergedUpdate:
     def __call__(self, weight: Tensor) -> Tensor:
         """The updated weight, in the dtype given."""
         is_small = weight.dtype.itemsize == 1
-        wide = weight.float() if is_small else weight  # nothing can be added in 8 bits
-        self.move_to(wide.device)  # freed, or unloaded by the host in part, and asked by a clone that keeps the weights
+        wide = weight.float() if is_small else weight  # 8-bit types have no addition
+        self.move_to(wide.device)  # freed, or partly unloaded by the host, and used by a clone that keeps the weights
         factors = (factor.to(wide.dtype) for factor in (self._up, self._down))
         updated = wide + self._strength * torch.mm(*factors)
         return comfy.float.stochastic_rounding(updated, weight.dtype, self._seed) if is_small else updated
 
     def move_to(self, device: torch.device) -> int:
-        """Called by the host when it loads the weight; returns the bytes that are now there."""
+        """Called by the host when it loads the weight; returns the bytes moved."""
         self._up, self._down = self._up.to(device), self._down.to(device)
         return self._up.nbytes + self._down.nbytes
 

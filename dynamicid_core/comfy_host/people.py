@@ -1,4 +1,4 @@
-"""All people of one application, side by side."""
+"""The people of one application, with their tokens concatenated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from ..regions import LATENT_CELL, Box, MaskRegion, Region
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """Everybody in the picture.
+    """All people in the picture.
 
-    tokens: [2, T, D] float32, row POSITIVE the faces', row NEGATIVE those of no face. token_weights: [1, T, 1], what
-    multiplies the values. key_scale: [T], what multiplies the attention logits. counts: tokens a person.
-    regions: where each is to be, None for anywhere.
+    tokens: [2, T, D] float32, row POSITIVE the faces', row NEGATIVE those of no face. token_weights: [1, T, 1],
+    multiplies the values. key_scale: [T], multiplies the attention logits. counts: number of tokens per person.
+    regions: of each person, None for anywhere.
     """
 
     tokens: Tensor
@@ -26,8 +26,8 @@ class People:
     regions: tuple[Region | None, ...]
 
     @classmethod
-    def of(cls, placements: Sequence[Placement], weight: float) -> "People":
-        """Collects placed faces; ``weight`` multiplies everybody's own."""
+    def from_placements(cls, placements: Sequence[Placement], weight: float) -> "People":
+        """Collects placed faces; ``weight`` multiplies the weight of each."""
         faces = [placement.face for placement in placements]
         counts = tuple(face.tokens.shape[1] for face in faces)
         positive = torch.cat([face.tokens for face in faces], dim=1)
@@ -46,11 +46,11 @@ class People:
         )
 
     @property
-    def are_placed(self) -> bool:
+    def have_regions(self) -> bool:
         """Whether anybody has a region."""
         return any(region is not None for region in self.regions)
 
-    def regions_on(self, latent: tuple[int, int]) -> list[Box | MaskRegion | None]:
+    def regions_for(self, latent: tuple[int, int]) -> list[Box | MaskRegion | None]:
         """The regions on a latent of this size; those given in pixels become fractions of its picture."""
         height, width = (side * LATENT_CELL for side in latent)
-        return [None if region is None else region.on(height, width) for region in self.regions]
+        return [None if region is None else region.on_picture(height, width) for region in self.regions]

@@ -1,4 +1,4 @@
-"""Work that takes long, as ComfyUI shows and stops it."""
+"""ComfyUI's progress bar and cancellation for long work."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -10,7 +10,7 @@ _Item = TypeVar("_Item")
 
 
 def one_by_one(items: Sequence[_Item]) -> Iterator[_Item]:
-    """The items, with ComfyUI's progress bar, and its Cancel between them."""
+    """Yields the items with ComfyUI's progress bar; Cancel takes effect between them."""
     progress = comfy.utils.ProgressBar(len(items))
     for item in items:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -19,7 +19,7 @@ def one_by_one(items: Sequence[_Item]) -> Iterator[_Item]:
 
 
 def download_progress() -> Callable[[int, int], None]:
-    """What a download reports to, see ``downloads.fetch``."""
+    """The progress callback for ``downloads.fetch``."""
     progress = comfy.utils.ProgressBar(1)
 
     def report(done: int, whole: int) -> None:

@@ -1,4 +1,4 @@
-"""The rows of a batch that ComfyUI runs through the UNet: whose tokens they carry, which part of it they show."""
+"""The rows of a batch that ComfyUI runs through the UNet: which tokens they get, and which part of it they show."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,26 +13,26 @@ from ..regions import Box
 _log = logging.getLogger(__name__)
 
 POSITIVE, NEGATIVE = 0, 1
-"""Which of a person's tokens a row of the batch carries: those of the face, or those of no face."""
+"""Which of a person's tokens a row of the batch gets: those of the face, or those of no face."""
 _NEGATIVE_PART = 1
-"""What the host's ``cond_or_uncond`` calls the rows of the negative prompt."""
+"""The value for the negative prompt in the host's ``cond_or_uncond``."""
 
 
 class Row(NamedTuple):
-    """One row of a batch: whose tokens it carries, and the area (height, width, top, left) of the latent it shows."""
+    """One row of a batch: which tokens it gets, and the area (height, width, top, left) of the latent it shows."""
 
     role: int
     area: tuple[int, int, int, int] | None = None
 
 
 class Application:
-    """One use of Apply DynamicID, which its model and its conditioning both know."""
+    """One use of Apply DynamicID, shared by its model and its conditioning."""
 
     def __init__(self) -> None:
-        self._samplings, self._told = 0, False
+        self._samplings, self._warned = 0, False
 
     def __deepcopy__(self, _: Any) -> "Application":
-        return self  # copied conditioning is still that of this model
+        return self  # copied conditioning still belongs to this model
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -43,10 +43,10 @@ class Application:
         finally:
             self._samplings -= 1
 
-    def is_asked_for(self) -> None:
-        """Its conditioning is. Without its model nobody would say that the faces are not painted."""
-        if not self._samplings and not self._told:
-            self._told = True
+    def note_use(self) -> None:
+        """Called when its conditioning is used; warns if its model is not, since the faces are then not painted."""
+        if not self._samplings and not self._warned:
+            self._warned = True
             _log.warning(
                 "A prompt brings faces from Apply DynamicID, but the sampler's model did not pass that node: they are "
                 "not painted. Connect the node's model output, too. Model merges keep that of model1 only."
@@ -62,19 +62,19 @@ class RowRoles(comfy.conds.CONDRegular):
 
     def process_cond(self, batch_size: int, area: Sequence[int] | None = None, **_: Any) -> "RowRoles":
         """The rows of a whole batch of one conditioning."""
-        self._application.is_asked_for()
+        self._application.note_use()
         shown = None if area is None else tuple(area)
         return RowRoles(tuple(row._replace(area=shown) for row in self.cond) * batch_size, self._application)
 
     def _copy_with(self, cond: tuple[Row, ...]) -> "RowRoles":
-        return RowRoles(cond, self._application)  # the host's own knows of no application
+        return RowRoles(cond, self._application)  # the host's own would lose the application
 
     def can_concat(self, other: Any) -> bool:
         """Whether rows of another conditioning may run in the same forward."""
         return isinstance(other, RowRoles)
 
     def concat(self, others: Sequence["RowRoles"]) -> tuple[Row, ...]:
-        """All rows of a forward, as they reach the model."""
+        """All rows of a forward, as passed to the model."""
         return sum((other.cond for other in others), self.cond)
 
     def size(self) -> list[int]:
@@ -82,15 +82,15 @@ class RowRoles(comfy.conds.CONDRegular):
         return [len(self.cond)]
 
 
-def marked(options: Mapping[str, Any], key: str, roles: RowRoles) -> dict[str, Any]:
-    """A copy of a prompt's options that carries ``roles`` to the patch with this key, whatever guider runs it."""
+def mark(options: Mapping[str, Any], key: str, roles: RowRoles) -> dict[str, Any]:
+    """A copy of a prompt's options that passes ``roles`` to the patch with this key, whatever guider runs it."""
     return {**options, "model_conds": {**options.get("model_conds", {}), key: roles}}
 
 
-def in_window(rows: tuple[Row, ...], window: Any, latent: tuple[int, int]) -> tuple[Row, ...]:
-    """The rows of a call for which the host cut a context window out of the latent, along its height or width.
+def crop_to_window(rows: tuple[Row, ...], window: Any, latent: tuple[int, int]) -> tuple[Row, ...]:
+    """The rows of a call for a context window that the host cut out of the latent, along its height or width.
 
-    window: of transformer_options, None without one. A window that goes round the edge shows no one part.
+    window: of transformer_options, None without one. A window that wraps around the edge has no area.
     """
     along = getattr(window, "dim", None)
     if along not in (2, 3):
@@ -107,7 +107,7 @@ def in_window(rows: tuple[Row, ...], window: Any, latent: tuple[int, int]) -> tu
 class Forward:
     """One call of the UNet: its rows, the layout boost at its timestep, the latent's whole size, and its batch.
 
-    The batch is several times the rows where a pack that tiles the picture asks for several tiles at once.
+    The batch is a multiple of the rows where a pack that tiles the picture runs several tiles at once.
     """
 
     rows: tuple[Row, ...]
@@ -116,7 +116,7 @@ class Forward:
     batch: int
 
     def order(self, batch: int, parts: Sequence[int]) -> tuple[int, ...]:
-        """Which of the rows each row of a layer's batch is. parts: the host's ``cond_or_uncond``."""
+        """For each row of a layer's batch, the index of its row here. parts: the host's ``cond_or_uncond``."""
         order = tuple(range(len(self.rows))) * (self.batch // len(self.rows))
         if batch != self.batch:
             order = _coupled(order, batch, parts)
@@ -125,17 +125,17 @@ class Forward:
         return order
 
     def reordered(self, order: Sequence[int]) -> "Forward":
-        """The same with these of its rows."""
+        """The same call with these of its rows."""
         return replace(self, rows=tuple(self.rows[row] for row in order))
 
     def views(self) -> tuple[Box | None, ...]:
-        """Which part of the picture each row shows; a single one when it is the same for all."""
+        """The part of the picture that each row shows; a single one if it is the same for all."""
         views = tuple(_view(row.area, self.latent) for row in self.rows)
         return views[:1] if len(set(views)) == 1 else views
 
 
 def _coupled(order: tuple[int, ...], batch: int, parts: Sequence[int]) -> tuple[int, ...]:
-    """The order in a layer where a pack couples prompts: it repeats the rows of every part but the negative one."""
+    """The order in a layer where a pack couples prompts, which repeats the rows of every part but the negative one."""
     if not parts or len(order) % len(parts) != 0:
         return order
     size, alone = len(order) // len(parts), parts.count(_NEGATIVE_PART)

@@ -19,7 +19,7 @@ from ..comfyui import prepare_comfyui
 from ..commands import run_command
 from ..errors import InputError
 from ..face_packs import find_pack, open_pack, pack_models
-from ..files import writing
+from ..files import explain_write_errors
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
 from .results import MEND, Results
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> str:
     rows = compared(results.rows, cases, settings)
     tables = make_tables(rows)
     text = render(tables)
-    with writing(options.out, MEND):
+    with explain_write_errors(options.out, MEND):
         (options.out / "tables.md").write_text(text, encoding="utf-8")
         draw_sheets(rows, options.out, references)
         draw_bars(tables, options.out / "bars.png")

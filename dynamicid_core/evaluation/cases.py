@@ -13,10 +13,10 @@ import torch
 from ..errors import InputError
 from ..expression import EXPRESSIONS
 from ..face_prompt import face_prompt
-from ..images import Photo, check_photo, is_photo, open_photo, photos_in
+from ..images import Photo, check_photo, is_photo, list_photos, open_photo
 from ..keypoints import Keypoints
-from ..layouts import MOST_PEOPLE
-from ..motion import LIMIT, edit_motion
+from ..layouts import MAX_PEOPLE
+from ..motion import MAX_TURN, edit_motion
 from .metrics import DOWN, FRONT, POSES, SIDE, UP
 from .results import BETWEEN
 
@@ -78,7 +78,7 @@ class Motion:
         pitch, yaw = self._angles()
         still = edit_motion(own)
         start = (0.0, 0.0, 0.0) if still.pose is None else still.pose.tolist()
-        turn, nod = (min(max(turn, -LIMIT), LIMIT) for turn in (yaw - start[1], pitch - start[0]))
+        turn, nod = (min(max(turn, -MAX_TURN), MAX_TURN) for turn in (yaw - start[1], pitch - start[0]))
         return edit_motion(own, self.expression, yaw=turn, pitch=nod)
 
     def _angles(self) -> tuple[float, float]:
@@ -171,8 +171,8 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
     take one), in scene after scene, and no group, scene and seed again before all have come. So a higher limit keeps
     the cases of a lower one. Raises InputError when there are fewer names than people.
     """
-    if not 1 <= people <= MOST_PEOPLE:
-        raise InputError(f"{people} people were asked for; it can be 1 to {MOST_PEOPLE}.")
+    if not 1 <= people <= MAX_PEOPLE:
+        raise InputError(f"{people} people were asked for; it can be 1 to {MAX_PEOPLE}.")
     if len(names) < people:
         raise InputError(
             f"Pictures of {people} people need {people} references; found {len(names)}. Add photos of more people, or "
@@ -232,5 +232,5 @@ def _first_photo(entry: Path) -> Path | None:
     """Of a person's folder, unless it is hidden; or the entry itself, where it is a photo."""
     if not entry.is_dir():
         return entry if is_photo(entry) else None
-    photos = [] if entry.name.startswith(".") else photos_in(entry)
+    photos = [] if entry.name.startswith(".") else list_photos(entry)
     return entry / photos[0] if photos else None

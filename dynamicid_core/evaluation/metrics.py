@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..comparison import compare
 from ..face_analysis import DetectedFace
-from ..face_prompt import TURNED
+from ..face_prompt import TURN_THRESHOLD
 from ..images import Photo
 
 FRONT, SIDE, UP, DOWN = "front", "side", "up", "down"
@@ -93,7 +93,7 @@ def pose_class(pose: Tensor) -> str:
     |yaw| and |pitch| decides, at a tie side. front: neither. Roll does not count. The paper gives no rule.
     """
     pitch, yaw, _ = pose.tolist()
-    aside, nodding = abs(yaw) >= TURNED, abs(pitch) > TURNED
+    aside, nodding = abs(yaw) >= TURN_THRESHOLD, abs(pitch) > TURN_THRESHOLD
     if aside and not (nodding and abs(pitch) > abs(yaw)):
         return SIDE
     if nodding:

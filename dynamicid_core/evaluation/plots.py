@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from ..drawing import person_colour, sheet, sheet_font, wrapped
+from ..drawing import image_grid, person_colour, sheet_font, wrap_text
 from ..errors import InputError
 from ..images import Photo, open_photo
 from .cases import Reference
@@ -74,7 +74,7 @@ def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Referenc
         lines.append(cells)
     if lines:
         longest = max(len(cell.caption) for cells in lines for cell in cells)
-        Image.fromarray(sheet([[cell.draw(longest) for cell in cells] for cells in lines])).save(file, quality=90)
+        Image.fromarray(image_grid([[cell.draw(longest) for cell in cells] for cells in lines])).save(file, quality=90)
 
 
 def _painted(row: Row | None, folder: Path, caption: str) -> "_Cell":
@@ -88,7 +88,7 @@ class _Cell:
 
     def __init__(self, photo: Photo, caption: str) -> None:
         self.picture = ImageOps.pad(Image.fromarray(photo), (_THUMBNAIL, _THUMBNAIL), color=(255, 255, 255))
-        self.caption = wrapped(caption, _LETTERS, _THUMBNAIL - 2 * _MARGIN)
+        self.caption = wrap_text(caption, _LETTERS, _THUMBNAIL - 2 * _MARGIN)
 
     def draw(self, lines: int) -> Photo:
         """[height, _THUMBNAIL, 3] with room for so many lines."""

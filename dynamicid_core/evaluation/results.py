@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import writing, written_whole
+from ..files import atomic_write, explain_write_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Results:
         """about: settings by which the pictures differ. Raises InputError when the folder holds rows of others; what
         was not set before, such as a further person's photo, is added.
         """
-        with writing(folder, MEND):
+        with explain_write_errors(folder, MEND):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "results.csv"
         self.rows = self._read()
@@ -87,7 +87,7 @@ class Results:
 
     def add(self, row: Row) -> None:
         """One more row, on the disk when this returns."""
-        with writing(self._file, MEND), self._file.open("a", encoding="utf-8", newline="") as file:
+        with explain_write_errors(self._file, MEND), self._file.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow(_texts(row))
         self.rows.append(row)
         self._there.add((row.setting, row.case))
@@ -111,13 +111,13 @@ class Results:
                 f"{self.folder} holds another evaluation: {', '.join(changed)} differ ({file.name}). Choose another "
                 "folder for --out."
             )
-        with writing(file, MEND), written_whole(file) as unfinished:
+        with explain_write_errors(file, MEND), atomic_write(file) as unfinished:
             unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
 
     def _write_all(self) -> None:
         with (
-            writing(self._file, MEND),
-            written_whole(self._file) as unfinished,
+            explain_write_errors(self._file, MEND),
+            atomic_write(self._file) as unfinished,
             unfinished.open("w", encoding="utf-8", newline="") as file,
         ):
             csv.writer(file).writerows([_COLUMNS, *map(_texts, self.rows)])

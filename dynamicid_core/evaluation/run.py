@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..face import Face
-from ..files import writing, written_whole
+from ..files import atomic_write, explain_write_errors
 from ..images import Photo, open_photo
-from ..portrait import no_keypoints_model
+from ..portrait import missing_keypoints_model
 from . import metrics
 from .cases import Case, Motion, Reference
 from .results import MEND, Results, Row, joined, parted
@@ -101,7 +101,7 @@ class _Run:
         path = _picture_path(setting.name, case.key if setting.edit else case.unedited_key)
         _save(photo, self.results.folder / path)
         seen = self.studio.look(photo)
-        matches = metrics.assign(seen, [face.known_embedding().numpy() for face in people])
+        matches = metrics.assign(seen, [face.require_embedding().numpy() for face in people])
         disruption = metrics.disruption(photo, base.photo, [one.face.box for one in [*seen, *base.faces]])
         return Row(
             setting=setting.name,
@@ -165,7 +165,7 @@ def _encode(studio: Studio, reference: Reference) -> Face:
     except InputError as error:
         raise InputError(f"{error} (reference {reference.name}: {reference.path})") from error
     if face.keypoints is None:  # by which poses are asked for and measured
-        raise no_keypoints_model()
+        raise missing_keypoints_model()
     return face
 
 
@@ -203,7 +203,7 @@ def _picture_path(setting: str, key: str) -> str:
 
 def _save(photo: Photo, path: Path) -> None:
     """Writes a picture whole or not at all."""
-    with writing(path, MEND):
+    with explain_write_errors(path, MEND):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             Image.fromarray(photo).save(unfinished, format="PNG")

@@ -14,7 +14,7 @@ from ..face import Face, Placement
 from ..face_analysis import DetectedFace, FaceAnalysis
 from ..images import Photo
 from ..layouts import equal_columns
-from ..portrait import measured, portrait_square
+from ..portrait import measure_keypoints, portrait_square
 from ..saa import SaaSettings
 from .cases import Motion
 from .clip_score import ClipScore
@@ -66,5 +66,5 @@ class HostStudio:
         return None if self.clip_score is None else self.clip_score(photo, prompt)
 
     def _seen(self, photo: Photo, face: DetectedFace) -> SeenFace:
-        found = measured(photo, face, portrait_square(photo, face))
+        found = measure_keypoints(photo, face, portrait_square(photo, face))
         return SeenFace(face, self.analysis.embed(photo, face), found.expression, found.pose)

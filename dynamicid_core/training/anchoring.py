@@ -50,7 +50,7 @@ class Anchoring(nn.Module, Generic[Batch]):
         self.adapter = adapter
         self._denoiser = denoiser
         self._settings = SaaSettings(threshold=config.threshold)
-        denoiser.carry(adapter.updates.add_to)
+        denoiser.attach_updates(adapter.updates.add_to)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise. "token_spread" tells when tokens become the same for all."""
@@ -65,7 +65,7 @@ class Anchoring(nn.Module, Generic[Batch]):
     def predict(self, batch: Batch, tokens: Tensor) -> Tensor:
         """The noise that UNet and adapter see in a batch with these tokens, [B, 4, h, w]."""
         patches = self.adapter.patches(tokens, self._settings, text_attention, self._layout(batch))
-        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        seen = self._denoiser.add_noise(batch.latents, batch.noise, batch.timesteps)
         return self._denoiser(seen, batch.timesteps, batch.context, patches)
 
     def _layout(self, batch: Batch) -> Layouts | None:
@@ -99,7 +99,7 @@ class AnchorBatches:
         identities = embeddings_of(samples)
         seen[no_face] = 0
         identities[no_face] = 0
-        features[no_face.to(features.device)] = self._encoders.features_of_nobody()
+        features[no_face.to(features.device)] = self._encoders.no_face_features()
         return AnchorBatch(
             latents.to(device),
             noise.to(device),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import writing, written_whole
+from ..files import atomic_write, explain_write_errors
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Metrics:
         self._all_written = False
         self._rows = [row for row in self._read() if row["step"] <= resumed_at]
         mend = ", or close the file elsewhere; running the same command again goes on from the last state."
-        with writing(f"The figures of the run, {self._file},", mend):
+        with explain_write_errors(f"The figures of the run, {self._file},", mend):
             self._write_anew()
 
     def add(self, step: int, figures: dict[str, float]) -> None:
@@ -83,7 +83,7 @@ class Metrics:
         """All rows, with a column for every figure; the file before it stays until this one is whole."""
         self._names = list(dict.fromkeys(name for row in self._rows for name in row)) or ["step"]
         self._all_written = False
-        with written_whole(self._file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        with atomic_write(self._file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
             file.write(",".join(self._names) + "\n" + self._lines(self._rows))
         self._all_written = True
 

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import saa
 from ..adapter import (
-    UPDATED,
+    LORA_TARGETS,
     AttentionLayer,
     IdentityProjections,
     check_fit,
@@ -43,7 +43,7 @@ class LowRankUpdates(nn.Module):
         handles = []
         for index, path in self._paths.items():
             layer = cast(nn.ModuleDict, self.layers[str(index)])
-            for in_file, in_unet in UPDATED.items():
+            for in_file, in_unet in LORA_TARGETS.items():
                 projection = unet.get_submodule(f"{path}.{in_unet}")
                 handles.append(projection.register_forward_hook(_adding(layer[f"{in_file}_lora"])))
         return handles
@@ -80,7 +80,9 @@ class TrainableAdapter(nn.Module):
         if len(ranks) != 1:
             found = f"updates of the ranks {', '.join(map(str, sorted(ranks)))}" if ranks else "none"
             raise InputError(f"Training goes on from adapters with low-rank updates of one rank; this one has {found}.")
-        adapter = cls(layers, FaceEncoderSizes.of(encoder), ranks.pop(), checkpoint.variant, checkpoint.recognition)
+        adapter = cls(
+            layers, FaceEncoderSizes.from_state_dict(encoder), ranks.pop(), checkpoint.variant, checkpoint.recognition
+        )
         adapter.face_encoder.load_state_dict(encoder)
         adapter.projections.load_state_dict(projection_weights(tensors))
         updates = {f"layers.{key}": tensor for key, tensor in update_weights(tensors).items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..face_packs import PACK_OF
+from ..face_packs import RECOGNITION_PACKS
 from .data.manifest import MANIFEST
 from .data.sample import Sample
 from .data.shards import SampleIndex
@@ -38,7 +38,7 @@ class ShardSource:
         if not manifest.is_file():
             return ""
         models = json.loads(manifest.read_text(encoding="utf-8"))["settings"].get("models", {})
-        return next((name for name in PACK_OF if f"{name}.onnx" in models), "")
+        return next((name for name in RECOGNITION_PACKS if f"{name}.onnx" in models), "")
 
     def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
         """Every picture of every person, for one of several processes, without the first ``skip`` of them."""

@@ -65,7 +65,7 @@ class Reconfiguration(nn.Module):
         self._consistency = torch.tensor(float("nan"))
         self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it does not count as ours
         self._settings = SaaSettings()
-        denoiser.carry(adapter.updates.add_to)
+        denoiser.attach_updates(adapter.updates.add_to)
 
     def forward(self, batch: ReconfigureBatch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise."""
@@ -89,7 +89,7 @@ class Reconfiguration(nn.Module):
     def predict(self, batch: DiffusionBatch, tokens: Tensor) -> Tensor:
         """The noise that UNet and adapter see in the targets' latents with these tokens, [B * R, 4, h, w]."""
         patches = self._frozen[0].patches(tokens, self._settings, text_attention)
-        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        seen = self._denoiser.add_noise(batch.latents, batch.noise, batch.timesteps)
         return self._denoiser(seen, batch.timesteps, batch.context, patches)
 
 

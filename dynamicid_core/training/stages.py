@@ -228,7 +228,10 @@ def open_motion_networks(imr: str | Path, keypoint_encoder: str | Path) -> tuple
     """What reconfiguration has made. Raises InputError for other files."""
     weights = read_checkpoint(imr, IMR).modules[IMR]
     of_keypoints = read_checkpoint(keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
-    network, encoder = Imr(ImrSizes.of(weights)), KeypointEncoder(KeypointEncoderSizes.of(of_keypoints))
+    network, encoder = (
+        Imr(ImrSizes.from_state_dict(weights)),
+        KeypointEncoder(KeypointEncoderSizes.from_state_dict(of_keypoints)),
+    )
     network.load_state_dict(weights)
     encoder.load_state_dict(of_keypoints)
     return network, encoder
@@ -267,7 +270,7 @@ def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[S
 def tokens_of_nobody(adapter: TrainableAdapter, encoders: FrozenEncoders) -> Tensor:
     """[1, T, D], for negative prompts."""
     embedding = torch.zeros(1, adapter.face_encoder.sizes.embedding_size, device=encoders.device)
-    return adapter.tokens(embedding, encoders.features_of_nobody())
+    return adapter.tokens(embedding, encoders.no_face_features())
 
 
 def paint_samples(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import writing
+from ..files import explain_write_errors
 
 _STEP = "step-"
 _PROGRESS = "progress.json"
@@ -38,7 +38,7 @@ class States:
         last = self.newest()
         mend = f"; running the same command again goes on from {last.name if last else 'the beginning'}."
         try:
-            with writing(f"The state of step {step}, {target},", mend):
+            with explain_write_errors(f"The state of step {step}, {target},", mend):
                 unfinished.mkdir(parents=True)
                 write(unfinished)
                 (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **about}), encoding="utf-8")

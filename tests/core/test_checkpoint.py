@@ -91,19 +91,19 @@ def test_the_own_format_tells_what_it_is(tmp_path):
 
 
 def test_ip_adapter_files_for_sd15_and_sdxl_are_told_by_their_tensors(tmp_path):
-    sd15 = read_checkpoint(adapter_file(tmp_path / "a", 768, 32), ADAPTER, undecided=checkpoint.FACEID_PLUS)
+    sd15 = read_checkpoint(adapter_file(tmp_path / "a", 768, 32), ADAPTER, fallback=checkpoint.FACEID_PLUS)
     assert (sd15.family, sd15.variant) == ("sd15", checkpoint.FACEID_PLUS)
     sdxl = read_checkpoint(adapter_file(tmp_path / "b", 2048, 140), ADAPTER)
     assert (sdxl.family, sdxl.variant) == ("sdxl", checkpoint.FACEID_PLUS_V2)
 
 
 def test_a_file_under_dynamicids_own_names_is_dynamicid_wherever_it_lies():
-    assert read_checkpoint(RELEASED, ADAPTER, undecided=checkpoint.FACEID_PLUS).variant == checkpoint.DYNAMICID
+    assert read_checkpoint(RELEASED, ADAPTER, fallback=checkpoint.FACEID_PLUS).variant == checkpoint.DYNAMICID
 
 
 def test_published_files_were_trained_with_buffalo_l_and_own_ones_tell(tmp_path):
     released = read_checkpoint(RELEASED, ADAPTER)
-    assert face_packs.PACK_OF[released.recognition] == "buffalo_l"
+    assert face_packs.RECOGNITION_PACKS[released.recognition] == "buffalo_l"
     path = tmp_path / "own.safetensors"
     for name in ("glintr100", ""):
         save_checkpoint(replace(released, recognition=name), path)
@@ -115,7 +115,7 @@ def test_a_published_file_that_somebody_converted_was_still_trained_with_buffalo
     halves = torch.load(adapter_file(tmp_path / "a", 768, 32), weights_only=True)
     flat = {f"{half}.{key}": tensor for half, tensors in halves.items() for key, tensor in tensors.items()}
     save_file(flat, path, metadata={"format": "pt"})
-    assert face_packs.PACK_OF[read_checkpoint(path, ADAPTER).recognition] == "buffalo_l"
+    assert face_packs.RECOGNITION_PACKS[read_checkpoint(path, ADAPTER).recognition] == "buffalo_l"
 
 
 def test_the_user_can_say_what_an_adapter_is(tmp_path):
@@ -145,7 +145,7 @@ def test_a_keypoint_encoder_is_recognised_and_read(tmp_path):
 def test_an_imr_of_any_depth_is_read(tmp_path, disentangle, entangle):
     sizes = ImrSizes(64, 128, 64, 4, 128, disentangle, entangle)
     torch.save(Imr(sizes).state_dict(), tmp_path / "imr.bin")
-    assert ImrSizes.of(read_checkpoint(tmp_path / "imr.bin", IMR).modules[IMR]) == sizes
+    assert ImrSizes.from_state_dict(read_checkpoint(tmp_path / "imr.bin", IMR).modules[IMR]) == sizes
 
 
 @pytest.mark.parametrize("part", [IMR, KEYPOINT_ENCODER])
@@ -164,7 +164,7 @@ def test_a_keypoint_encoder_of_any_width_is_read(tmp_path, width):
     sizes = KeypointEncoderSizes(64, width)
     torch.save(KeypointEncoder(sizes).state_dict(), tmp_path / "kpe.bin")
     found = read_checkpoint(tmp_path / "kpe.bin", KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
-    assert KeypointEncoderSizes.of(found) == sizes
+    assert KeypointEncoderSizes.from_state_dict(found) == sizes
 
 
 class Attack:

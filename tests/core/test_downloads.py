@@ -16,7 +16,7 @@ storage = pytest.importorskip("insightface.utils.storage", reason="insightface i
 
 
 CONTENT = bytes(range(256)) * 20_000
-PIECE = downloads._PIECE
+PIECE = downloads._CHUNK_SIZE
 
 
 class CancelledError(Exception):

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from dynamicid_core import drawing
 from dynamicid_core.comparison import compare
 from dynamicid_core.face_analysis import DetectedFace
-from dynamicid_core.keypoints import COUNT, Keypoints
+from dynamicid_core.keypoints import KEYPOINT_COUNT, Keypoints
 from dynamicid_core.regions import Box
 from tests.core.test_comparison import ANNA, BEN, like
 
@@ -39,9 +39,9 @@ def test_boxes_are_around_the_faces_of_a_wide_photo_and_the_chosen_one_stands_ou
     size = drawing.PREVIEW_SIZE
     scale, top = size / 400, (size - size // 4) // 2
     assert shown.shape == (size, size, 3)
-    for one, colour in ((other, drawing._OTHER), (chosen, drawing._CHOSEN)):
+    for one, colour in ((other, drawing._OTHER_COLOUR), (chosen, drawing._CHOSEN_COLOUR)):
         assert has(shown, one.box[2] * scale, top + one.centre[1] * scale, colour)
-    assert has(shown, chosen.centre[0] * scale, top + chosen.centre[1] * scale, drawing._POINT)
+    assert has(shown, chosen.centre[0] * scale, top + chosen.centre[1] * scale, drawing._POINT_COLOUR)
 
 
 def test_places_of_a_layout_are_where_they_will_be_in_a_wide_picture():
@@ -65,19 +65,19 @@ def test_a_face_of_nobody_is_grey():
     photo = np.zeros((200, 400, 3), np.uint8)
     faces = [face(20, 80, 80, 180), face(220, 80, 280, 180)]
     shown = drawing.draw_comparison(photo, compare(faces, [nobody, like(ANNA)], [ANNA]))
-    assert has(shown, 20, 150, drawing._STRANGER)
+    assert has(shown, 20, 150, drawing._STRANGER_COLOUR)
     assert has(shown, 220, 150, drawing.person_colour(0))
 
 
 @pytest.mark.parametrize("earlier", [False, True])
 def test_keypoints_are_drawn_where_they_are_with_lines_from_where_they_were(earlier):
-    now, before = torch.full((COUNT, 2), 0.5), torch.full((COUNT, 2), 0.5)
+    now, before = torch.full((KEYPOINT_COUNT, 2), 0.5), torch.full((KEYPOINT_COUNT, 2), 0.5)
     now[0], before[0] = torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.25])
     shown = drawing.draw_keypoints(Keypoints(now), Keypoints(before) if earlier else None)
     size = drawing.PREVIEW_SIZE
-    assert has(shown, 3 * size / 4, size / 4, drawing._CHOSEN)
-    assert has(shown, size / 4 + 20, size / 4, drawing._OTHER) == earlier
-    assert not has(shown, size / 4, size / 4, drawing._CHOSEN)
+    assert has(shown, 3 * size / 4, size / 4, drawing._CHOSEN_COLOUR)
+    assert has(shown, size / 4 + 20, size / 4, drawing._OTHER_COLOUR) == earlier
+    assert not has(shown, size / 4, size / 4, drawing._CHOSEN_COLOUR)
 
 
 @pytest.mark.parametrize("corner", [(-20, -20), (190, 20), (190, 90), (20, 110)])
@@ -126,12 +126,12 @@ def test_sheets_have_letters_without_matplotlib_too(fonts, monkeypatch):
 
 def test_lines_break_between_words_and_are_as_wide_as_allowed():
     text = "one two three four five six seven"
-    lines = drawing.wrapped(text, 13, 90)
+    lines = drawing.wrap_text(text, 13, 90)
     assert " ".join(lines) == text
     assert all(drawing.sheet_font(13).getlength(line) <= 90 for line in lines)
     for before, after in pairwise(lines):
         assert drawing.sheet_font(13).getlength(f"{before} {after.split()[0]}") > 90
-    assert drawing.wrapped("a " + "m" * 50 + " b", 13, 90) == ["a", "m" * 50, "b"]
+    assert drawing.wrap_text("a " + "m" * 50 + " b", 13, 90) == ["a", "m" * 50, "b"]
 
 
 @pytest.mark.parametrize("count", [1, 12])
@@ -140,9 +140,9 @@ def test_the_number_of_a_face_can_be_read_on_a_node(count):
     size = drawing.PREVIEW_SIZE
     faces = [face(200, 200, 300, 320)] * count
     shown = drawing.draw_faces(np.full((size, size, 3), 90, np.uint8), faces, face(0, 0, 1, 1))
-    label = (np.abs(shown[:, 201:300].astype(int) - drawing._OTHER).max(axis=-1) < 40).any(axis=1).nonzero()[0]
+    label = (np.abs(shown[:, 201:300].astype(int) - drawing._OTHER_COLOUR).max(axis=-1) < 40).any(axis=1).nonzero()[0]
     ink = (shown.max(axis=-1) < 40).nonzero()
     assert np.ptp(ink[0]) + 1 >= 28
     assert label[0] < ink[0].min()
     assert ink[0].max() < 200
-    assert not has(shown, 250, 205, drawing._OTHER)
+    assert not has(shown, 250, 205, drawing._OTHER_COLOUR)

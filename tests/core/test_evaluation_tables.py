@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dynamicid_core.drawing import wrapped
+from dynamicid_core.drawing import wrap_text
 from dynamicid_core.evaluation.cases import plan
 from dynamicid_core.evaluation.plots import draw_bars, draw_sheets
 from dynamicid_core.evaluation.settings import BASE, FULL, NO_GATE, NO_IMR, compared
@@ -83,7 +83,7 @@ def test_captions_of_three_people_take_the_lines_they_need(references, tmp_path)
     asked = "surprised side; disgusted down; surprised front"
     one = row(people=3, names="anna; ben; cleo", asked=asked)
     draw_sheets([one], tmp_path, references)
-    lines = wrapped(f"full: {asked}", 13, 250)
+    lines = wrap_text(f"full: {asked}", 13, 250)
     assert " ".join(lines) == f"full: {asked}"
     assert len(lines) == 2
     picture = np.asarray(Image.open(tmp_path / "sheet_3.jpg").convert("L"))

@@ -93,7 +93,7 @@ def test_the_network_names_the_classes_in_this_order_and_whose_it_is(no_session)
     assert tuple(json.loads(about["classes"])) == EXPRESSIONS
     assert about["licence"] == "MIT"
     source = about["source"].removeprefix("npm ").rpartition(" ")
-    licences = expression.MODEL.with_name("LICENSES.md").read_text(encoding="utf-8")
+    licences = expression.MODEL_FILE.with_name("LICENSES.md").read_text(encoding="utf-8")
     assert source[0] in licences
     assert source[2] in licences
 

@@ -258,7 +258,7 @@ def test_what_a_face_was_not_measured_for_is_told_with_what_to_do():
     with pytest.raises(InputError, match=r"no keypoints to start from\. Encode .* landmark_2d_106 model"):
         make_face().motion()
     with pytest.raises(InputError, match=r"Face 2 has no ArcFace embedding to compare with\. Encode"):
-        make_face().known_embedding("Face 2")
+        make_face().require_embedding("Face 2")
 
 
 @pytest.mark.parametrize("method", ["tokens", "attention"])
@@ -323,7 +323,7 @@ def test_a_person_is_placed_with_a_weight_that_can_be(weight):
 
 def test_of_what_could_not_be_written_nothing_is_left(tmp_path):
     def half():
-        with files.written_whole(tmp_path / "a") as unfinished:
+        with files.atomic_write(tmp_path / "a") as unfinished:
             unfinished.write_text("half")
             raise OSError(28, "No space left on device")
 

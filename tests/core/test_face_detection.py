@@ -34,8 +34,8 @@ def test_a_close_up_is_chosen_before_a_small_face_in_the_background(known, detec
     analysis = open_pack(pack, "CPU", detection_size)
     astronaut, group = photos.astronaut(), photos.group_of_six()
     own, other = (analysis.choose(photo, "largest", 0).chosen.box for photo in (astronaut, group))
-    photo = resized(square_around(astronaut, own, 1.25).cut(astronaut), 1024, 1024).copy()
-    photo[:130, :130] = resized(square_around(group, other, 2.0).cut(group), 130, 130)
+    photo = resized(square_around(astronaut, own, 1.25).crop(astronaut), 1024, 1024).copy()
+    photo[:130, :130] = resized(square_around(group, other, 2.0).crop(group), 130, 130)
     found = analysis.choose(photo, "largest", 0)
     assert len(found.faces) == 2
     assert similarity(analysis, known, found) > 0.8
@@ -55,7 +55,7 @@ def test_a_small_face_in_a_large_photo_is_found(analysis, known, width):
 def test_a_face_found_with_a_border_is_where_it_is_without_one(analysis):
     """The border is for faces that are found in no other way; this one is, so that both can be compared."""
     photo, detector = photos.astronaut(), analysis._detector
-    close = resized(square_around(photo, analysis.detect(photo)[0].box, 1.0).cut(photo), 1000, 1000)
+    close = resized(square_around(photo, analysis.detect(photo)[0].box, 1.0).crop(photo), 1000, 1000)
     bgr = np.ascontiguousarray(close[..., ::-1])
     (bordered,), (plain, *_) = detector._find_with_border(bgr), detector.find(bgr)
     np.testing.assert_allclose(bordered.landmarks, plain.landmarks, atol=15)
@@ -79,17 +79,17 @@ def test_an_upright_photo_stays_as_it_is_however_heads_are_tilted(analysis, degr
     heads = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(HEADS.glob("*.jpg"))]
     for photo in (photos.astronaut(), photos.actor(), photos.group_of_six(), *heads):
         tilted = np.asarray(Image.fromarray(photo).rotate(degrees))
-        assert analysis.upright(tilted)[0] is tilted
+        assert analysis.turn_upright(tilted)[0] is tilted
 
 
 def test_somebody_who_lies_beside_an_upright_person_does_not_turn_the_photo(analysis):
     group = photos.group_of_six()
-    lying = resized(square_around(group, analysis.choose(group, "largest", 0).chosen.box, 2.2).cut(group), 150, 150)
+    lying = resized(square_around(group, analysis.choose(group, "largest", 0).chosen.box, 2.2).crop(group), 150, 150)
     for path in sorted(HEADS.glob("*.jpg")):
         photo = np.full((300, 460, 3), 125, np.uint8)
         photo[:, :300] = resized(np.asarray(Image.open(path).convert("RGB")), 300, 300)
         photo[80:230, 305:455] = np.rot90(lying)
-        assert analysis.upright(photo)[0] is photo
+        assert analysis.turn_upright(photo)[0] is photo
 
 
 def test_all_sizes_are_tried_before_a_photo_is_said_to_have_no_face(analysis, monkeypatch):

@@ -23,7 +23,7 @@ def golden():
 @pytest.fixture(scope="module")
 def encoder(golden):
     weights = {key.removeprefix("w."): tensor for key, tensor in golden[0].items() if key.startswith("w.")}
-    network = FaceEncoder(FaceEncoderSizes.of(weights))
+    network = FaceEncoder(FaceEncoderSizes.from_state_dict(weights))
     network.load_state_dict(weights, strict=True)
     return network.eval()
 

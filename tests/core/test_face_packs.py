@@ -221,7 +221,7 @@ def test_of_two_models_for_one_task_the_known_one_is_taken(tmp_path, caplog, pac
     shutil.copy(next(pack.glob("w600k*")), tmp_path / "a_copy.onnx")
     with caplog.at_level("WARNING"):
         analysis = open_pack(tmp_path, "CPU")
-    assert analysis.recognition in face_packs.PACK_OF
+    assert analysis.recognition in face_packs.RECOGNITION_PACKS
     assert "a_copy.onnx is left out: the pack has a model for recognition already" in caplog.text
 
 

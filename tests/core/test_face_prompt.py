@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dynamicid_core.expression import EXPRESSIONS
-from dynamicid_core.face_prompt import expression_in, face_prompt, with_view
+from dynamicid_core.face_prompt import add_view, face_prompt, find_expression
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_what_is_not_known_is_neutral_and_in_front():
     ],
 )
 def test_the_expression_is_read_from_a_prompt(prompt, expression):
-    assert expression_in(prompt) == expression
+    assert find_expression(prompt) == expression
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_the_expression_is_read_back_from_its_own_sentence(expression):
-    assert expression_in(face_prompt(expression, None)) == expression
+    assert find_expression(face_prompt(expression, None)) == expression
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_the_expression_is_read_back_from_its_own_sentence(expression):
     ],
 )
 def test_a_prompt_that_does_not_speak_of_the_view_gets_that_of_the_pose(prompt, pose, whole):
-    assert with_view(prompt, torch.tensor(pose, dtype=torch.float32)) == whole
+    assert add_view(prompt, torch.tensor(pose, dtype=torch.float32)) == whole
 
 
 def test_without_a_pose_nothing_is_said_of_the_view():
-    assert with_view(" happy", None) == "happy"
+    assert add_view(" happy", None) == "happy"

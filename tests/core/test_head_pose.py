@@ -12,8 +12,8 @@ from dynamicid_core import face_analysis
 from dynamicid_core.head import solve_pose, template
 from dynamicid_core.images import Square
 from dynamicid_core.keypoints import Keypoints
-from dynamicid_core.motion import Features, edit_motion
-from dynamicid_core.portrait import measured
+from dynamicid_core.motion import FeatureSliders, edit_motion
+from dynamicid_core.portrait import measure_keypoints
 
 HEADS = Path(__file__).parents[1] / "heads"
 TRUTH = json.loads((HEADS / "poses.json").read_text(encoding="utf-8"))
@@ -74,8 +74,8 @@ def test_the_pose_of_the_packs_own_model_comes_first(analysis):
     own = np.array([1.0, 2.0, 3.0], np.float32)
     with_pose = face_analysis.DetectedFace(found.box, found.score, found.landmarks, found.keypoints, own)
     square = Square(0, 0, photo.shape[0])
-    assert measured(photo, with_pose, square).pose.tolist() == [1, 2, 3]
-    assert measured(photo, found, square).pose.abs().max() < 5
+    assert measure_keypoints(photo, with_pose, square).pose.tolist() == [1, 2, 3]
+    assert measure_keypoints(photo, found, square).pose.abs().max() < 5
 
 
 @pytest.mark.parametrize("degrees", [20, 40, 60])
@@ -93,7 +93,7 @@ def test_eyes_close_at_every_angle_without_crossing(analysis, name):
     with Image.open(HEADS / name) as picture:
         photo = np.asarray(picture.convert("RGB"))
     points = torch.from_numpy(analysis.choose(photo, "largest", 0).chosen.keypoints / photo.shape[0])
-    closed = edit_motion(Keypoints(points), features=Features(eyes_open=-1.0))
+    closed = edit_motion(Keypoints(points), sliders=FeatureSliders(eyes_open=-1.0))
     for eye in ("left eye", "right eye"):
         upper, lower = middles_of_lids(eye)
         assert abs(float(closed.head.points[lower, 1] - closed.head.points[upper, 1])) < 0.015

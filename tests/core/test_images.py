@@ -7,27 +7,27 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.images import central_square, clip_input, clip_pixels, open_photo, photographs, square_around
+from dynamicid_core.images import central_square, clip_input, clip_pixels, open_photo, photos_from_image, square_around
 from tests import photos
 
 
 def test_grey_and_transparent_pictures_become_rgb():
-    grey = photographs(torch.full((1, 2, 2, 1), 0.5))[0]
+    grey = photos_from_image(torch.full((1, 2, 2, 1), 0.5))[0]
     assert grey.shape == (2, 2, 3)
     assert (grey == 128).all()
     clear = torch.zeros(1, 2, 2, 4)
-    assert (photographs(clear)[0] == 255).all(), "what is transparent is white"
+    assert (photos_from_image(clear)[0] == 255).all(), "what is transparent is white"
     clear[..., 3] = 1
-    assert (photographs(clear)[0] == 0).all()
+    assert (photos_from_image(clear)[0] == 0).all()
 
 
 def test_values_beyond_white_and_black_are_clipped():
-    assert photographs(torch.tensor([-1.0, 2.0, 0.5]).view(1, 1, 1, 3))[0].tolist() == [[[0, 255, 128]]]
+    assert photos_from_image(torch.tensor([-1.0, 2.0, 0.5]).view(1, 1, 1, 3))[0].tolist() == [[[0, 255, 128]]]
 
 
 def test_values_of_0_to_255_are_told():
     with pytest.raises(InputError, match="values up to 255; they must be from 0 to 1"):
-        photographs(torch.full((1, 2, 2, 3), 255.0))
+        photos_from_image(torch.full((1, 2, 2, 3), 255.0))
 
 
 def test_a_photo_with_sixteen_bits_of_grey_is_not_washed_out(tmp_path):
@@ -39,7 +39,7 @@ def test_a_photo_with_sixteen_bits_of_grey_is_not_washed_out(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 0, 4, 3), (0, 4, 4, 3), (4, 4, 3), (1, 4, 4, 2), (1, 3, 4, 4, 3)])
 def test_other_shapes_and_empty_pictures_are_refused(shape):
     with pytest.raises(InputError, match="An image must have the shape"):
-        photographs(torch.zeros(shape))
+        photos_from_image(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -47,7 +47,7 @@ def test_values_that_are_no_numbers_are_refused_with_the_pictures_number(value):
     batch = torch.zeros(3, 2, 2, 3)
     batch[1, 0, 0, 0] = value
     with pytest.raises(InputError, match="Photo 2 of 3"):
-        photographs(batch)
+        photos_from_image(batch)
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (300, 420), (420, 300), (333, 500), (97, 101), (640, 641)])
@@ -62,7 +62,7 @@ def test_a_square_around_a_face_stays_in_the_photo():
     photo = np.zeros((100, 200, 3), np.uint8)
     for box in ([0, 0, 30, 40], [180, 80, 200, 100], [50, 20, 150, 90]):
         square = square_around(photo, np.array(box, np.float32), 2.0)
-        assert square.cut(photo).shape == (square.side, square.side, 3)
+        assert square.crop(photo).shape == (square.side, square.side, 3)
         centre = ((box[0] + box[2]) / 2 - square.left, (box[1] + box[3]) / 2 - square.top)
         assert all(0 <= c <= square.side for c in centre)
 

@@ -27,7 +27,7 @@ def golden():
 def imr(golden):
     tensors, config = golden
     weights = {key.removeprefix("w."): tensor for key, tensor in tensors.items() if key.startswith("w.")}
-    sizes = ImrSizes.of(weights)
+    sizes = ImrSizes.from_state_dict(weights)
     assert sizes.heads == config["heads"]
     network = Imr(sizes)
     network.load_state_dict(weights, strict=True)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.keypoints import Keypoints, encoder_input, load_keypoints, raster, save_keypoints
+from dynamicid_core.keypoints import Keypoints, encoder_input, load_keypoints, rasterise, save_keypoints
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "kpe_true.safetensors")
 
@@ -21,21 +21,21 @@ def keypoints():
 @pytest.mark.parametrize("case", [0, 1])
 def test_the_raster_is_the_released_models_to_the_cell(case):
     points = GOLDEN["in.landmarks_512"][case] / 512
-    assert torch.equal(raster(points), GOLDEN["in.raster_u8"][case])
+    assert torch.equal(rasterise(points), GOLDEN["in.raster_u8"][case])
     assert torch.equal(encoder_input(points)[0], GOLDEN["in.x"][case])
 
 
 def test_points_on_or_outside_the_border_are_not_drawn():
     points = torch.full((106, 2), 0.5)
     points[:5] = torch.tensor([[0.0, 0.5], [0.5, -0.001], [-0.2, 0.5], [0.5, 1.0], [7.0, -9.0]])
-    drawn = raster(points).nonzero().tolist()
+    drawn = rasterise(points).nonzero().tolist()
     assert drawn == [[48, 48]]
 
 
 def test_the_first_and_the_last_cell_are_drawn():
     points = torch.full((106, 2), 0.9999)
     points[0] = 0.0001
-    assert raster(points).nonzero().tolist() == [[0, 0], [95, 95]]
+    assert rasterise(points).nonzero().tolist() == [[0, 0], [95, 95]]
 
 
 @pytest.mark.parametrize("shape", [(68, 2), (106, 3), (1, 106, 2), (468, 3)])

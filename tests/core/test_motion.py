@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from dynamicid_core import head
 from dynamicid_core.errors import InputError
 from dynamicid_core.keypoints import Keypoints, load_keypoints, save_keypoints
-from dynamicid_core.motion import PRESETS, Features, edit_motion
+from dynamicid_core.motion import PRESETS, FeatureSliders, edit_motion
 
 CELL = 1 / 96
 """Of the keypoint encoder's raster, in fractions of the crop."""
@@ -104,14 +104,14 @@ def test_even_from_bare_points_turning_back_nearly_returns(turn):
 
 def test_a_mirrored_pose_gives_the_mirrored_points():
     start = keypoints(pitch=5.0, yaw=12.0, roll=4.0)
-    turned = edit_motion(start, "sad", yaw=25.0, pitch=10.0, roll=-15.0, features=Features(mouth_open=0.5))
+    turned = edit_motion(start, "sad", yaw=25.0, pitch=10.0, roll=-15.0, sliders=FeatureSliders(mouth_open=0.5))
     other_way = edit_motion(
         Keypoints(mirrored(start.points)),
         "sad",
         yaw=-25.0,
         pitch=10.0,
         roll=15.0,
-        features=Features(mouth_open=0.5),
+        sliders=FeatureSliders(mouth_open=0.5),
     )
     assert (other_way.points - mirrored(turned.points)).abs().max() < 0.2 * CELL
 
@@ -135,7 +135,7 @@ def test_the_middle_of_a_turned_face_stays_where_it_was():
 
 def test_a_smile_widens_and_raises_the_mouth_and_its_opposite_lowers_the_corners():
     start = keypoints()
-    smile, frown = (edit_motion(start, features=Features(smile=amount)).points for amount in (1.0, -1.0))
+    smile, frown = (edit_motion(start, sliders=FeatureSliders(smile=amount)).points for amount in (1.0, -1.0))
     assert width(smile, "mouth outer") > width(start.points, "mouth outer") + CELL
     corners = [
         points_of("mouth outer")[pick(start.points[points_of("mouth outer"), 0])]
@@ -147,15 +147,15 @@ def test_a_smile_widens_and_raises_the_mouth_and_its_opposite_lowers_the_corners
 
 def test_the_mouth_opens_and_closes_again():
     start = keypoints(individual=0.0)
-    opened = edit_motion(start, features=Features(mouth_open=1.0))
+    opened = edit_motion(start, sliders=FeatureSliders(mouth_open=1.0))
     assert height(opened.points, "mouth inner") > height(start.points, "mouth inner") + 2 * CELL
-    closed = edit_motion(opened, features=Features(mouth_open=-1.0))
+    closed = edit_motion(opened, sliders=FeatureSliders(mouth_open=-1.0))
     assert height(closed.points, "mouth inner") < height(start.points, "mouth inner") + 0.5 * CELL
 
 
 def test_closing_a_closed_mouth_changes_little():
     start = keypoints(individual=0.0)
-    closed = edit_motion(start, features=Features(mouth_open=-1.0))
+    closed = edit_motion(start, sliders=FeatureSliders(mouth_open=-1.0))
     assert (closed.points - start.points).abs().max() < 0.2 * CELL
 
 
@@ -163,21 +163,25 @@ def test_eyes_close_and_open_wide():
     start = keypoints(individual=0.0)
     for eye in ("left eye", "right eye"):
         before = height(start.points, eye)
-        assert height(edit_motion(start, features=Features(eyes_open=-1.0)).points, eye) < 0.6 * before
-        assert height(edit_motion(start, features=Features(eyes_open=1.0)).points, eye) > 1.1 * before
+        assert height(edit_motion(start, sliders=FeatureSliders(eyes_open=-1.0)).points, eye) < 0.6 * before
+        assert height(edit_motion(start, sliders=FeatureSliders(eyes_open=1.0)).points, eye) > 1.1 * before
 
 
 def test_brows_go_up_and_down():
     start = keypoints()
     brows = points_of("left brow") + points_of("right brow")
-    up, down = (edit_motion(start, features=Features(brow_raise=amount)).points[brows, 1] for amount in (1.0, -1.0))
+    up, down = (
+        edit_motion(start, sliders=FeatureSliders(brow_raise=amount)).points[brows, 1] for amount in (1.0, -1.0)
+    )
     assert up.mean() < start.points[brows, 1].mean() - 0.5 * CELL
     assert down.mean() > start.points[brows, 1].mean() + 0.3 * CELL
 
 
 def test_sliders_go_in_proportion():
     start = keypoints()
-    half, full = (edit_motion(start, features=Features(smile=amount)).points - start.points for amount in (0.5, 1.0))
+    half, full = (
+        edit_motion(start, sliders=FeatureSliders(smile=amount)).points - start.points for amount in (0.5, 1.0)
+    )
     torch.testing.assert_close(2 * half, full, atol=1e-5, rtol=0)
 
 
@@ -223,7 +227,7 @@ def test_a_head_that_was_turned_further_than_that_stays_where_it_was():
     [
         ({"yaw": 61.0}, "yaw is 61 degrees; it can be from -60 to 60"),
         ({"pitch": float("nan")}, "pitch is nan"),
-        ({"features": Features(smile=-1.5)}, "smile is -1.5; it can be from -1 to 1"),
+        ({"sliders": FeatureSliders(smile=-1.5)}, "smile is -1.5; it can be from -1 to 1"),
         ({"preset": "grumpy"}, '"grumpy" is no preset. Choose one of: as is, neutral'),
     ],
 )
@@ -240,8 +244,8 @@ def test_a_head_may_be_tilted_any_way():
 def test_narrow_eyes_close_without_crossing():
     eye = head.template().groups["left eye"]
     wide = keypoints(individual=0.0)
-    narrow = edit_motion(wide, features=Features(eyes_open=-0.7))
-    of_wide, of_narrow = (edit_motion(start, features=Features(eyes_open=-1.0)) for start in (wide, narrow))
+    narrow = edit_motion(wide, sliders=FeatureSliders(eyes_open=-0.7))
+    of_wide, of_narrow = (edit_motion(start, sliders=FeatureSliders(eyes_open=-1.0)) for start in (wide, narrow))
     rest = (of_narrow.points - narrow.points)[eye].abs().max()
     assert rest < 0.7 * (of_wide.points - wide.points)[eye].abs().max()
 
@@ -249,10 +253,10 @@ def test_narrow_eyes_close_without_crossing():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_sliders_close_what_a_preset_opened(preset):
     """As a second node would, which starts from the preset."""
-    start, closed = keypoints(individual=0.0), Features(mouth_open=-1.0, eyes_open=-1.0)
+    start, closed = keypoints(individual=0.0), FeatureSliders(mouth_open=-1.0, eyes_open=-1.0)
     at_once, afterwards = (
-        edit_motion(start, preset, features=closed),
-        edit_motion(edit_motion(start, preset), features=closed),
+        edit_motion(start, preset, sliders=closed),
+        edit_motion(edit_motion(start, preset), sliders=closed),
     )
     for feature in ("mouth inner", "left eye", "right eye"):
         assert height(at_once.points, feature) == pytest.approx(height(afterwards.points, feature), abs=0.1 * CELL)
@@ -276,7 +280,7 @@ def test_keypoints_whose_head_is_damaged_are_lifted_anew(tmp_path):
 
 def test_an_open_mouth_leaves_the_eyes_where_they_were():
     start = keypoints(individual=0.0)
-    moved = edit_motion(start, features=Features(mouth_open=1.0)).points - start.points
+    moved = edit_motion(start, sliders=FeatureSliders(mouth_open=1.0)).points - start.points
     assert moved[points_of("left eye") + points_of("right eye")].abs().max() < 0.2 * CELL
 
 
@@ -289,7 +293,7 @@ def test_closing_a_mouth_that_is_nearly_closed_does_not_open_it():
     tight = keypoints(individual=0.0).points.clone()
     lips = points_of("mouth inner")
     tight[lips, 1] = tight[lips, 1].mean() + 0.3 * (tight[lips, 1] - tight[lips, 1].mean())
-    closed = edit_motion(Keypoints(tight), features=Features(mouth_open=-1.0)).points
+    closed = edit_motion(Keypoints(tight), sliders=FeatureSliders(mouth_open=-1.0)).points
     assert (closed - tight).abs().max() < 0.1 * CELL
 
 

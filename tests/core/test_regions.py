@@ -78,14 +78,14 @@ def test_a_corner_and_a_size_give_the_edges_as_they_were_written():
 
 
 def test_a_box_in_pixels_becomes_fractions_of_the_picture():
-    assert PixelBox(64, 32, 128, 64).on(256, 512) == Box(0.125, 0.125, 0.375, 0.375)
-    assert PixelBox(-10, 0, 266, 512).on(256, 256) == Box(0.0, 0.0, 1.0, 1.0)
+    assert PixelBox(64, 32, 128, 64).on_picture(256, 512) == Box(0.125, 0.125, 0.375, 0.375)
+    assert PixelBox(-10, 0, 266, 512).on_picture(256, 256) == Box(0.0, 0.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("box", [PixelBox(600, 0, 10, 10), PixelBox(0, -20, 10, 10)])
 def test_a_box_in_pixels_outside_the_picture_is_refused(box):
     with pytest.raises(InputError, match="outside the picture"):
-        box.on(512, 512)
+        box.on_picture(512, 512)
 
 
 def test_a_bounding_box_may_come_alone_or_in_a_list():
@@ -223,7 +223,7 @@ def test_masks_lie_in_memory_as_fused_kernels_want_them(people):
 def test_a_stronger_mask_never_covers_less():
     ramp = torch.linspace(0, 1, 64).expand(64, 64)
     counts = [
-        (from_mask(ramp * peak).coverage(16, 16) >= from_mask(ramp * peak).inside_from).sum()
+        (from_mask(ramp * peak).coverage(16, 16) >= from_mask(ramp * peak).inside_threshold).sum()
         for peak in (0.2, 0.49, 0.51, 1.0)
     ]
     assert len({int(count) for count in counts}) == 1
@@ -241,7 +241,7 @@ def test_what_an_area_cuts_off_of_a_box_is_no_cell_of_its_own():
 @pytest.mark.parametrize("pixels", range(64, 2049, 8))
 def test_a_box_in_pixels_that_ends_between_cells_covers_just_these_cells(pixels):
     for first in range(0, pixels // 8, 7):
-        covered = PixelBox(8 * first, 0, 8, 64).on(64, pixels).coverage(8, pixels // 8)[0]
+        covered = PixelBox(8 * first, 0, 8, 64).on_picture(64, pixels).coverage(8, pixels // 8)[0]
         assert covered.nonzero().flatten().tolist() == [first]
 
 
@@ -291,4 +291,4 @@ def test_a_bounding_box_may_hold_numbers_of_numpy():
 
 def test_a_bounding_box_of_small_whole_numbers_does_not_overflow():
     box = {"x": np.uint8(200), "y": np.uint8(0), "width": np.uint8(100), "height": np.uint8(100)}
-    assert from_bounding_box(box).on(400, 400) == Box(0.5, 0, 0.75, 0.25)
+    assert from_bounding_box(box).on_picture(400, 400) == Box(0.5, 0, 0.75, 0.25)

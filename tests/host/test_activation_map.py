@@ -294,17 +294,17 @@ def test_the_maps_of_two_applications_are_of_one_sampling(dynamicid):
 
 def test_large_latents_are_known_by_a_part_of_their_values():
     """So that dozens of samplings of films take no memory to speak of."""
-    moments = core("comfy_host.moments")
-    run, film = moments.SamplingRun(), noise(40, 48, 64)
-    run.gave(film)
+    model_calls = core("comfy_host.model_calls")
+    run, film = model_calls.SamplingRun(), noise(40, 48, 64)
+    run.set_result(film)
     assert run._values.untyped_storage().nbytes() < film.nbytes / 5
-    assert run.is_behind(film.clone())
+    assert run.produced(film.clone())
     changed = film.clone()
     changed[30, :, 8:24, 8:24] += 0.5
-    assert not run.is_behind(changed)
-    assert not run.is_behind(film.mT)
+    assert not run.produced(changed)
+    assert not run.produced(film.mT)
     film += 1
-    assert not run.is_behind(film), "what came out may be written over"
+    assert not run.produced(film), "what came out may be written over"
 
 
 def test_a_sampling_in_which_the_faces_never_acted_has_no_map_of_an_earlier_one(dynamicid):

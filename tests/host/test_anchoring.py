@@ -40,7 +40,7 @@ def test_the_noise_loss_is_that_of_the_model_with_the_nodes(tiny_models, tmp_pat
     for row in range(len(trained)):
         face = core("face").Face(tokens[row : row + 1], tokens[row : row + 1], "token size 64")
         text = [[batch.context[row : row + 1], {}]]
-        seen = tiny_models[0].noisy(batch.latents, batch.noise, batch.timesteps)[row : row + 1]
+        seen = tiny_models[0].add_noise(batch.latents, batch.noise, batch.timesteps)[row : row + 1]
         by_nodes = eps(*apply(loaded, face, positive=text, negative=text), seen)[1]
         torch.testing.assert_close(by_nodes, trained[row], atol=1e-4, rtol=0)
     with torch.no_grad():
@@ -85,7 +85,9 @@ def test_noise_is_added_as_the_schedule_says(tiny_models):
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = (1 - betas).cumprod(0)[[100, 900]].float().view(2, 1, 1, 1)
     expected = kept.sqrt() * latents * 0.18215 + (1 - kept).sqrt() * noise
-    torch.testing.assert_close(denoiser.noisy(latents, noise, torch.tensor([100, 900])), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        denoiser.add_noise(latents, noise, torch.tensor([100, 900])), expected, atol=1e-4, rtol=0
+    )
 
 
 def test_a_new_adapter_leaves_the_unet_as_it_was_where_the_gate_is_closed(tiny_models, tmp_path):
@@ -189,7 +191,7 @@ def test_an_aligned_face_is_where_the_nodes_have_it(face_analysis):
     photo = photos.astronaut()
     face = face_analysis.choose(photo, "largest", 0).chosen
     square = core("portrait").portrait_square(photo, face)
-    portrait = square.cut(photo)
+    portrait = square.crop(photo)
     keypoints = square.fractions(face.keypoints).astype(np.float32)
     one = replace(make_samples()[0], picture=portrait, keypoints=keypoints)
     trained = core("training.inputs")._crop(one, core("checkpoint").FACEID_PLUS).astype(float)

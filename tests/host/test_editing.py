@@ -45,7 +45,7 @@ def edit(editor, clip):
 
 def expected(clip, face, target_points, target_prompt=HAPPY, source_prompt=NEUTRAL):
     """The edit by the networks alone, without the host."""
-    imr = Imr(ImrSizes.of(IMR))
+    imr = Imr(ImrSizes.from_state_dict(IMR))
     imr.load_state_dict(IMR)
     encoder = tiny_keypoint_encoder()
     with torch.no_grad():

@@ -74,7 +74,7 @@ def test_tokens_are_the_encoders_for_the_swapped_embedding_and_the_clip_features
     found = face_analysis.choose(photo, "largest", 0).chosen
     images = core("images")
     if name == "portrait":
-        crop = images.square_around(photo, found.box, 2.0).cut(photo)
+        crop = images.square_around(photo, found.box, 2.0).crop(photo)
     else:
         crop = norm_crop(photo, found.landmarks, 224)
     pixels = images.clip_pixels(crop, 28).movedim(-1, 0)[None]
@@ -240,10 +240,10 @@ def test_packs_to_download_stand_behind_those_that_are_there(face_analysis):
 
 @pytest.mark.parametrize("name", ["ip-adapter-faceid-plusv2_sd15.bin", "faceid_plus_v2.bin", "FaceID-Plus-V2.bin"])
 def test_a_second_version_is_known_by_any_spelling_of_its_name(name):
-    undecided = sys.modules[node("DynamicIDLoader").__module__]._undecided
+    fallback = sys.modules[node("DynamicIDLoader").__module__]._fallback_variant
     folder = Path(folder_paths.get_folder_paths("ipadapter")[0])
-    assert undecided(folder / name).shortcut
-    assert not undecided(folder / "faceid-plus.bin").shortcut
+    assert fallback(folder / name).shortcut
+    assert not fallback(folder / "faceid-plus.bin").shortcut
 
 
 def test_a_face_outside_the_square_that_clip_sees_of_a_whole_picture_is_told(encode, caplog):

@@ -44,7 +44,7 @@ def by_nodes(base, dynamicid, who, **settings):
             **settings,
         )
     latent = sample(model, positive, negative, torch.zeros(1, 4, 8, 8), seed=7)
-    return core("images").photographs(base.vae.decode(latent))[0]
+    return core("images").photos_from_image(base.vae.decode(latent))[0]
 
 
 def place(*people):

@@ -43,7 +43,7 @@ def test_identity_enters_all_sixteen_cross_attention_layers_once_per_unet_call(d
 @pytest.mark.parametrize("block", CROSS_BLOCKS)
 def test_each_cross_attention_layer_changes_the_picture(dynamicid, block):
     """A layer whose identity values are zero gives another result than one that takes part."""
-    layers = core("adapter").layers_of(tiny_unet().model.diffusion_model)
+    layers = core("adapter").attention_layers(tiny_unet().model.diffusion_model)
     layer = next(layer for layer in layers if layer.is_cross and layer.block[:2] == block)
     values = dynamicid.projections.model.layers[str(layer.index)]["to_v_ip"].weight
     patched = apply(dynamicid, faces(1)[0], threshold=0.0)

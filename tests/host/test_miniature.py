@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dynamicid_core.adapter import layers_of
+from dynamicid_core.adapter import attention_layers
 from dynamicid_core.comfy_host import miniature
 from dynamicid_core.comfy_host.clip_models import text_transformer
 from dynamicid_core.errors import InputError
@@ -40,7 +40,7 @@ def test_all_weights_together_have_40_megabytes_at_most():
 
 
 def test_its_unet_has_the_attention_layers_of_sd15(loaded):
-    layers = layers_of(loaded[0].model.diffusion_model)
+    layers = attention_layers(loaded[0].model.diffusion_model)
     places = [("input", n, 0) for n in (1, 2, 4, 5, 7, 8)] + [("output", n, 0) for n in range(3, 12)]
     assert [layer.block for layer in layers if layer.is_cross] == [*places, ("middle", 0, 0)]
 

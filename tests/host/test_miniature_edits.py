@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from dynamicid_core.face_prompt import expression_in
+from dynamicid_core.face_prompt import find_expression
 from dynamicid_core.head import solve_pose
 from dynamicid_core.imr import RASTER_SIZE
 from dynamicid_core.keypoints import encoder_input
@@ -85,7 +85,7 @@ def test_some_source_prompts_name_another_expression(made):
     assert {of_target for _, of_target in told} == {target.face_prompt}
     others = [prompt for prompt, _ in told if prompt != source.face_prompt]
     assert 0.1 < len(others) / len(told) < 0.4
-    assert len({expression_in(prompt) for prompt in others}) > 2
+    assert len({find_expression(prompt) for prompt in others}) > 2
 
 
 def test_reconfiguration_moves_half_of_the_keypoints_and_misreads_some_sources(made):

@@ -288,9 +288,11 @@ def test_some_pictures_have_gone_on_to_less_noise_and_still_lead_to_their_latent
         assert (batch.timesteps[rows] <= start.timesteps).all()
         assert torch.equal(batch.latents[rows], start.latents)
         # What a sampler makes of the guided noise: the latents that it expects, with that noise in a smaller amount.
-        expected = denoiser.expected(start.latents, start.noise, start.timesteps, guided)
-        seen = denoiser.noisy(batch.latents[rows], batch.noise[rows], batch.timesteps[rows])
-        torch.testing.assert_close(seen, denoiser.noisy(expected, guided, batch.timesteps[rows]), atol=3e-3, rtol=3e-3)
+        expected = denoiser.predict_clean(start.latents, start.noise, start.timesteps, guided)
+        seen = denoiser.add_noise(batch.latents[rows], batch.noise[rows], batch.timesteps[rows])
+        torch.testing.assert_close(
+            seen, denoiser.add_noise(expected, guided, batch.timesteps[rows]), atol=3e-3, rtol=3e-3
+        )
         early = (batch.timesteps >= 760).tolist()
         assert all(region is None or boosted for region, boosted in zip(batch.regions, early, strict=True))
 

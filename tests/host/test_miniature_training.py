@@ -203,14 +203,14 @@ def test_a_new_adapter_of_the_miniature_leaves_the_base_model_as_it_is(anchoring
     stage, batch = anchoring
     network, denoiser = stage.network, stage._denoiser
     with torch.no_grad():
-        seen = denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        seen = denoiser.add_noise(batch.latents, batch.noise, batch.timesteps)
         plain = denoiser(seen, batch.timesteps, batch.context, {})
         torch.testing.assert_close(network.predict(batch, network.tokens(batch)), plain)
 
 
 def test_what_the_unet_expects_is_the_picture_when_it_knows_all_the_noise(anchoring):
     stage, batch = anchoring
-    expected = stage._denoiser.expected(batch.latents, batch.noise, batch.timesteps, batch.noise)
+    expected = stage._denoiser.predict_clean(batch.latents, batch.noise, batch.timesteps, batch.noise)
     torch.testing.assert_close(expected, batch.latents, atol=1e-3, rtol=1e-3)
 
 

@@ -224,5 +224,5 @@ def test_updates_leave_the_device_when_the_host_unloads_their_model(all_unpatche
     update = module.UnmergedUpdate(torch.ones(4, 1, device="meta"), torch.ones(1, 4, device="meta"), 1.0, 0)
     moved = []
     update.move_to = moved.append
-    module._frees([update])(model, all_unpatched)
+    module._free_on_detach([update])(model, all_unpatched)
     assert moved == [model.offload_device]

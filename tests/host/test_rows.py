@@ -56,5 +56,5 @@ def test_a_batch_that_is_neither_tiled_nor_coupled_is_an_error(called, parts, ba
 def test_a_context_window_is_the_part_of_the_picture_that_it_shows(dim, shown, area):
     rows, window = core("comfy_host.rows"), SimpleNamespace(dim=dim, index_list=list(shown))
     row, placed = rows.Row(rows.POSITIVE), rows.Row(rows.POSITIVE, (1, 1, 0, 0))
-    assert rows.in_window((row, placed), window, (8, 12)) == (row._replace(area=area), placed)
-    assert rows.in_window((row,), None, (8, 12)) == (row,)
+    assert rows.crop_to_window((row, placed), window, (8, 12)) == (row._replace(area=area), placed)
+    assert rows.crop_to_window((row,), None, (8, 12)) == (row,)

@@ -298,8 +298,8 @@ def test_places_as_in_a_wide_picture_are_where_its_faces_are(face_analysis):
 def test_a_bounding_box_in_pixels_is_that_part_of_a_wide_picture():
     regions = core("regions")
     placement = core("face").Placement(faces(1)[0], regions.PixelBox(0, 0, 128, 64))
-    people = core("comfy_host.people").People.of([placement], 1.0)
-    assert people.regions_on((16, 32)) == [regions.Box(0, 0, 0.5, 0.5)]
+    people = core("comfy_host.people").People.from_placements([placement], 1.0)
+    assert people.regions_for((16, 32)) == [regions.Box(0, 0, 0.5, 0.5)]
 
 
 def test_an_area_is_that_part_of_a_wide_latent():

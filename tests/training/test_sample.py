@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.keypoints import raster
+from dynamicid_core.keypoints import rasterise
 from dynamicid_core.training.data.sample import from_record, sample_key, to_record
 from tests import photos
 from tests.training.samples import sample
@@ -60,7 +60,7 @@ def test_the_raster_in_a_record_is_the_encoders(tmp_path):
     made = sample("anna", 1)
     (tmp_path / "raster.png").write_bytes(to_record(made)["raster.png"])
     pixels = np.array(Image.open(tmp_path / "raster.png"))
-    assert torch.equal(torch.from_numpy(pixels), raster(torch.from_numpy(made.keypoints)))
+    assert torch.equal(torch.from_numpy(pixels), rasterise(torch.from_numpy(made.keypoints)))
 
 
 def test_keys_of_different_people_differ_and_suit_every_file_system():

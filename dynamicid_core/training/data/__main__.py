@@ -8,7 +8,7 @@ from typing import Any
 
 from ...commands import run_command
 from ...errors import InputError
-from ...face_packs import OWN_PACK, PROVIDERS, find_pack
+from ...face_packs import DEFAULT_PACK, PROVIDERS, find_pack
 from . import gates
 from .build import Job, build
 from .gates import Gates
@@ -88,7 +88,9 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--photos", type=Path, required=True, metavar="DIR", help="folder that holds a folder of photos per person")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or to go on with")
-    add("--pack", type=Path, default=OWN_PACK, metavar="DIR", help=f"InsightFace's models (default: {OWN_PACK})")
+    add(
+        "--pack", type=Path, default=DEFAULT_PACK, metavar="DIR", help=f"InsightFace's models (default: {DEFAULT_PACK})"
+    )
     add("--size", type=int, default=limits.size, help="pixels of the pictures, a multiple of 8 (default: %(default)s)")
     add(
         "--min-face",

@@ -15,11 +15,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import InputError
-from ...face_analysis import DetectedFace, FaceAnalysis, in_order
+from ...face_analysis import DetectedFace, FaceAnalysis, sort_faces
 from ...face_packs import model_sizes, open_pack
 from ...face_prompt import face_prompt
 from ...images import Photo, open_photo
-from ...portrait import measured, portrait_square
+from ...portrait import measure_keypoints, portrait_square
 from . import gates
 from .gates import Gates, Rejection
 from .photos import Person, find_people
@@ -128,10 +128,10 @@ def examine(analysis: FaceAnalysis, person: Person, photo: str, limits: Gates) -
     height, width = pixels.shape[:2]
     thin = max(height, width) > _THINNEST * min(height, width)
     if not thin:
-        pixels, faces, _ = analysis.upright(pixels)
+        pixels, faces, _ = analysis.turn_upright(pixels)
     if thin or not faces:
         return rejected(gates.NO_FACE, f"{width} x {height}")
-    face, *others = in_order(faces, "largest", pixels)
+    face, *others = sort_faces(faces, "largest", pixels)
     large = [other for other in others if other.area >= gates.OTHER_FACE * face.area]
     if large:
         return rejected(gates.SEVERAL_FACES, f"{1 + len(large)} faces of similar size")
@@ -150,8 +150,8 @@ def _sample(
     analysis: FaceAnalysis, pixels: Photo, face: DetectedFace, person: Person, photo: str, key: str, size: int
 ) -> Sample:
     square = portrait_square(pixels, face)
-    keypoints = measured(pixels, face, square)
-    portrait = Image.fromarray(square.cut(pixels)).resize((size, size), Image.Resampling.LANCZOS)
+    keypoints = measure_keypoints(pixels, face, square)
+    portrait = Image.fromarray(square.crop(pixels)).resize((size, size), Image.Resampling.LANCZOS)
     return Sample(
         key=key,
         identity=person.name,

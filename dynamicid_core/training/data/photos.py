@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
-from ...images import is_photo, photos_in
+from ...images import is_photo, list_photos
 
 DEFAULT_CAPTION = "a photo of a person"
 _CAPTION = ".txt"
@@ -45,7 +45,7 @@ def find_people(folder: Path) -> tuple[list[Person], list[str], list[str]]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. --photos names a folder that holds a folder per person.")
     people = [
-        Person(place.name, place, tuple(photos_in(place)))
+        Person(place.name, place, tuple(list_photos(place)))
         for place in sorted(folder.iterdir())
         if place.is_dir() and not place.name.startswith(".")
     ]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...errors import InputError
 from ...images import Photo
-from ...keypoints import COUNT, raster
+from ...keypoints import KEYPOINT_COUNT, rasterise
 
 EMBEDDING_SIZE = 512
 Record = dict[str, bytes]
@@ -82,7 +82,7 @@ def to_record(sample: Sample) -> Record:
         _PICTURE: _encoded(sample.picture, format="JPEG", quality=_QUALITY, subsampling=0),
         _LABELS: json.dumps(labels).encode(),
         _EMBEDDINGS: embeddings.getvalue(),
-        _RASTER: _encoded(raster(torch.from_numpy(sample.keypoints)).numpy(), format="PNG"),
+        _RASTER: _encoded(rasterise(torch.from_numpy(sample.keypoints)).numpy(), format="PNG"),
     }
 
 
@@ -108,7 +108,7 @@ def from_record(record: Mapping[str, Any]) -> Sample:
     if height != width:
         raise _damaged(record, f"its picture is {width} x {height}, not square")
     vector = (EMBEDDING_SIZE,)
-    shapes = {"pose": (3,), "keypoints": (COUNT, 2), "embedding": vector, "embedding_rgb": vector}
+    shapes = {"pose": (3,), "keypoints": (KEYPOINT_COUNT, 2), "embedding": vector, "embedding_rgb": vector}
     for name, shape in shapes.items():
         values = getattr(sample, name)
         if values.shape != shape or not np.isfinite(values).all():

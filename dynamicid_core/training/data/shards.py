@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import writing
+from ...files import explain_write_errors
 from .sample import Record, Sample, from_record
 from .storage import MEND, Progress, write_whole
 
@@ -56,7 +56,7 @@ class ShardWriter:
         about: what else to keep of them in ``progress.jsonl``. Raises InputError when the disk is full; whole shards
         stay.
         """
-        with writing(self._folder, MEND):
+        with explain_write_errors(self._folder, MEND):
             for key, record in records.items():
                 if self._open is None:
                     self._open = _OpenShard(self._folder / f"{self._split}-{len(self._shards()):06d}.tar")
@@ -77,7 +77,7 @@ class ShardWriter:
 
     def _finish(self) -> None:
         """Ends the last shard and writes the index. Raises InputError when the disk is full."""
-        with writing(self._folder, MEND):
+        with explain_write_errors(self._folder, MEND):
             if self._people:
                 self._end_shard()
         people = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import writing, written_whole
+from ...files import atomic_write, explain_write_errors
 
 PROGRESS = "progress.jsonl"
 _FORMAT, _VERSION = "dynamicid-shards", 1
@@ -17,7 +17,7 @@ MEND = ", or choose another --out folder; the same command then goes on from wha
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that has its name only when it is complete. Raises InputError when it cannot be written."""
-    with writing(path, MEND), written_whole(path) as unfinished:
+    with explain_write_errors(path, MEND), atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
 
 
@@ -63,7 +63,7 @@ class Progress:
         self.lines.append(line)
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
-        with writing(self._path.parent, MEND):
+        with explain_write_errors(self._path.parent, MEND):
             self._path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._path, _encoded({"format": _FORMAT, "version": _VERSION, "settings": settings}))
 

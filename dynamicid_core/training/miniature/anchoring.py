@@ -54,7 +54,7 @@ class RecognisedAnchoring(CloseUpAnchoring[Batch]):
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
         noise = self.noise_loss(batch, predicted)
-        expected = self._denoiser.expected(batch.latents, batch.noise, batch.timesteps, predicted)
+        expected = self._denoiser.predict_clean(batch.latents, batch.noise, batch.timesteps, predicted)
         embeddings, shapes = self._recogniser[0](expected)
         shown = batch.identities.any(dim=1).float()
         identity = (identity_errors(embeddings, batch.identities) * shown).mean()

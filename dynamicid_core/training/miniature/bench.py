@@ -23,7 +23,7 @@ from ...face_packs import open_pack
 from ...head import solve_pose
 from ...images import Photo
 from ...layouts import equal_columns
-from ...portrait import points_in, portrait_square
+from ...portrait import keypoints_in, portrait_square
 from ...regions import Box
 from ...saa import SaaSettings
 from ..synthetic.people import article
@@ -81,7 +81,7 @@ class Bench:
         """Somebody by a photo."""
         mini = self.miniature
         face = encode_photos(mini.dynamicid, self.analysis, mini.clip_vision, [photo])[0]
-        return Person(name, photo, face, face.known_embedding().numpy())
+        return Person(name, photo, face, face.require_embedding().numpy())
 
     def edited(self, person: Person, motion: Motion) -> Face:
         """A person with the expression and pose of a motion."""
@@ -112,7 +112,7 @@ class Bench:
         """Embedding [512], what the judge says, and the class of the pose of a face."""
         large = enlarged(photo)
         seen = Image.fromarray(_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-        pose = solve_pose(points_in(portrait_square(large, face), face))
+        pose = solve_pose(keypoints_in(portrait_square(large, face), face))
         return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
 
 
@@ -128,7 +128,7 @@ def _as_in_the_data(large: Photo, face: DetectedFace) -> Photo:
     width = int(max(face.box[2:] - face.box[:2]))
     wider = np.pad(large, ((width, width), (width, width), (0, 0)), mode="edge")
     moved = replace(face, box=face.box + width)
-    return portrait_square(wider, moved).cut(wider)
+    return portrait_square(wider, moved).crop(wider)
 
 
 def enlarged(photo: Photo) -> Photo:

@@ -20,7 +20,7 @@ from ...comfy_host.miniature import (
     packed_text_weights,
 )
 from ...images import clip_input
-from ...keypoints import COUNT
+from ...keypoints import KEYPOINT_COUNT
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..losses import told
@@ -56,7 +56,7 @@ class Contrast(nn.Module):
         torch.manual_seed(seed)
         self.text, self.image = _text_network(), _image_network()
         self.sharpness = nn.Parameter(torch.tensor(2.5))
-        self.local = nn.Linear(IMAGE["hidden_size"], 2 * COUNT + 3)
+        self.local = nn.Linear(IMAGE["hidden_size"], 2 * KEYPOINT_COUNT + 3)
 
     def forward(self, batch: ContrastBatch) -> dict[str, Tensor]:
         """Losses by name, and how often a caption finds its picture."""

@@ -61,7 +61,7 @@ class Denoising(nn.Module):
 
     def forward(self, batch: DenoisingBatch) -> dict[str, Tensor]:
         """Losses by name: of the noise, weighted by what is left of the picture in it, and as it is."""
-        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        seen = self._denoiser.add_noise(batch.latents, batch.noise, batch.timesteps)
         predicted = self._denoiser(seen, batch.timesteps, batch.context, {})
         error = ((predicted - batch.noise).square() * batch.weights).mean((1, 2, 3))
         snr = self._denoiser.signal_to_noise(batch.timesteps)

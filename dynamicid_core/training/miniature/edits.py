@@ -13,7 +13,7 @@ from ...expression import EXPRESSIONS
 from ...face_prompt import face_prompt
 from ...imr import Imr, KeypointEncoder
 from ...keypoints import Keypoints
-from ...motion import AS_IS, LIMIT, edit_motion
+from ...motion import AS_IS, MAX_TURN, edit_motion
 from ..data.sample import Sample
 from ..reconfiguration import ReconfigureBatch, ReconfigureBatches, edited_tokens
 from ..stages import ReconfigureStage
@@ -87,6 +87,6 @@ def _as_asked(source: Sample, targets: list[Sample], chance: torch.Generator) ->
 def moved(source: Sample, target: Sample) -> Sample:
     """The target with the keypoints that an editor makes of the source's: turned, with the preset of the expression."""
     own = Keypoints(torch.from_numpy(source.keypoints), torch.from_numpy(source.pose))
-    pitch, yaw, roll = (target.pose - source.pose).clip(-LIMIT, LIMIT).tolist()
+    pitch, yaw, roll = (target.pose - source.pose).clip(-MAX_TURN, MAX_TURN).tolist()
     keypoints = edit_motion(own, target.expression or AS_IS, yaw, pitch, roll)
     return replace(target, keypoints=keypoints.points.numpy())

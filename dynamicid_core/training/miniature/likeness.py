@@ -105,7 +105,7 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         if len(rows) < 2:
             return dict.fromkeys(_SEEN, predicted.new_zeros(()))
         some = rows_of(batch, rows)
-        expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
+        expected = self._denoiser.predict_clean(some.latents, some.noise, some.timesteps, predicted[rows])
         keypoints = in_close_up(some.keypoints)
         painted = self._perception(self._encoders.differentiable_pictures(expected), keypoints)
         with torch.no_grad():

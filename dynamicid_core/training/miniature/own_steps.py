@@ -105,7 +105,7 @@ class OwnSteps:
         layouts = boosted_layouts(batch.regions * 2, settings.layout_boost, tokens.device)
         attention = adapter.patches(torch.cat((tokens, nobody)), settings, text_attention, layouts)
         nothing = self._encoders.contexts([""]).expand(len(tokens), -1, -1)
-        seen = denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        seen = denoiser.add_noise(batch.latents, batch.noise, batch.timesteps)
         both = denoiser(
             seen.repeat(2, 1, 1, 1), batch.timesteps.repeat(2), torch.cat((batch.context, nothing)), attention
         )

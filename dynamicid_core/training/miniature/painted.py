@@ -14,8 +14,8 @@ from ...comfy_host.miniature import LATENT_CHANNELS, PICTURE_HEIGHT, PICTURE_WID
 from ...comfy_host.painting import BaseModel, Sampling, paint_latents
 from ...evaluation.cases import MOTIONS, Motion
 from ...face import Face, Placement
-from ...images import photographs
-from ...keypoints import COUNT
+from ...images import photos_from_image
+from ...keypoints import KEYPOINT_COUNT
 from ...regions import LATENT_CELL
 from ...saa import SaaSettings
 from ..data.sample import EMBEDDING_SIZE
@@ -90,7 +90,7 @@ def _latents(bench: Bench, face: Face, prompt: str, pictures: int, seed: int) ->
 def _with_faces(bench: Bench, latents: Tensor, identity: Tensor) -> list[Painted]:
     """Those in which a face is found, one each."""
     painted = []
-    for latent, photo in zip(latents, photographs(bench.miniature.vae.decode(latents)), strict=True):
+    for latent, photo in zip(latents, photos_from_image(bench.miniature.vae.decode(latents)), strict=True):
         faces = bench.faces(photo)
         if faces and faces[0].keypoints is not None:
             height, width = enlarged(photo).shape[:2]
@@ -102,5 +102,5 @@ def _with_faces(bench: Bench, latents: Tensor, identity: Tensor) -> list[Painted
 def _joined(painted: list[Painted]) -> Painted:
     """All in one, also of none."""
     latents = torch.empty(0, LATENT_CHANNELS, PICTURE_HEIGHT // LATENT_CELL, PICTURE_WIDTH // LATENT_CELL)
-    none = Painted(latents, torch.empty(0, COUNT, 2), torch.empty(0, EMBEDDING_SIZE))
+    none = Painted(latents, torch.empty(0, KEYPOINT_COUNT, 2), torch.empty(0, EMBEDDING_SIZE))
     return Painted(*(torch.cat([getattr(one, field.name) for one in [none, *painted]]) for field in fields(Painted)))

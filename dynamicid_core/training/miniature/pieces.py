@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ...files import writing, written_whole
+from ...files import atomic_write, explain_write_errors
 
 
 class Pieces:
@@ -32,6 +32,6 @@ class Pieces:
             except (FileNotFoundError, ValueError):  # not there, or cut off by a computer that went off
                 pass
         found = json.dumps(measure())
-        with writing(file, "; the same command then goes on."), written_whole(file) as unfinished:
+        with explain_write_errors(file, "; the same command then goes on."), atomic_write(file) as unfinished:
             unfinished.write_text(found, encoding="utf-8")
         return json.loads(found)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...comfy_host.differentiable import FrozenEncoders
 from ...comfy_host.miniature import LATENT_CHANNELS, PICTURE_HEIGHT, PICTURE_WIDTH
-from ...keypoints import COUNT
+from ...keypoints import KEYPOINT_COUNT
 from ..config import LoopConfig
 from ..data.sample import EMBEDDING_SIZE, Sample
 from ..inputs import embeddings_of, keypoints_of, pictures
@@ -51,14 +51,14 @@ class Recogniser(nn.Module):
         )
         seen = 3 * width * -(-PICTURE_HEIGHT // 32) * -(-PICTURE_WIDTH // 32)
         self.embedding = nn.Linear(seen, EMBEDDING_SIZE)
-        self.shape = nn.Linear(seen, 2 * COUNT)
+        self.shape = nn.Linear(seen, 2 * KEYPOINT_COUNT)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """latents: [B, C, h, w] of close-ups, as the VAE gives them -> embeddings [B, 512] of length 1, and shapes
         [B, 106, 2] as ``face_shape`` has them.
         """
         seen = self.body(latents / LATENT_STD)
-        return F.normalize(self.embedding(seen), dim=-1), self.shape(seen).unflatten(1, (COUNT, 2))
+        return F.normalize(self.embedding(seen), dim=-1), self.shape(seen).unflatten(1, (KEYPOINT_COUNT, 2))
 
 
 def face_shape(keypoints: Tensor) -> Tensor:

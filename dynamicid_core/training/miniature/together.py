@@ -59,7 +59,7 @@ class Together(nn.Module):
         if isinstance(batch, PlacedBatch):
             losses: dict[str, Tensor] = self.anchoring(batch)
             return losses
-        with self._denoiser.bare():
+        with self._denoiser.without_updates():
             alone: Tensor = self.denoising(batch)["loss"]
         return told(alone, alone=alone)
 

