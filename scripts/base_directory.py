@@ -1,4 +1,4 @@
-"""What ComfyUI's --base-directory names: the pack as its only custom node, and models of its own."""
+"""Folders for ComfyUI's --base-directory: the pack as the only custom node, and models of their own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import repository
-from borrowed import INSIGHTFACE_PACK, insightface_pack
 from hosts import user_host
+from third_party import INSIGHTFACE_PACK, insightface_pack
 
 PACK_FOLDER = "ComfyUI-DynamicID"
 NOT_IN_A_COPY = shutil.ignore_patterns(".*", "__pycache__", "output", "tests", "benchmarks")
@@ -56,7 +56,7 @@ def prepare(name: str) -> Path:
 
 
 def extra_paths_file(base: Path) -> Path:
-    """Where a base directory says which other model folders to search."""
+    """The file in a base directory that lists other model folders to search."""
     return base / "extra_model_paths.yaml"
 
 
@@ -65,7 +65,7 @@ def write_extra_paths(base: Path, host: Path | None) -> None:
     if host is None:
         extra_paths_file(base).unlink(missing_ok=True)
         return
-    # What is downloaded goes into the first folder of its kind: the user's must not be the first.
+    # Downloads go into the first folder of their kind, which must not be the user's.
     sections = (("own", base, {kind: MODEL_FOLDERS[kind] for kind in DOWNLOADED}), ("user", host, MODEL_FOLDERS))
     lines = []
     for name, root, kinds in sections:
@@ -82,7 +82,7 @@ def host_arguments(base: Path) -> list[str]:
 
 
 def link_folder(source: Path, link: Path) -> None:
-    """Make `link` show `source`: a symbolic link, else a Windows junction, else a copy made anew each time."""
+    """Make `link` show `source`: a symbolic link, else a Windows junction, else a new copy each time."""
     if link.resolve() == source.resolve():
         return
     remove_link(link)
@@ -94,7 +94,7 @@ def link_folder(source: Path, link: Path) -> None:
 
 
 def remove_link(link: Path) -> None:
-    """Remove what link_folder made, never what it shows."""
+    """Remove what link_folder made, never its target."""
     if link.is_symlink():
         link.unlink()
     elif link.exists():
@@ -105,7 +105,7 @@ def remove_link(link: Path) -> None:
 
 
 def make_junction(source: Path, link: Path) -> bool:
-    """A Windows directory junction, which needs no privilege. False if there is none to be had."""
+    """A Windows directory junction, which needs no privilege. False if it cannot be created."""
     if os.name != "nt":
         return False
     command = ["cmd", "/c", "mklink", "/J", str(link), str(source)]
@@ -121,7 +121,7 @@ def add_insightface_pack(base: Path) -> None:
 
 
 def place_file(source: Path, target: Path) -> None:
-    """The same file under a second name, or a copy where the file system has no such thing."""
+    """A hard link to a file, or a copy where the file system has no hard links."""
     if target.exists():
         return
     try:

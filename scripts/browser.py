@@ -41,7 +41,7 @@ MACOS = (
     "Chromium.app/Contents/MacOS/Chromium",
     "Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
 )
-# Beside what Playwright gives: without network, a browser that looks for its maker's servers waits for them.
+# In addition to Playwright's: without a network, a browser would wait for its vendor's servers.
 ARGUMENTS = ("--disable-gpu", "--disable-quic", "--disable-component-update", "--disable-sync", "--no-pings")
 # No welcome, no offers of templates, no release notes over the graph.
 SETTINGS = {
@@ -57,14 +57,14 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Locale": "en",
     "Comfy.VueNodes.Enabled": False,
-    "Comfy.Workflow.Persist": True,  # without, no workflow is loaded at first
+    "Comfy.Workflow.Persist": True,  # without it, no workflow is loaded at first
 }
 EMPTY: dict[str, Any] = {"nodes": [], "links": [], "groups": [], "last_node_id": 0, "last_link_id": 0, "version": 0.4}
 LOAD_TIMEOUT = 60_000
 
 
 class NoBrowserError(Exception):
-    """There is no browser to be had. The message is the reason."""
+    """No browser is available. The message is the reason."""
 
 
 # --- finding one -----------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def installed_browser() -> Path | None:
 
 
 def candidates() -> Iterator[Path]:
-    """Where browsers are, on any system."""
+    """Paths where browsers may be, on any system."""
     if os.environ.get("CHROME_PATH"):
         yield Path(os.environ["CHROME_PATH"])
     for command in COMMANDS:
@@ -93,7 +93,7 @@ def candidates() -> Iterator[Path]:
 
 
 def ensure_browser() -> Path:
-    """An installed browser; on Debian, as root, its Chromium is installed where there is none."""
+    """An installed browser; on Debian, as root, Chromium is installed if there is none."""
     found = installed_browser()
     if found:
         return found
@@ -152,25 +152,25 @@ def open_interface(browser: Browser, server: HostServer, **options: Any) -> Page
     context.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
     page = context.new_page()
     page.goto(server.url)
-    # A first workflow is the last thing that the interface loads.
+    # The interface loads its first workflow last.
     page.wait_for_function("() => window.app?.extensionManager?.workflow?.activeWorkflow", timeout=LOAD_TIMEOUT)
     load_workflow(page, EMPTY)
     return page
 
 
 def load_workflow(page: Page, workflow: dict[str, Any]) -> None:
-    """Show a workflow in UI form in the present tab."""
+    """Show a workflow in UI form in the current tab."""
     tab = "window.app.extensionManager.workflow.activeWorkflow"
     page.evaluate(f"workflow => window.app.loadGraphData(workflow, true, true, {tab})", workflow)
 
 
 def refuse(route: Route) -> None:
-    """Keep the page from other machines."""
+    """Block requests of the page to other machines."""
     route.abort()
 
 
 def save_settings(server: HostServer) -> None:
-    """Store what the interface asks the server for when it starts."""
+    """Store the settings that the interface gets from the server when it starts."""
     data = json.dumps(SETTINGS).encode()
     request = urllib.request.Request(f"{server.url}/settings", data, {"Content-Type": "application/json"})
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).close()

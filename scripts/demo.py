@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import base_directory
-import borrowed
 import environment
 import hosts
+import third_party
 from host_server import HostError, HostServer, Prompt
 from model_files import Weights, find_weights
 from on_miniature import PEOPLE, ask_miniature, nodes_of, set_inputs, set_text, the_node, use_miniature
@@ -46,8 +46,8 @@ MINIATURE_NOTE = (
 
 
 @dataclass(frozen=True)
-class Take:
-    """One picture. name: of its file. workflow: which of workflows/ makes it. prompt, size: for the miniature."""
+class Example:
+    """One picture. name: of its file. workflow: its name in workflows/. prompt, size: for the miniature."""
 
     name: str
     title: str
@@ -62,16 +62,16 @@ class Take:
 
     @property
     def picture(self) -> Path:
-        """Where the picture goes."""
+        """The picture's file."""
         return OUTPUT / f"{self.name}.png"
 
 
 PORTRAIT = "a portrait of a person, wearing a red T-shirt, in front of a plain blue wall"
-TAKES = (
-    Take("one_person", "As in the photo", "one_person", PORTRAIT),
-    Take("smiling", "Smiling", "expression_by_words", PORTRAIT),
-    Take("turned", "Turned", "pose_by_sliders", PORTRAIT),
-    Take(
+EXAMPLES = (
+    Example("one_person", "As in the photo", "one_person", PORTRAIT),
+    Example("smiling", "Smiling", "expression_by_words", PORTRAIT),
+    Example("turned", "Turned", "pose_by_sliders", PORTRAIT),
+    Example(
         "two_people", "Two people in boxes", "two_people_boxes", "two people in front of a plain green wall", (288, 144)
     ),
 )
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
         base_directory.add_insightface_pack(base)
     if isinstance(found, list) and found:
         print(f"{host} has no {' and no '.join(found)}, so this runs on the miniature.")
-    photos = (options.photo or (PEOPLE[0] if weights is None else borrowed.sample_photo("astronaut")), PEOPLE[1])
+    photos = (options.photo or (PEOPLE[0] if weights is None else third_party.sample_photo("astronaut")), PEOPLE[1])
     for number, photo in enumerate(photos, start=1):
         save_photo(photo, base / "input" / PHOTO_NAME.format(number))
     print(f"Set-up took {time.monotonic() - begun:.1f} s. {INSIGHTFACE_NOTE}", flush=True)
@@ -130,28 +130,28 @@ def run(options: argparse.Namespace) -> None:
     print(f"Starting ComfyUI {hosts.host_version(host)}.", flush=True)
     with HostServer(host, base) as server:
         print(f"ComfyUI started in {server.start_seconds:.1f} s.", flush=True)
-        takes = TAKES if weights is None else TAKES[:1]
-        results = [make(server, take, weights, options) for take in takes]
+        examples = EXAMPLES if weights is None else EXAMPLES[:1]
+        results = [make(server, example, weights, options) for example in examples]
     OUTPUT.mkdir(exist_ok=True)
-    for take, result in zip(takes, results, strict=True):
-        result.picture.save(take.picture)
-    contact_sheet(takes, results).save(SHEET)
-    describe(takes, results, photos, weights)
+    for example, result in zip(examples, results, strict=True):
+        result.picture.save(example.picture)
+    contact_sheet(examples, results).save(SHEET)
+    describe(examples, results, photos, weights)
     print(f"Done in {time.monotonic() - begun:.1f} s.")
 
 
-def make(server: HostServer, take: Take, weights: Weights | None, options: argparse.Namespace) -> Result:
+def make(server: HostServer, example: Example, weights: Weights | None, options: argparse.Namespace) -> Result:
     """Runs a workflow."""
-    print(f"Running {take.path.relative_to(ROOT)}:", flush=True)
-    prompt = to_api(json.loads(take.path.read_text(encoding="utf-8")), server.object_info())
-    fill_in(prompt, take, weights, options)
+    print(f"Running {example.path.relative_to(ROOT)}:", flush=True)
+    prompt = to_api(json.loads(example.path.read_text(encoding="utf-8")), server.object_info())
+    fill_in(prompt, example, weights, options)
     add_activation_map(prompt)
     history = server.queue(prompt, report=lambda line: print(line, flush=True))
     return fetch_results(server, prompt, history)
 
 
 def save_photo(photo: Path, target: Path) -> None:
-    """Any picture Pillow reads, upright and without transparency."""
+    """Save any picture that Pillow reads, upright and without transparency."""
     from PIL import Image, ImageOps
 
     try:
@@ -164,14 +164,14 @@ def save_photo(photo: Path, target: Path) -> None:
 # --- the workflow ----------------------------------------------------------------------------------------------------
 
 
-def fill_in(prompt: Prompt, take: Take, weights: Weights | None, options: argparse.Namespace) -> None:
+def fill_in(prompt: Prompt, example: Example, weights: Weights | None, options: argparse.Namespace) -> None:
     """Set what depends on this machine, on the models and on the options."""
     for number, node in enumerate(nodes_of(prompt, "LoadImage"), start=1):
         prompt[node]["inputs"]["image"] = PHOTO_NAME.format(number)
-    if weights is None:  # else the workflow's own pack, with which the adapters of others were trained
-        set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=borrowed.INSIGHTFACE_PACK, provider="auto")
+    if weights is None:  # else the workflow's own pack, with which published adapters were trained
+        set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=third_party.INSIGHTFACE_PACK, provider="auto")
         use_miniature(prompt)
-        ask_miniature(prompt, take.prompt, take.size)
+        ask_miniature(prompt, example.prompt, example.size)
     else:
         set_inputs(prompt, "CheckpointLoaderSimple", ckpt_name=weights.checkpoint)
         set_inputs(prompt, "CLIPVisionLoader", clip_name=weights.clip_vision)
@@ -185,7 +185,7 @@ def fill_in(prompt: Prompt, take: Take, weights: Weights | None, options: argpar
 
 
 def add_activation_map(prompt: Prompt) -> None:
-    """A look at where the face acted, which the workflow itself does not have."""
+    """Add an activation map, which the workflow itself does not have."""
     sampler, decoder = the_node(prompt, "KSampler"), the_node(prompt, "VAEDecode")
     looked_at = {"model": [the_node(prompt, "DynamicIDApply"), 0], "latent": [sampler, 0], "image": [decoder, 0]}
     prompt["map"] = {"class_type": "DynamicIDActivationMap", "inputs": looked_at}
@@ -212,7 +212,7 @@ def fetch_results(server: HostServer, prompt: Prompt, history: dict[str, Any]) -
     sheet = fetch_images(server, history, "map preview")[0]
     previews = [fetch_images(server, history, node) for node in prompt if node.startswith("photo preview")]
     width, height = picture.size
-    # A row for each person, and first in it all layers together.
+    # A row for each person, which begins with all layers together.
     maps = [sheet.crop((0, row * height, width, (row + 1) * height)) for row in range(len(previews))]
     return Result(picture, [with_inset(found, aligned) for found, _, aligned in previews], maps)
 
@@ -228,7 +228,7 @@ def with_inset(photo: Image.Image, small: Image.Image) -> Image.Image:
 
 
 def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list[Image.Image]:
-    """What a node showed or saved."""
+    """The pictures that a node showed or saved."""
     from PIL import Image
 
     images = history["outputs"].get(node, {}).get("images", [])
@@ -240,15 +240,15 @@ def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list
 # --- what the user gets ----------------------------------------------------------------------------------------------
 
 
-def contact_sheet(takes: tuple[Take, ...], results: list[Result]) -> Image.Image:
-    """Photos, where their faces act, and the picture: in a row for all pictures of the same photos."""
+def contact_sheet(examples: tuple[Example, ...], results: list[Result]) -> Image.Image:
+    """A sheet with photos, activation maps and pictures; pictures of the same photos share a row."""
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     side, margin, title = 320, 20, 40
     rows: list[list[tuple[str, Image.Image, int]]] = []
     shown: list[bytes] = []  # photos of the row that is being filled
-    for take, result in zip(takes, results, strict=True):
-        panels = [("Where the face acts", seen) for seen in result.maps] + [(take.title, result.picture)]
+    for example, result in zip(examples, results, strict=True):
+        panels = [("Where the face acts", seen) for seen in result.maps] + [(example.title, result.picture)]
         photos = [photo.tobytes() for photo in result.photos]
         if photos != shown:
             shown = photos
@@ -267,13 +267,15 @@ def contact_sheet(takes: tuple[Take, ...], results: list[Result]) -> Image.Image
     return sheet
 
 
-def describe(takes: tuple[Take, ...], results: list[Result], photos: tuple[Path, ...], weights: Weights | None) -> None:
-    """Say what was made, from what, and where it is."""
+def describe(
+    examples: tuple[Example, ...], results: list[Result], photos: tuple[Path, ...], weights: Weights | None
+) -> None:
+    """Print the pictures, their photos, and where they are."""
     print()
     print(f"Photos:   {', '.join(map(str, photos[: max(len(result.photos) for result in results)]))}")
-    for take, result in zip(takes, results, strict=True):
+    for example, result in zip(examples, results, strict=True):
         size = f"{result.picture.width} x {result.picture.height}"
-        print(f"Picture:  {take.picture.relative_to(ROOT)}, {size}: {take.title.lower()}")
+        print(f"Picture:  {example.picture.relative_to(ROOT)}, {size}: {example.title.lower()}")
     print(f"Sheet:    {SHEET.relative_to(ROOT)}: photos with the face found, where it acts, pictures")
     if weights is None:
         print(MINIATURE_NOTE)
@@ -282,7 +284,7 @@ def describe(takes: tuple[Take, ...], results: list[Result], photos: tuple[Path,
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code. Outside the environment: makes it and runs this file again in it."""
+    """Exit code. Outside the environment: creates it and runs this file again in it."""
     options = parse(arguments)
     return environment.command(Path(__file__), arguments, lambda: run(options), HostError, WorkflowError)
 

@@ -1,4 +1,4 @@
-"""The virtual environment that the commands in this folder run in; it is made on first use.
+"""The virtual environment for the commands in this folder; it is created on first use.
 
 Standard library only, since it runs before anything is installed.
 """
@@ -36,7 +36,7 @@ def inside_venv() -> bool:
 
 
 def stamp_file() -> Path:
-    """Made before the environment, completed after it: tells a finished one from an aborted one or somebody else's."""
+    """Written before the environment and completed after it: shows whether one is finished, aborted, or not ours."""
     return repository.VENV / "dynamicid-setup.json"
 
 
@@ -50,7 +50,7 @@ def fingerprint() -> str:
 
 
 def read_stamp() -> dict[str, str] | None:
-    """None: no stamp, so not made here. An unreadable one counts as that of an aborted set-up."""
+    """None: no stamp, so not created here. An unreadable one counts as an aborted set-up."""
     try:
         stamp = json.loads(stamp_file().read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def read_stamp() -> dict[str, str] | None:
 
 
 def write_stamp(state: str) -> None:
-    """Record how far the environment is: `building` or `ready`."""
+    """Record the state of the environment: `building` or `ready`."""
     stamp = {"state": state, "python": python_version(), "requirements": fingerprint()}
     partial = stamp_file().with_suffix(".part")
     partial.write_text(json.dumps(stamp), encoding="utf-8")
@@ -69,7 +69,7 @@ def write_stamp(state: str) -> None:
 
 
 def is_ready() -> bool:
-    """Whether the environment is complete and made from the present requirement files."""
+    """Whether the environment is complete and matches the current requirement files."""
     wanted = {"state": "ready", "python": python_version(), "requirements": fingerprint()}
     return read_stamp() == wanted and venv_python().exists()
 
@@ -87,7 +87,7 @@ def ensure_venv() -> Path:
 
 
 def build_venv() -> None:
-    """Install what the requirement files list, into a new environment unless a finished one only lags behind."""
+    """Install what the requirement files list, into a new environment unless a finished one is only outdated."""
     stamp = read_stamp()
     finished = stamp is not None and stamp.get("state") == "ready" and stamp.get("python") == python_version()
     if not (finished and venv_python().exists()):
@@ -102,7 +102,7 @@ def build_venv() -> None:
 
 
 def remove_venv(stamp: dict[str, str] | None) -> None:
-    """Only ever removes what carries the stamp: a `.venv` somebody made by hand is theirs."""
+    """Removes only what has the stamp: a `.venv` made by hand belongs to the user."""
     if not repository.VENV.exists():
         return
     if stamp is None and any(repository.VENV.iterdir()):
@@ -127,7 +127,7 @@ def create_venv() -> None:
 
 
 def command(script: Path, arguments: list[str], work: Callable[[], None], *failures: type[Exception]) -> int:
-    """What a script does when called: `work`, in the environment, which is made first and in which it starts anew.
+    """Runs a script's `work` in the environment, which is created first and in which the script is started again.
 
     `failures`, failed set-up and Ctrl-C end it with one sentence. Exit code.
     """
@@ -147,7 +147,7 @@ def command(script: Path, arguments: list[str], work: Callable[[], None], *failu
 
 
 def run_inside_venv(script: Path, arguments: list[str]) -> int:
-    """Run a script with the environment's python and pass on its exit code. Ctrl-C is left to the child to handle."""
+    """Run a script with the environment's python and pass on its exit code. The child handles Ctrl-C."""
     child = subprocess.Popen([str(venv_python()), str(script), *arguments])
     while True:
         try:

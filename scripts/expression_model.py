@@ -32,7 +32,7 @@ MANIFEST = "package/model/face_expression_model-weights_manifest.json"
 WEIGHTS = "package/model/face_expression_model.bin"
 TARGET = ROOT / "dynamicid_core" / "data" / "expression.onnx"
 
-# As the network was trained: pictures of this size, from which these colours are taken, in this order of classes.
+# As the network was trained: the picture size, the mean colour to subtract, and the order of classes.
 SIZE = 112
 MEAN_RGB = (122.782, 117.001, 104.298)
 CLASSES = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
@@ -66,7 +66,7 @@ def fetch_package(folder: Path) -> Path:
 
 
 def read_package(file: Path) -> dict[str, Weight]:
-    """The network's tensors by name. Raises SetupError unless it is the very package this was written for."""
+    """The network's tensors by name. Raises SetupError unless it is the exact package this was written for."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != PACKAGE_SHA256:
         raise SetupError(f"{file} is not {PACKAGE} {VERSION}: its SHA-256 is {digest}, not {PACKAGE_SHA256}.")
@@ -83,7 +83,7 @@ def read_member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def split(entries: list[dict[str, Any]], data: bytes) -> dict[str, Weight]:
-    """The tensors of a TensorFlow.js weight file, which lie one after the other in the manifest's order."""
+    """The tensors of a TensorFlow.js weight file, which are stored in the manifest's order."""
     import numpy as np
 
     weights: dict[str, Weight] = {}
@@ -106,7 +106,7 @@ def split(entries: list[dict[str, Any]], data: bytes) -> dict[str, Weight]:
 
 @dataclass
 class Graph:
-    """An ONNX graph in the making. Methods add nodes and return the name of what these compute."""
+    """Builds an ONNX graph. Methods add nodes and return the names of their outputs."""
 
     weights: dict[str, Weight]
     nodes: list[NodeProto] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Graph:
         return name
 
     def weight(self, name: str, *order: int) -> str:
-        """A tensor of the package, its axes in another order. Bytes stay bytes, a quarter of the size of numbers."""
+        """A tensor of the package, its axes in another order. Bytes stay bytes, a quarter of the size of floats."""
         import numpy as np
 
         weight = self.weights[name]
@@ -153,7 +153,7 @@ class Graph:
         return self.node("Conv", x, self.weight(f"{name}/pointwise_filter", 3, 2, 0, 1), bias)
 
     def block(self, x: str, name: str) -> str:
-        """Halves the size; then each convolution sees, and adds to, the sum of all before it."""
+        """Halves the size; then each convolution takes, and adds to, the sum of all before it."""
         total = seen = self.node("Relu", self.convolution(x, f"{name}/conv0", stride=2))
         for i in range(1, CONVOLUTIONS):
             total = self.node("Add", total, self.convolution(seen, f"{name}/conv{i}", stride=1))

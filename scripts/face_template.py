@@ -13,8 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-import borrowed
 import environment
+import third_party
 from repository import ROOT
 from template_actions import ACTIONS, attach, detected_actions, mesh_actions, settle
 from template_heads import GROUPS, PITCHES, YAWS, Array, measure, people
@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> int:
         if options.pictures:
             make_pictures(options.wheel, TARGET, options.pictures)
         else:
-            make(options.wheel, options.pack or borrowed.insightface_pack())
+            make(options.wheel, options.pack or third_party.insightface_pack())
 
     return environment.command(Path(__file__), arguments, work)
 

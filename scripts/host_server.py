@@ -62,7 +62,7 @@ class HostServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, WATCH_PARENT: "1", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
-                # Not in our process group: Ctrl-C reaches us only, and we end the server in good order.
+                # Not in our process group: Ctrl-C reaches only us, and we stop the server cleanly.
                 start_new_session=os.name != "nt",
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
@@ -106,7 +106,7 @@ class HostServer:
         return "\n".join([f"The end of {self.log}:", *("  " + line for line in text[-lines:])])
 
     def stop(self) -> None:
-        """End the server, if need be by force. May be called at any time, and twice."""
+        """Stop the server, by force if needed. May be called at any time, and twice."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -133,7 +133,7 @@ class HostServer:
 
     def _read(self, path: str, *, timeout: float = 60, data: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
-        # A proxy set for the internet is none for this machine.
+        # A proxy for the internet is not for this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=timeout) as answer:
             content: bytes = answer.read()
@@ -190,7 +190,7 @@ class HostServer:
         except urllib.error.HTTPError as error:
             raise HostError(explain_refusal(json.loads(error.read()), prompt)) from None
         if answer.get("node_errors"):
-            # The host refuses single outputs and would run the rest: half a workflow is of no use here.
+            # The host rejects single outputs and would run the rest: half a workflow is of no use here.
             self._read("queue", data=json.dumps({"delete": [answer["prompt_id"]]}).encode())
             self._read("interrupt", data=b"{}")
             raise HostError(explain_refusal(answer, prompt))
@@ -202,12 +202,12 @@ class HostServer:
             if prompt_id in history:
                 entry: dict[str, Any] = history[prompt_id]
                 return entry
-            time.sleep(0.1)  # the last message is sent just before the entry is written
+            time.sleep(0.1)  # the last message comes just before the entry is written
         raise HostError("ComfyUI has no history of the workflow it ran.")
 
 
 class Run:
-    """One workflow on its way: takes the host's messages, keeps the time of each node."""
+    """A running workflow: handles the host's messages and times each node."""
 
     def __init__(self, prompt: Prompt, report: Callable[[str], None]) -> None:
         self.prompt = prompt
@@ -237,13 +237,13 @@ class Run:
     def _enter(self, node: str | None) -> None:
         now = time.monotonic()
         if self._node is not None:
-            # A node that waits for others it asked for is entered more than once.
+            # A node that waits for others it requested is entered more than once.
             self.seconds[self._node] = self.seconds.get(self._node, 0.0) + now - self._since
             self._report(f"  {self.seconds[self._node]:7.1f} s  {self._title(self._node)}")
         self._node, self._since, self._spoke = node, now, now
 
     def _progress(self, data: dict[str, Any]) -> None:
-        """A line now and then while a node takes long."""
+        """Report a slow node from time to time."""
         if self._node is None or time.monotonic() - self._spoke < 10:
             return
         self._spoke = time.monotonic()
@@ -259,7 +259,7 @@ def explain_failure(data: dict[str, Any]) -> str:
 
 
 def explain_refusal(answer: dict[str, Any], prompt: Prompt) -> str:
-    """What the host's check of a workflow found, in one line per node."""
+    """The host's validation errors of a workflow, one line per node."""
     lines = []
     for node, found in (answer.get("node_errors") or {}).items():
         name = prompt.get(node, {}).get("class_type", found.get("class_type"))
@@ -271,7 +271,7 @@ def explain_refusal(answer: dict[str, Any], prompt: Prompt) -> str:
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
+    """A free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

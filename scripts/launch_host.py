@@ -20,7 +20,7 @@ def end_with_parent() -> None:
     """End this process when its standard input closes, so that no server outlives a killed command."""
 
     def wait() -> None:
-        # Not through sys.stdin: its lock, held here, would upset the interpreter's own end.
+        # Not through sys.stdin: its lock, held here, would disturb the interpreter's shutdown.
         while os.read(0, 1):
             pass
         os._exit(1)
@@ -37,7 +37,7 @@ def has_accelerator() -> bool:
 
 
 def main(host: str, arguments: list[str]) -> None:
-    """Become the host: does not return before it ends."""
+    """Run the host; returns when it ends."""
     if os.environ.pop(WATCH_PARENT, None):
         end_with_parent()
     make_torchvision_importable()

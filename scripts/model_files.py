@@ -1,4 +1,4 @@
-"""Tell model files apart by the names and shapes of their tensors, and find those a user has."""
+"""Recognise model files by the names and shapes of their tensors, and find those a user has."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ from workflow import WorkflowError
 PEOPLE = tuple(ROOT / "dynamicid_core" / "data" / "miniature" / "photos" / f"person_{i}.jpg" for i in (1, 2))
 """Photos of rendered people."""
 MINIATURE = "DynamicIDMiniatureLoader"
-# Loaders whose place the miniature takes, and which of its outputs each of theirs becomes.
+# Loaders that the miniature replaces -> the outputs of the miniature for each of their outputs.
 REPLACED = {"CheckpointLoaderSimple": (0, 1, 2), "CLIPVisionLoader": (3,), "DynamicIDLoader": (4,)}
 SAMPLING = {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
 def use_miniature(prompt: Prompt) -> None:
-    """Puts Load Miniature in the place of the loaders; all other nodes stay as they are."""
+    """Replaces the loaders with Load Miniature; all other nodes stay the same."""
     outputs = {
         node: REPLACED[content["class_type"]] for node, content in prompt.items() if content["class_type"] in REPLACED
     }
@@ -30,7 +30,7 @@ def use_miniature(prompt: Prompt) -> None:
 
 
 def ask_miniature(prompt: Prompt, text: str, size: tuple[int, int]) -> None:
-    """Sets what the miniature wants otherwise than large models. text: in its own few words. size: width, height."""
+    """Sets the inputs that differ for the miniature. text: in its own few words. size: width, height."""
     set_inputs(prompt, "KSampler", **SAMPLING)
     set_inputs(prompt, "EmptyLatentImage", width=size[0], height=size[1])
     set_text(prompt, "positive", text)
@@ -56,5 +56,5 @@ def set_inputs(prompt: Prompt, kind: str, **values: object) -> None:
 
 
 def set_text(prompt: Prompt, side: str, text: str) -> None:
-    """What the picture shows (positive), or does not show (negative)."""
+    """Sets the positive or the negative prompt."""
     prompt[prompt[the_node(prompt, "DynamicIDApply")]["inputs"][side][0]]["inputs"]["text"] = text

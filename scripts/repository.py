@@ -20,7 +20,7 @@ LOGS = CACHE / "logs"
 
 
 class SetupError(Exception):
-    """Set-up cannot go on. The message is one or two sentences for the person at the keyboard."""
+    """Set-up cannot continue. The message is one or two sentences for the user."""
 
 
 def venv_python() -> Path:
@@ -29,7 +29,7 @@ def venv_python() -> Path:
 
 
 def site_packages() -> Path:
-    """Where the environment's packages are, for the Python version that runs this."""
+    """The folder of the environment's packages, for the Python version that runs this."""
     if os.name == "nt":
         return VENV / "Lib" / "site-packages"
     return VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
@@ -42,7 +42,7 @@ def python_version() -> str:
 
 @contextmanager
 def setup_lock() -> Iterator[None]:
-    """One set-up at a time. The system lets go of the lock when its process ends, however that ends."""
+    """One set-up at a time. The system releases the lock when the process ends, however it ends."""
     CACHE.mkdir(exist_ok=True)
     with open(CACHE / "setup.lock", "a+b") as handle:
         if not try_lock(handle):

