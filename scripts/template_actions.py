@@ -36,10 +36,10 @@ ACTIONS: dict[str, dict[str, float]] = {
 
 
 def attach(mesh: HeadMesh, front: Array) -> Array:
-    """The fine vertex [106] that stands for each point: the nearest one of the surface that the point belongs to.
+    """The fine vertex [106] for each point: the nearest one of the surface that the point belongs to.
 
     front: [106, 3], the points seen from the front. Eye points go to the edges of the lids, pupils to the eyeballs, and
-    those between the lips to the lip that the point belongs to, which the jaw tells apart.
+    those between the lips to the lip that the point belongs to; the jaw distinguishes the lips.
     """
     import numpy as np
 

@@ -209,8 +209,8 @@ function readNumber(node, name) {
 }
 
 /**
- * What a named input gets in the prompt instead of the node's own value: from a node, or from the widget that stands for it
- * on the node of a subgraph. Neither is told at the edge of a subgraph that has several nodes. null: nothing.
+ * What a named input gets in the prompt instead of the node's own value: from a node, or from the widget that replaces it on
+ * the node of a subgraph. Neither is known at the edge of a subgraph with several nodes. null: nothing.
  * @param {object} node @param {string} name @returns {{node?: object, widget?: object} | null}
  */
 function originOf(node, name) {
