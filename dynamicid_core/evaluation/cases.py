@@ -18,7 +18,7 @@ from ..keypoints import Keypoints
 from ..layouts import MOST_PEOPLE
 from ..motion import LIMIT, edit_motion
 from .metrics import DOWN, FRONT, POSES, SIDE, UP
-from .results import BETWEEN
+from .results import SEPARATOR
 
 SCENES = (
     "a portrait photo of {who} on a beach at sunset",
@@ -39,7 +39,7 @@ _WHO = ("a person", *(f"{n} people" for n in ("two", "three", "four", "five", "s
 # Pitch and yaw that are asked for, in degrees: well beyond the 10 at which a class begins.
 _ANGLES = {FRONT: (0.0, 0.0), SIDE: (0.0, 30.0), UP: (20.0, 0.0), DOWN: (-20.0, 0.0)}
 _LONGEST_NAME, _LONGEST_KEY = 50, 200  # bytes; names of people become names of files, which have an end
-_BETWEEN_NAMES = ("+", BETWEEN)  # in the names of pictures, and in tables
+_SEPARATORS = ("+", SEPARATOR)  # in the names of pictures, and in tables
 # Step from one person of a group to the next through MOTIONS: another expression and another pose.
 _NEXT_MOTION = 9
 # Step from one scene of a group to its next. It has no factor in common with the number of scenes, so that the group
@@ -127,7 +127,7 @@ class Case:
         return f"{who}_scene{self.scene}_seed{self.seed}"
 
 
-def motions_of(first: int, people: int, right: bool) -> tuple[Motion, ...]:
+def motions_for(first: int, people: int, right: bool) -> tuple[Motion, ...]:
     """What is asked of the people of a picture: neighbours differ in expression and pose. first: index into MOTIONS,
     counting on; 28 in a row ask for each pair once.
     """
@@ -197,18 +197,18 @@ def _settings(groups: Sequence[tuple[str, ...]], seeds: int) -> list[tuple[tuple
 
     The order within a round is drawn anew, lest somebody always meets the same few motions.
     """
-    chance = random.Random(0)
+    rng = random.Random(0)
     return [
         (group, (number + _NEXT_SCENE * turn) % len(SCENES), seed)
         for seed in range(seeds)
         for turn in range(len(SCENES))
-        for number, group in chance.sample(list(enumerate(groups)), len(groups))
+        for number, group in rng.sample(list(enumerate(groups)), len(groups))
     ]
 
 
 def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
     right = (scene + seed) % 2 == 0
-    return Case(group, motions_of(first, len(group), right), scene, seed)
+    return Case(group, motions_for(first, len(group), right), scene, seed)
 
 
 def _check(reference: Reference) -> None:
@@ -224,8 +224,8 @@ def _check(reference: Reference) -> None:
         raise InputError(
             f"The name {name} takes {len(name.encode())} bytes; {_LONGEST_NAME} are allowed. Rename the photo."
         )
-    if any(sign in name for sign in _BETWEEN_NAMES):
-        raise InputError(f"The name {name} has one of {' '.join(_BETWEEN_NAMES)} in it. Rename the photo.")
+    if any(sign in name for sign in _SEPARATORS):
+        raise InputError(f"The name {name} has one of {' '.join(_SEPARATORS)} in it. Rename the photo.")
 
 
 def _first_photo(entry: Path) -> Path | None:

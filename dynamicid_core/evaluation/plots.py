@@ -10,7 +10,7 @@ from ..drawing import person_colour, sheet, sheet_font, wrapped
 from ..errors import InputError
 from ..images import Photo, open_photo
 from .cases import Reference
-from .results import MEASURES, Row, parted
+from .results import MEASURES, Row, split_people
 from .settings import BASE, SETTINGS
 from .tables import Table
 
@@ -66,7 +66,7 @@ def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Referenc
     lines: list[list[_Cell]] = []
     for painted in list(cases.values())[:_CASES_SHOWN]:
         first = next(iter(painted.values()))
-        cells = [_Cell(known[name].read(), name) for name in parted(first.names)]
+        cells = [_Cell(known[name].read(), name) for name in split_people(first.names)]
         cells.append(_painted(base.get((first.prompt, first.seed)), folder, BASE.label))
         for setting in SETTINGS:
             if any(setting.name in others for others in cases.values()):

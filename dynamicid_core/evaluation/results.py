@@ -47,23 +47,23 @@ MEASURES: Mapping[str, str] = {
     "disruption": "Disruption",
 }
 """Column of a measure -> heading in tables and plots."""
-BETWEEN = ";"
+SEPARATOR = ";"
 """Stands between what a column has of several people."""
 _COLUMNS = [field.name for field in fields(Row)]
 _NUMBERS = {"people": int, "seed": int}
 
-MEND = ", close the file elsewhere, or choose another folder for --out; the same command then goes on."
+RESUME_HINT = ", close the file elsewhere, or choose another folder for --out; the same command then goes on."
 """See ``files.writing``."""
 
 
-def joined(parts: Iterable[str]) -> str:
+def join_people(parts: Iterable[str]) -> str:
     """Something of each person, for one column."""
-    return f"{BETWEEN} ".join(parts)
+    return f"{SEPARATOR} ".join(parts)
 
 
-def parted(text: str) -> list[str]:
+def split_people(text: str) -> list[str]:
     """What was joined."""
-    return text.split(f"{BETWEEN} ")
+    return text.split(f"{SEPARATOR} ")
 
 
 class Results:
@@ -73,24 +73,24 @@ class Results:
         """about: settings by which the pictures differ. Raises InputError when the folder holds rows of others; what
         was not set before, such as a further person's photo, is added.
         """
-        with writing(folder, MEND):
+        with writing(folder, RESUME_HINT):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "results.csv"
         self.rows = self._read()
-        self._claim(folder / "settings.json", about)
+        self._check_settings(folder / "settings.json", about)
         self._write_all()
-        self._there = {(row.setting, row.case) for row in self.rows}
+        self._measured = {(row.setting, row.case) for row in self.rows}
 
     def has(self, setting: str, case: str) -> bool:
         """Whether that picture has been measured."""
-        return (setting, case) in self._there
+        return (setting, case) in self._measured
 
     def add(self, row: Row) -> None:
         """One more row, on the disk when this returns."""
-        with writing(self._file, MEND), self._file.open("a", encoding="utf-8", newline="") as file:
+        with writing(self._file, RESUME_HINT), self._file.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow(_texts(row))
         self.rows.append(row)
-        self._there.add((row.setting, row.case))
+        self._measured.add((row.setting, row.case))
 
     def _read(self) -> list[Row]:
         if not self._file.is_file():
@@ -103,7 +103,7 @@ class Results:
             raise InputError(f"{self._file} has other columns than this version writes. Choose another folder.")
         return [_row(values) for values in rows]
 
-    def _claim(self, file: Path, about: Mapping[str, Any]) -> None:
+    def _check_settings(self, file: Path, about: Mapping[str, Any]) -> None:
         before = json.loads(file.read_text(encoding="utf-8")) if self.rows and file.is_file() else {}
         changed = [name for name in about if name in before and before[name] != about[name]]
         if changed:
@@ -111,12 +111,12 @@ class Results:
                 f"{self.folder} holds another evaluation: {', '.join(changed)} differ ({file.name}). Choose another "
                 "folder for --out."
             )
-        with writing(file, MEND), written_whole(file) as unfinished:
+        with writing(file, RESUME_HINT), written_whole(file) as unfinished:
             unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
 
     def _write_all(self) -> None:
         with (
-            writing(self._file, MEND),
+            writing(self._file, RESUME_HINT),
             written_whole(self._file) as unfinished,
             unfinished.open("w", encoding="utf-8", newline="") as file,
         ):

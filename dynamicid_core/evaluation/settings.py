@@ -30,7 +30,7 @@ def settings_for(imr: bool) -> tuple[Setting, ...]:
     return (FULL, NO_GATE, NO_IMR) if imr else (NO_IMR, NEITHER)
 
 
-def compared(rows: Sequence[Row], cases: Sequence[Case], settings: Sequence[Setting]) -> list[Row]:
+def comparable_rows(rows: Sequence[Row], cases: Sequence[Case], settings: Sequence[Setting]) -> list[Row]:
     """The rows of the cases that every setting has, and of the base model's pictures of them, in the order of ``rows``.
 
     A folder may hold more, of runs with other people, seeds or limits: means over these would be of other pictures.

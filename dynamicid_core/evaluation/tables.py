@@ -59,9 +59,9 @@ def estimate(groups: Sequence[Sequence[float]]) -> Estimate:
 
     groups: values that hang together. Drawn one by one, values of one picture would count as so many pictures.
     """
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     sums, counts = np.array([(sum(group), len(group)) for group in groups], np.float64).T
-    draws = (chance.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
+    draws = (rng.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
     means = [sums[drawn].sum() / counts[drawn].sum() for drawn in draws]
     low, high = np.percentile(means, (2.5, 97.5))
     return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     try:
         return run_command(lambda: options.run(options), "Interrupted. The same command goes on from the last state.")
     finally:
-        part_processes()
+        shut_down_processes()
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -84,26 +84,26 @@ def run_miniature(options: argparse.Namespace) -> None:
     """All stages of the miniature, or those named."""
     prepare_comfyui(options.comfyui, options.cpu)
     choose_device(options.cpu)
-    from .miniature.kitchen import Effort, Kitchen
-    from .miniature.recipe import STAGES, cook
+    from .miniature.recipe import STAGES, run_stages
+    from .miniature.workspace import Effort, Workspace
     from .synthetic.command import find_anny
 
     unknown = [name for name in options.stages if name not in STAGES]
     if unknown:
         raise InputError(f'There is no stage "{unknown[0]}"; choose of: {", ".join(STAGES)}.')
-    kitchen = Kitchen(
+    workspace = Workspace(
         out=options.out,
         anny=find_anny(options.anny),
         pack=find_pack(options.pack),
         workers=max(1, options.workers),
         cpu=options.cpu,
-        effort=Effort().share(options.effort),
+        effort=Effort().scaled(options.effort),
         start=options.start_from,
     )
-    cook(kitchen, options.stages)
+    run_stages(workspace, options.stages)
 
 
-def part_processes() -> None:
+def shut_down_processes() -> None:
     """Ends what several processes have together, if there are several."""
     import torch.distributed
 

@@ -15,7 +15,7 @@ from ..saa import SaaSettings
 from .config import AnchorSettings
 from .data.sample import Sample
 from .inputs import embeddings_of, faces, keypoints_of, pictures
-from .losses import noise_loss, told
+from .losses import loss_dict, noise_loss
 from .networks import Layouts, TrainableAdapter, token_spread
 
 _BELOW_CHIN = 0.03  # sides of the picture
@@ -56,7 +56,7 @@ class Anchoring(nn.Module, Generic[Batch]):
         """Losses by name; "loss" is the one to minimise. "token_spread" tells when tokens become the same for all."""
         tokens = self.tokens(batch)
         loss = noise_loss(self.predict(batch, tokens), batch.noise)
-        return told(loss, token_spread=token_spread(tokens))
+        return loss_dict(loss, token_spread=token_spread(tokens))
 
     def tokens(self, batch: Batch) -> Tensor:
         """Of the people in a batch, [B, T, D]."""
@@ -73,7 +73,7 @@ class Anchoring(nn.Module, Generic[Batch]):
         return None
 
 
-class AnchorBatches:
+class AnchorCollator:
     """Makes batches of samples. All chance comes from the generator given, so that a step can be repeated."""
 
     def __init__(
@@ -83,18 +83,18 @@ class AnchorBatches:
         self._encoders, self._timesteps, self._config = encoders, denoiser.timesteps, config
         self._variant = variant
 
-    def make(self, samples: list[Sample], chance: torch.Generator, device: torch.device) -> AnchorBatch:
+    def make(self, samples: list[Sample], generator: torch.Generator, device: torch.device) -> AnchorBatch:
         """A batch on the device."""
         config = self._config
-        draw = torch.rand(len(samples), generator=chance)
+        draw = torch.rand(len(samples), generator=generator)
         both = draw < config.drop_both
         no_text = both | ((draw >= config.drop_both) & (draw < config.drop_both + config.drop_text))
         no_face = both | (draw >= 1 - config.drop_face)
         captions = ["" if drop else s.caption for s, drop in zip(samples, no_text.tolist(), strict=True)]
         latents = self._encoders.latents(pictures(samples))
-        timesteps = torch.randint(self._timesteps, (len(samples),), generator=chance)
-        noise = torch.randn(latents.shape, generator=chance)
-        shown = with_other_clothes(samples, config.other_clothes, chance) if config.other_clothes else samples
+        timesteps = torch.randint(self._timesteps, (len(samples),), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        shown = with_other_clothes(samples, config.other_clothes, generator) if config.other_clothes else samples
         seen, features = faces(shown, self._encoders, self._variant)
         identities = embeddings_of(samples)
         seen[no_face] = 0
@@ -112,10 +112,10 @@ class AnchorBatches:
         )
 
 
-def with_other_clothes(samples: list[Sample], share: float, chance: torch.Generator) -> list[Sample]:
+def with_other_clothes(samples: list[Sample], share: float, generator: torch.Generator) -> list[Sample]:
     """The samples, of which a share have pictures that end below the chin as another one's do."""
-    changed = (torch.rand(len(samples), generator=chance) < share).tolist()
-    others = torch.randperm(len(samples), generator=chance).tolist()
+    changed = (torch.rand(len(samples), generator=generator) < share).tolist()
+    others = torch.randperm(len(samples), generator=generator).tolist()
     return [
         replace(sample, picture=_shoulders_of(samples[other], sample)) if change else sample
         for sample, change, other in zip(samples, changed, others, strict=True)

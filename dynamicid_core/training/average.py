@@ -26,7 +26,7 @@ class WeightAverage:
             self.weights[name].lerp_(tensor.detach(), 1 - decay)
 
     @torch.no_grad()
-    def mend(self) -> None:
+    def restore_nonfinite(self) -> None:
         """Puts the average in the place of what is no number any more, as batch normalisation's after such a batch."""
         for name, tensor in self._tensors.items():
             if not tensor.isfinite().all():

@@ -29,32 +29,32 @@ class Metrics:
         """
         self._file, self._picture = folder / "metrics.csv", folder / "curves.png"
         self._names: list[str] = []
-        self._all_written = False
+        self._up_to_date = False
         self._rows = [row for row in self._read() if row["step"] <= resumed_at]
-        mend = ", or close the file elsewhere; running the same command again goes on from the last state."
-        with writing(f"The figures of the run, {self._file},", mend):
-            self._write_anew()
+        hint = ", or close the file elsewhere; running the same command again goes on from the last state."
+        with writing(f"The figures of the run, {self._file},", hint):
+            self._rewrite()
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """One more row."""
         row = {"step": step, **figures}
         self._rows.append(row)
-        with self._told(self._file):
-            if self._all_written and row.keys() <= set(self._names):
-                self._all_written = False
+        with self._logging_errors(self._file):
+            if self._up_to_date and row.keys() <= set(self._names):
+                self._up_to_date = False
                 with self._file.open("a", encoding="utf-8", newline="") as file:
                     file.write(self._lines([row]))
-                self._all_written = True
+                self._up_to_date = True
             else:
-                self._write_anew()
+                self._rewrite()
 
     def draw(self) -> None:
         """The curves, with a running mean over a twentieth of the run; and rows that could not be written before."""
         from matplotlib.figure import Figure
 
-        if not self._all_written:
-            with self._told(self._file):
-                self._write_anew()
+        if not self._up_to_date:
+            with self._logging_errors(self._file):
+                self._rewrite()
         names = [name for name in (self._rows[-1] if self._rows else {}) if name != "step"]
         if not names:
             return
@@ -67,7 +67,7 @@ class Metrics:
             axes.plot(steps, running_mean(values, max(1, len(values) // 20)), color="#0072b2")
             axes.set_ylabel(name)
         axes.set_xlabel("step")
-        with self._told(self._picture):
+        with self._logging_errors(self._picture):
             figure.savefig(self._picture, dpi=100)
 
     def _read(self) -> list[dict[str, float]]:
@@ -79,13 +79,13 @@ class Metrics:
         found = [{name: float(figure) for name, figure in row.items() if figure} for row in rows]
         return [row | {"step": int(row["step"])} for row in found if math.isfinite(row.get("step", math.inf))]
 
-    def _write_anew(self) -> None:
+    def _rewrite(self) -> None:
         """All rows, with a column for every figure; the file before it stays until this one is whole."""
         self._names = list(dict.fromkeys(name for row in self._rows for name in row)) or ["step"]
-        self._all_written = False
+        self._up_to_date = False
         with written_whole(self._file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
             file.write(",".join(self._names) + "\n" + self._lines(self._rows))
-        self._all_written = True
+        self._up_to_date = True
 
     def _lines(self, rows: list[dict[str, float]]) -> str:
         lines = io.StringIO(newline="")
@@ -93,7 +93,7 @@ class Metrics:
         return lines.getvalue()
 
     @contextmanager
-    def _told(self, file: Path) -> Iterator[None]:
+    def _logging_errors(self, file: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -20,7 +20,7 @@ class StopRequest:
         self._first: float | None = None
 
     @property
-    def made(self) -> bool:
+    def received(self) -> bool:
         """Since the beginning."""
         return self._first is not None
 

@@ -27,9 +27,9 @@ from .states import States
 _log = logging.getLogger(__name__)
 _AVERAGE = "average.safetensors"
 _PROCESSES = "number of processes"
-_LOST = 20  # steps in a row
+_MAX_SKIPPED = 20  # steps in a row
 # Settings that may change when a run goes on; with others it would be another run.
-_FREE = {"steps", "log_every", "save_every", "sample_every", "sample_steps", "keep", "data", "output"}
+_CHANGEABLE = {"steps", "log_every", "save_every", "sample_every", "sample_steps", "keep", "data", "output"}
 
 
 class Stage(Protocol):
@@ -42,7 +42,7 @@ class Stage(Protocol):
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[Any]:
         """Endless data in an order that the seed fixes, without the first ``skip`` batches."""
 
-    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> Any:
+    def make_batch(self, raw: Any, generator: torch.Generator, device: torch.device) -> Any:
         """What the network takes."""
 
     def save_weights(self, folder: Path) -> None:
@@ -74,13 +74,13 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
         # A stage need not use every parameter in every batch.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    groups = _groups(stage.network, config.rates)
+    groups = _parameter_groups(stage.network, config.rates)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     network, optimiser = accelerator.prepare(stage.network, optimiser)
     average = WeightAverage(stage.network, config.ema_decay)  # only now is the network where it trains
     run = _Run(stage, config, accelerator, network, optimiser, average, States(output, config.keep))
     start = run.resume()
-    with _curves_are_worth_no_training():
+    with _ignoring_tensorboard_errors():
         accelerator.init_trackers("tensorboard")
     metrics = Metrics(output, start) if accelerator.is_main_process else None
     try:
@@ -89,7 +89,7 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     finally:
         # Not end_training: it would part the processes for good, and a recipe has more than one stage.
         for tracker in accelerator.trackers:
-            with _curves_are_worth_no_training():
+            with _ignoring_tensorboard_errors():
                 tracker.finish()
 
 
@@ -103,12 +103,12 @@ class _Run:
     average: WeightAverage
     states: States
     done: int = 0
-    lost: int = 0
+    skipped: int = 0
 
     def resume(self) -> int:
         states = self.states.newest_first()
         for state in states:
-            if not self._is_anywhere(not self._load(state)):
+            if not self._on_any_process(not self._load(state)):
                 _log.info("Going on from step %d", self.done)
                 return self.done
         if states:
@@ -151,19 +151,20 @@ class _Run:
         for step in bar:
             losses = self._step(step, data)
             self.done = step + 1
-            if metrics is not None and _due(self.done, config.log_every):
-                figures = {name: float(loss) for name, loss in losses.items()} | {"learning_rate": self._rate(step)}
+            if metrics is not None and _is_due(self.done, config.log_every):
+                figures = {name: float(loss) for name, loss in losses.items()}
+                figures["learning_rate"] = self._learning_rate(step)
                 metrics.add(self.done, figures)
                 self._log(figures)
                 bar.set_postfix(loss=f"{figures['loss']:.4f}")
             last = self.done == config.steps
-            stopped = self._is_anywhere(request.made)
-            if _due(self.done, config.save_every) or last or stopped:
+            stopped = self._on_any_process(request.received)
+            if _is_due(self.done, config.save_every) or last or stopped:
                 self.save()
                 if metrics is not None:
                     metrics.draw()
-            if not stopped and (_due(self.done, config.sample_every) or (last and config.sample_every)):
-                self._sheet()
+            if not stopped and (_is_due(self.done, config.sample_every) or (last and config.sample_every)):
+                self._draw_sheet()
             if stopped:
                 raise KeyboardInterrupt
 
@@ -175,10 +176,10 @@ class _Run:
         self.accelerator.wait_for_everyone()  # the next stage may read the weights
 
     def _log(self, figures: dict[str, float]) -> None:
-        with _curves_are_worth_no_training(self.accelerator.trackers.clear):
+        with _ignoring_tensorboard_errors(self.accelerator.trackers.clear):
             self.accelerator.log(figures, step=self.done)
 
-    def _is_anywhere(self, made: bool) -> bool:
+    def _on_any_process(self, made: bool) -> bool:
         """On any of the processes, which must stop after the same step."""
         if self.accelerator.num_processes == 1:
             return made
@@ -196,47 +197,47 @@ class _Run:
     def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
         for group in self.optimiser.param_groups:
-            group["lr"] = self._rate(step) * group["rate"]
+            group["lr"] = self._learning_rate(step) * group["rate"]
         total: dict[str, Tensor] = {}
-        sound = True
+        finite = True
         for part in range(config.accumulation):
-            chance = _chance(config.seed, step, part, accelerator.process_index)
-            batch = self.stage.make_batch(next(data), chance, accelerator.device)
+            generator = _generator(config.seed, step, part, accelerator.process_index)
+            batch = self.stage.make_batch(next(data), generator, accelerator.device)
             with accelerator.accumulate(self.network):
                 losses = self.network(batch)
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients:
                     length = accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients or math.inf)
-                    sound = bool(torch.isfinite(length))  # the same on every process
-                if sound:
+                    finite = bool(torch.isfinite(length))  # the same on every process
+                if finite:
                     self.optimiser.step()
                 self.optimiser.zero_grad()
             for name, loss in losses.items():
                 total[name] = total.get(name, torch.zeros_like(loss)).detach() + loss.detach() / config.accumulation
-        if sound:
+        if finite:
             self.average.update(step)
-        self._count(sound, step + 1)
+        self._track_skipped(finite, step + 1)
         return {name: accelerator.reduce(loss, "mean") for name, loss in total.items()}
 
-    def _count(self, sound: bool, step: int) -> None:
+    def _track_skipped(self, finite: bool, step: int) -> None:
         """Steps whose gradients are no numbers teach nothing; many in a row are a run that is lost."""
-        self.lost = 0 if sound else self.lost + 1
-        if sound:
+        self.skipped = 0 if finite else self.skipped + 1
+        if finite:
             return
-        _log.warning("Step %d was left out: its gradients are no numbers", step)
-        self.average.mend()
-        if self.lost == _LOST:
+        _log.warning("Step %d was skipped: its gradients are not finite", step)
+        self.average.restore_nonfinite()
+        if self.skipped == _MAX_SKIPPED:
             raise InputError(
-                f"The gradients of the last {_LOST} steps, to step {step}, are no numbers. The states before are as "
-                "they were. Choose a lower learning_rate, or fp32 as precision, in another output folder."
+                f"The gradients of the last {_MAX_SKIPPED} steps, to step {step}, are not finite. Earlier states are "
+                "unchanged. Choose a lower learning_rate, or fp32 as precision, in another output folder."
             )
 
-    def _rate(self, step: int) -> float:
+    def _learning_rate(self, step: int) -> float:
         rising = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
         falling = min(1.0, (self.config.steps - step) / (self.config.cooldown_steps + 1))
         return self.config.learning_rate * min(rising, falling)
 
-    def _sheet(self) -> None:
+    def _draw_sheet(self) -> None:
         if self.accelerator.is_main_process:
             folder = Path(self.config.output) / "sheets"
             try:
@@ -247,12 +248,12 @@ class _Run:
                 _log.warning("The sheet of step %d could not be made: %s", self.done, error)
 
     def _identity(self) -> dict[str, Any]:
-        settings = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}
+        settings = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _CHANGEABLE}
         return {**settings, _PROCESSES: self.accelerator.num_processes}  # who sees which data
 
 
 @contextmanager
-def _curves_are_worth_no_training(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
+def _ignoring_tensorboard_errors(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -260,7 +261,7 @@ def _curves_are_worth_no_training(otherwise: Callable[[], None] = lambda: None) 
         otherwise()
 
 
-def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+def _parameter_groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """The parameters that train, for the optimiser, by how many times faster than the rest they learn."""
     groups: dict[float, list[nn.Parameter]] = {}
     unused = set(rates)
@@ -278,7 +279,7 @@ def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, An
     return [{"params": parameters, "rate": rate} for rate, parameters in groups.items()]
 
 
-def _chance(*numbers: int) -> torch.Generator:
+def _generator(*numbers: int) -> torch.Generator:
     """Chance for one part of one step of one process."""
     import numpy as np
 
@@ -286,5 +287,5 @@ def _chance(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) % 2**63)
 
 
-def _due(step: int, every: int) -> bool:
+def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0

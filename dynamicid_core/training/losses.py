@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def told(loss: Tensor, **parts: Tensor) -> dict[str, Tensor]:
+def loss_dict(loss: Tensor, **parts: Tensor) -> dict[str, Tensor]:
     """Losses by name as the loop takes them: "loss", which is minimised, and what curves and logs show beside it."""
     return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
 

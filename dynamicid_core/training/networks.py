@@ -93,7 +93,7 @@ class TrainableAdapter(nn.Module):
         adapter.updates.load_state_dict(updates)
         return adapter
 
-    def start_from_text(self, unet: Mapping[str, Tensor]) -> None:
+    def init_from_text(self, unet: Mapping[str, Tensor]) -> None:
         """Identity keys and values begin as those of the text (paper section 3.4). unet: its state dict."""
         paths = {layer.index: layer.path for layer in self.layers}
         with torch.no_grad():
@@ -103,7 +103,7 @@ class TrainableAdapter(nn.Module):
                     linear = cast(nn.Linear, layer[f"{name}_ip"])
                     linear.weight.copy_(unet[f"{paths[index]}.{name}.weight"])
 
-    def start_with_embeddings(self) -> None:
+    def init_embedding_layer(self) -> None:
         """The face encoder's first layer begins with outputs of spread 1.
 
         An embedding has length 1, so each of its numbers is small: with weights as usual the biases would drown it, and
@@ -113,7 +113,7 @@ class TrainableAdapter(nn.Module):
         nn.init.normal_(first.weight)
         nn.init.zeros_(first.bias)
 
-    def start_silent(self) -> None:
+    def init_silent(self) -> None:
         """Identity values begin at zero: the tokens add nothing that training would first have to take away, which a
         small model does by making them the same for everybody.
         """
@@ -175,7 +175,7 @@ class TrainableAdapter(nn.Module):
 
 
 @torch.no_grad()
-def start_with_the_tokens(imr: Imr) -> None:
+def init_as_identity(imr: Imr) -> None:
     """A new IMR begins by leaving tokens as they are (for tokens of mean 0 and variance 1, as the face encoder gives
     them), so that training has only to learn what an edit changes.
 

@@ -15,7 +15,7 @@ from .data.sample import Sample
 from .data.shards import SampleIndex
 
 _log = logging.getLogger(__name__)
-Place = tuple[str, str]
+SampleLocation = tuple[str, str]
 """Shard and key of a sample."""
 
 
@@ -25,8 +25,8 @@ class ShardSource:
     def __init__(self, folder: Path, seed: int) -> None:
         """Raises InputError when there is no finished data set in the folder, or nobody in it."""
         self._index, self._seed = SampleIndex(folder), seed
-        self._places = [place for places in self._index.people.values() for place in places]
-        if not self._places:
+        self._locations = [location for locations in self._index.people.values() for location in locations]
+        if not self._locations:
             raise InputError(f"The data set in {folder} is empty. Build it from more photos.")
 
     @property
@@ -42,15 +42,15 @@ class ShardSource:
 
     def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
         """Every picture of every person, for one of several processes, without the first ``skip`` of them."""
-        places = (self._places[i] for i in self._shuffled(len(self._places)))
-        for shard, key in islice(places, process + skip * processes, None, processes):
+        locations = (self._locations[i] for i in self._shuffled(len(self._locations)))
+        for shard, key in islice(locations, process + skip * processes, None, processes):
             yield self._index.read(shard, key)
 
     def people(self, process: int, processes: int, photos: int, skip: int = 0) -> Iterator[list[Sample]]:
         """Every person of whom there are two photos: a source and ``photos`` - 1 others, which repeat where there are
         too few.
         """
-        several = [places for places in self._index.people.values() if len(places) > 1]
+        several = [locations for locations in self._index.people.values() if len(locations) > 1]
         if not several:
             raise InputError(
                 f"Nobody in {self._index.folder} has two photos, and reconfiguration learns from one to another. Add "
@@ -58,16 +58,16 @@ class ShardSource:
             )
         if len(several) < len(self._index.people):
             _log.info("%d people have one photo only and are left out", len(self._index.people) - len(several))
-        turns = enumerate(self._shuffled(len(several)))
-        for turn, i in islice(turns, process + skip * processes, None, processes):
-            yield [self._index.read(*place) for place in self._chosen(several[i], photos, turn)]
+        order = enumerate(self._shuffled(len(several)))
+        for number, i in islice(order, process + skip * processes, None, processes):
+            yield [self._index.read(*location) for location in self._choose_photos(several[i], photos, number)]
 
     def _shuffled(self, length: int) -> Iterator[int]:
         for epoch in count():
             yield from np.random.default_rng((self._seed, epoch)).permutation(length).tolist()
 
-    def _chosen(self, places: list[Place], photos: int, turn: int) -> list[Place]:
-        chance = np.random.default_rng((self._seed, turn, len(places)))
-        source, *others = (places[i] for i in chance.permutation(len(places)))
+    def _choose_photos(self, locations: list[SampleLocation], photos: int, number: int) -> list[SampleLocation]:
+        rng = np.random.default_rng((self._seed, number, len(locations)))
+        source, *others = (locations[i] for i in rng.permutation(len(locations)))
         repeated = [others[i % len(others)] for i in range(photos - 1)]
         return [source, *repeated]

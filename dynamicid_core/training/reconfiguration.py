@@ -16,7 +16,7 @@ from ..saa import SaaSettings
 from .config import ReconfigureSettings
 from .data.sample import Sample
 from .inputs import faces, pictures
-from .losses import diffusion_consistency_loss, feature_loss, told
+from .losses import diffusion_consistency_loss, feature_loss, loss_dict
 from .networks import TrainableAdapter
 
 
@@ -72,15 +72,15 @@ class Reconfiguration(nn.Module):
         edited = self.edit(batch)
         features = feature_loss(edited, batch.target_tokens)
         if self._weight == 0:
-            return told(features, feature=features)
+            return loss_dict(features, feature=features)
         if batch.diffusion is None:
             last = self._consistency.to(features.device)
-            return told(features, feature=features, consistency=last)
+            return loss_dict(features, feature=features, consistency=last)
         with torch.no_grad():
             wanted = self.predict(batch.diffusion, batch.target_tokens)
         consistency = diffusion_consistency_loss(self.predict(batch.diffusion, edited), wanted)
         self._consistency = consistency.detach()
-        return told(features + self._weight * consistency, feature=features, consistency=self._consistency)
+        return loss_dict(features + self._weight * consistency, feature=features, consistency=self._consistency)
 
     def edit(self, batch: ReconfigureBatch) -> Tensor:
         """Each source's tokens with the motion of each of its targets, [B * R, T, D]."""
@@ -112,7 +112,7 @@ def edited_tokens(imr: Imr, keypoint_encoder: KeypointEncoder, batch: Reconfigur
     return torch.cat(edited)
 
 
-class ReconfigureBatches:
+class ReconfigureCollator:
     """Makes batches of people, each a list of samples: the source and its targets."""
 
     def __init__(
@@ -122,13 +122,13 @@ class ReconfigureBatches:
         self._encoders, self._timesteps, self._adapter = encoders, denoiser.timesteps, adapter
         self._share = diffusion_share
 
-    def make(self, people: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
+    def make(self, people: list[list[Sample]], generator: torch.Generator, device: torch.device) -> ReconfigureBatch:
         """A batch on the device."""
         sources = [samples[0] for samples in people]
         targets = [sample for samples in people for sample in samples[1:]]
         source_text = self._encoders.texts([sample.face_prompt for sample in sources])[1]
         target_text = self._encoders.texts([sample.face_prompt for sample in targets])[1]
-        looks = float(torch.rand(1, generator=chance)) < self._share
+        looks = float(torch.rand(1, generator=generator)) < self._share
         return ReconfigureBatch(
             self._tokens(sources, device),
             self._tokens(targets, device),
@@ -136,15 +136,15 @@ class ReconfigureBatches:
             _rasters(targets).to(device),
             source_text.to(device),
             target_text.to(device),
-            self._seen(targets, chance, device) if looks else None,
+            self._seen(targets, generator, device) if looks else None,
         )
 
-    def _seen(self, targets: list[Sample], chance: torch.Generator, device: torch.device) -> DiffusionBatch:
+    def _seen(self, targets: list[Sample], generator: torch.Generator, device: torch.device) -> DiffusionBatch:
         latents = self._encoders.latents(pictures(targets)).to(device)
         return DiffusionBatch(
             latents,
-            torch.randn(latents.shape, generator=chance).to(device),
-            torch.randint(self._timesteps, (len(targets),), generator=chance).to(device),
+            torch.randn(latents.shape, generator=generator).to(device),
+            torch.randint(self._timesteps, (len(targets),), generator=generator).to(device),
             self._encoders.contexts([sample.caption for sample in targets]).to(device),
         )
 

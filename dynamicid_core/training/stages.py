@@ -29,12 +29,12 @@ from ..face_encoder import FaceEncoderSizes
 from ..images import Photo, to_photos
 from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from ..saa import SaaSettings
-from .anchoring import AnchorBatch, AnchorBatches, Anchoring
+from .anchoring import AnchorBatch, AnchorCollator, Anchoring
 from .config import AnchorSettings, LoopConfig, ReconfigureSettings
 from .data.sample import Sample
 from .inputs import faces, pictures
-from .networks import TrainableAdapter, start_with_the_tokens
-from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureBatches
+from .networks import TrainableAdapter, init_as_identity
+from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureCollator
 
 SHEET_ROWS = 4
 _SHEET_CFG = 5.0
@@ -86,10 +86,10 @@ class AnchorStage:
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: AnchorSettings
     ) -> None:
         adapter = make_adapter(denoiser, encoders, config)
-        adapter.recognition = _same_recognition(adapter.recognition, source.recognition)
+        adapter.recognition = _matching_recognition(adapter.recognition, source.recognition)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
         self.network = self._anchoring(adapter)
-        self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant)
+        self._batches = AnchorCollator(encoders, denoiser, config, adapter.variant)
 
     def _anchoring(self, adapter: TrainableAdapter) -> Anchoring[Any]:
         return Anchoring(self._denoiser, adapter, self._config)
@@ -98,14 +98,14 @@ class AnchorStage:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
-    def to_paint(self, raw: Any) -> list[Sample]:
+    def target_samples(self, raw: Any) -> list[Sample]:
         """The pictures that a raw batch asks for."""
         samples: list[Sample] = raw
         return samples
 
-    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> AnchorBatch:
+    def make_batch(self, raw: Any, generator: torch.Generator, device: torch.device) -> AnchorBatch:
         """What ``network`` takes."""
-        return self._batches.make(self.to_paint(raw), chance, device)
+        return self._batches.make(self.target_samples(raw), generator, device)
 
     def save_weights(self, folder: Path) -> None:
         """adapter.safetensors."""
@@ -125,13 +125,13 @@ class ReconfigureStage:
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: ReconfigureSettings
     ) -> None:
         adapter = _open_adapter(config.adapter, config.variant, denoiser, encoders)
-        _same_recognition(adapter.recognition, source.recognition)
+        _matching_recognition(adapter.recognition, source.recognition)
         self._adapter = adapter.to(encoders.device)
         imr, keypoint_encoder = _motion_networks(self._adapter, encoders, config)
         self.network = Reconfiguration(denoiser, self._adapter, imr, keypoint_encoder, config)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
         share = config.diffusion_share if config.diffusion_weight else 0.0
-        self._batches = ReconfigureBatches(encoders, denoiser, self._adapter, share)
+        self._batches = ReconfigureCollator(encoders, denoiser, self._adapter, share)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[list[Sample]]]:
         """Lists of ``batch_size`` people, each a source and its targets, without the first ``skip`` lists."""
@@ -139,9 +139,9 @@ class ReconfigureStage:
         while True:
             yield list(islice(people, self._config.batch_size))
 
-    def make_batch(self, raw: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
+    def make_batch(self, raw: list[list[Sample]], generator: torch.Generator, device: torch.device) -> ReconfigureBatch:
         """What ``network`` takes."""
-        return self._batches.make(raw, chance, device)
+        return self._batches.make(raw, generator, device)
 
     def save_weights(self, folder: Path) -> None:
         """imr.safetensors and keypoint_encoder.safetensors."""
@@ -176,8 +176,8 @@ def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: Anc
     sizes = FaceEncoderSizes(token_size, clip_size=encoders.clip_size)
     torch.manual_seed(config.seed)
     adapter = TrainableAdapter(denoiser.layers, sizes, config.rank, VARIANTS.get(config.variant, DYNAMICID))
-    adapter.start_from_text(denoiser.network.state_dict())
-    adapter.start_with_embeddings()
+    adapter.init_from_text(denoiser.network.state_dict())
+    adapter.init_embedding_layer()
     return adapter
 
 
@@ -193,7 +193,7 @@ def _open_adapter(file: str, variant: str, denoiser: DenoisingModel, encoders: F
     return adapter
 
 
-def _same_recognition(of_adapter: str, of_data: str) -> str:
+def _matching_recognition(of_adapter: str, of_data: str) -> str:
     """Raises InputError when both are known, and differ."""
     if of_adapter and of_data and of_adapter != of_data:
         raise InputError(
@@ -220,7 +220,7 @@ def _motion_networks(
     feed_forward = _FEED_FORWARD * config.size
     sizes = ImrSizes(token_size, feature_size, config.size, config.queries, feed_forward, config.depth, config.depth)
     imr = Imr(sizes)
-    start_with_the_tokens(imr)
+    init_as_identity(imr)
     return imr, KeypointEncoder(KeypointEncoderSizes(config.features, config.width))
 
 
@@ -260,11 +260,11 @@ def save_motion_network(part: str, network: nn.Module, file: Path) -> None:
 def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[Sample]) -> tuple[Tensor, Tensor]:
     """Tokens [B, T, D] of samples, and [1, T, D] of nobody."""
     embeddings, features = faces(samples, encoders, adapter.variant)
-    return adapter.tokens(embeddings.to(encoders.device), features), tokens_of_nobody(adapter, encoders)
+    return adapter.tokens(embeddings.to(encoders.device), features), unconditional_tokens(adapter, encoders)
 
 
 @torch.no_grad()
-def tokens_of_nobody(adapter: TrainableAdapter, encoders: FrozenEncoders) -> Tensor:
+def unconditional_tokens(adapter: TrainableAdapter, encoders: FrozenEncoders) -> Tensor:
     """[1, T, D], for negative prompts."""
     embedding = torch.zeros(1, adapter.face_encoder.sizes.embedding_size, device=encoders.device)
     return adapter.tokens(embedding, encoders.features_of_nobody())

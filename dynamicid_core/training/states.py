@@ -36,9 +36,9 @@ class States:
         for left_over in self._folder.glob("*.part"):  # of runs that were killed
             shutil.rmtree(left_over, ignore_errors=True)
         last = self.newest()
-        mend = f"; running the same command again goes on from {last.name if last else 'the beginning'}."
+        hint = f"; running the same command again goes on from {last.name if last else 'the beginning'}."
         try:
-            with writing(f"The state of step {step}, {target},", mend):
+            with writing(f"The state of step {step}, {target},", hint):
                 unfinished.mkdir(parents=True)
                 write(unfinished)
                 (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **about}), encoding="utf-8")

@@ -59,7 +59,7 @@ def test_a_face_is_boxed_in_the_colour_of_the_person_it_is():
     assert has(shown, 220, 150, drawing.person_colour(0))
 
 
-def test_a_face_of_nobody_is_grey():
+def test_a_face_that_matches_nobody_is_boxed_in_grey():
     nobody = np.zeros(512, np.float32)
     nobody[500] = 1
     photo = np.zeros((200, 400, 3), np.uint8)

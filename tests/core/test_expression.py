@@ -33,7 +33,7 @@ def test_the_astronaut_is_happy(analysis):
     assert classify_expression(photo, largest(analysis, photo))["happy"] > 0.9
 
 
-def test_a_group_is_told_apart(analysis):
+def test_people_of_a_group_are_distinguished(analysis):
     group = photos.group_of_six()
     shown = [classify_expression(group, analysis.choose(group, "left to right", index).chosen) for index in range(6)]
     assert [max(each, key=each.get) for each in shown[1:4]] == ["neutral", "happy", "happy"]
@@ -105,7 +105,7 @@ def test_a_machine_without_onnxruntime_is_told_what_to_install(monkeypatch, no_s
         classify_expression(photos.astronaut(), face)
 
 
-def test_what_is_left_of_an_onnxruntime_that_was_removed_is_told(monkeypatch, no_session):
+def test_what_is_left_of_an_onnxruntime_that_was_removed_is_reported(monkeypatch, no_session):
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     face = DetectedFace(np.array([170, 60, 270, 190], np.float32), 1.0, np.zeros((5, 2), np.float32))
     with pytest.raises(InputError, match=r"package onnxruntime, which is installed but .* install onnxruntime"):

@@ -66,7 +66,7 @@ def test_a_face_found_with_a_border_is_where_it_is_without_one(analysis):
 @pytest.mark.parametrize(
     ("turns", "back"), [(1, "90 degrees to the right"), (2, "180 degrees"), (3, "90 degrees to the left")]
 )
-def test_a_photo_that_is_not_upright_is_turned_and_told(analysis, caplog, name, turns, back):
+def test_a_photo_that_is_not_upright_is_turned_and_reported(analysis, caplog, name, turns, back):
     photo = getattr(photos, name)()
     found = analysis.choose(np.rot90(photo, turns), "largest", 0, number=2, total=3)
     assert np.array_equal(found.photo, photo)
@@ -82,7 +82,7 @@ def test_an_upright_photo_stays_as_it_is_however_heads_are_tilted(analysis, degr
         assert analysis.upright(tilted)[0] is tilted
 
 
-def test_somebody_who_lies_beside_an_upright_person_does_not_turn_the_photo(analysis):
+def test_a_person_lying_beside_an_upright_one_does_not_turn_the_photo(analysis):
     group = photos.group_of_six()
     lying = resized(square_around(group, analysis.choose(group, "largest", 0).chosen.box, 2.2).cut(group), 150, 150)
     for path in sorted(HEADS.glob("*.jpg")):

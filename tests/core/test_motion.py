@@ -73,7 +73,7 @@ def test_positive_yaw_is_to_the_right_positive_pitch_up_positive_roll_clockwise(
     assert right - left > 4 * CELL
 
 
-def test_the_pose_that_is_told_is_the_one_asked_for():
+def test_the_reported_pose_is_the_one_asked_for():
     start = Keypoints(seen(), pose=torch.tensor([1.0, 2.0, 3.0]))
     assert edit_motion(start, yaw=20.0, pitch=-10.0, roll=5.0).pose.tolist() == [-9, 22, 8]
 
@@ -191,7 +191,7 @@ def test_every_preset_is_an_expression_of_its_own():
             assert (results[first] - results[second]).abs().max() > CELL, (first, second)
 
 
-def test_a_preset_is_told_and_as_is_keeps_what_was_known():
+def test_a_preset_is_described_and_as_is_keeps_what_was_known():
     start = Keypoints(seen(), expression="sad")
     assert edit_motion(start, "angry").expression == "angry"
     assert edit_motion(start, yaw=10.0).expression == "sad"
@@ -265,7 +265,7 @@ def test_beyond_its_views_the_template_shows_the_outermost():
     assert torch.equal(beyond, last)
 
 
-def test_keypoints_whose_head_is_damaged_are_lifted_anew(tmp_path):
+def test_keypoints_whose_head_is_damaged_are_lifted_again(tmp_path):
     path = save_keypoints(edit_motion(keypoints(), yaw=10.0), tmp_path, "turned")
     tensors = load_file(path)
     with safe_open(path, "pt") as file:

@@ -16,7 +16,7 @@ import torch
 from comfy_api.latest import io
 
 from scripts.workflow import to_api
-from tests.host.rig import fill, tiny_clip_vision, tiny_unet
+from tests.host.helpers import fill, tiny_clip_vision, tiny_unet
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 
@@ -63,24 +63,24 @@ class TinyClipVision:
         return (tiny_clip_vision(),)
 
 
-class Keep:
+class CaptureImages:
     """Stands for SaveImage: keeps what arrives."""
 
     RETURN_TYPES = ()
     OUTPUT_NODE = True
     FUNCTION = "keep"
-    kept: list = []  # noqa: RUF012
+    captured: list = []  # noqa: RUF012
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802
         return {"required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {})}}
 
     def keep(self, images, filename_prefix):
-        self.kept.append(images)
+        self.captured.append(images)
         return {}
 
 
-STAND_INS = {"CheckpointLoaderSimple": TinyCheckpoint, "CLIPVisionLoader": TinyClipVision, "SaveImage": Keep}
+STAND_INS = {"CheckpointLoaderSimple": TinyCheckpoint, "CLIPVisionLoader": TinyClipVision, "SaveImage": CaptureImages}
 host_nodes.NODE_CLASS_MAPPINGS.update({f"Test{name}": cls for name, cls in STAND_INS.items()})
 
 
@@ -132,7 +132,7 @@ class Server:
             self.errors.append(data)
 
 
-class Anything(str):
+class AnyType(str):
     """A type that goes with every other, as packs with nodes for choices have it."""
 
     __slots__ = ()
@@ -142,10 +142,10 @@ class Anything(str):
         return False
 
 
-class Chosen:
+class ListName:
     """Gives a name to a list of files."""
 
-    RETURN_TYPES = (Anything("*"),)
+    RETURN_TYPES = (AnyType("*"),)
     FUNCTION = "give"
 
     @classmethod
@@ -168,12 +168,12 @@ class Executor:
 
     def run(self, prompt):
         """Runs a graph; returns what SaveImage would have saved. Raises ValueError with what the host tells."""
-        Keep.kept.clear()
+        CaptureImages.captured.clear()
         self.server.ran.clear()
         valid = asyncio.run(execution.validate_prompt("test", prompt, None))
         if not valid[0]:
-            told = [error["details"] for one in valid[3].values() for error in one["errors"]]
-            raise ValueError("; ".join(told) or str(valid))
+            details = [error["details"] for one in valid[3].values() for error in one["errors"]]
+            raise ValueError("; ".join(details) or str(valid))
         logging.disable(logging.ERROR)  # the host logs a failing node's whole trace; the error below says it
         try:
             self.executor.execute(prompt, "test", {"client_id": "test"}, valid[2])
@@ -181,4 +181,4 @@ class Executor:
             logging.disable(logging.NOTSET)
         if not self.executor.success:
             raise ValueError(self.server.errors[-1]["exception_message"])
-        return list(Keep.kept)
+        return list(CaptureImages.captured)

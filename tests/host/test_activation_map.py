@@ -5,7 +5,7 @@ import comfy.sample
 import pytest
 import torch
 
-from tests.host.rig import CFG, LEFT, RIGHT, apply, core, faces, place, run, sample
+from tests.host.helpers import CFG, LEFT, RIGHT, apply, core, faces, place, run, sample
 
 
 def activation_map(patched, batch=1):
@@ -255,7 +255,7 @@ def test_the_map_is_that_of_the_sampling_whose_latent_is_connected(dynamicid):
     assert torch.equal(look(patched, first + 0.5)[0], of_second), "changed since: the last one"
 
 
-def test_a_sampling_that_too_many_followed_is_told_from_a_latent_that_was_changed(dynamicid):
+def test_a_sampling_that_too_many_followed_is_distinguished_from_a_changed_latent(dynamicid):
     patched = apply(dynamicid, faces(1)[0])
     latents = [sample(*patched, seed=seed, steps=1) for seed in range(6)]
     (of_last,) = look(patched, latents[5])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.host.rig import LEFT, RIGHT, TENSORS, apply, core, eps, faces, place, prompts, sample, tiny_unet
+from tests.host.helpers import LEFT, RIGHT, TENSORS, apply, core, eps, faces, place, prompts, sample, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 

@@ -12,7 +12,7 @@ from dynamicid_core.comfy_host import miniature
 from dynamicid_core.comparison import SAME_PERSON
 from tests import photos
 from tests.documents import help_page, section
-from tests.host.rig import core, faces, node, run, tiny_clip_vision
+from tests.host.helpers import core, faces, node, run, tiny_clip_vision
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_place_in_a_wide_picture_is_the_middle_of_its_region():
     assert place(box, np.zeros((100, 400, 3), np.uint8)) == (150, 50)
 
 
-def test_a_batch_is_told_whole(family, face_analysis):
+def test_a_batch_is_captioned_in_full(family, face_analysis):
     """The mean over its pictures, and a table of each."""
     group, one = photos.group_of_six(), dict(list(family.items())[:1])
     both = photos.image(group, np.zeros_like(group))

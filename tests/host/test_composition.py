@@ -6,7 +6,7 @@ import torch
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-from tests.host.rig import (
+from tests.host.helpers import (
     CFG,
     LEFT,
     RIGHT,

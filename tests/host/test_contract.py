@@ -9,7 +9,7 @@ from pathlib import Path
 import nodes
 import pytest
 
-from tests.host.rig import node
+from tests.host.helpers import node
 
 CONTRACT = json.loads((Path(__file__).parents[1] / "contract.json").read_text(encoding="utf-8"))
 OURS = {name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("DynamicID")}

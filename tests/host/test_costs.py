@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.host.rig import LEFT, RIGHT, apply, core, faces, place, run, sample, tiny_unet
+from tests.host.helpers import LEFT, RIGHT, apply, core, faces, place, run, sample, tiny_unet
 
 NO_KERNEL = ("aten._unsafe_view", "aten.empty", "aten.detach", "aten.lift_fresh", "aten.view", "aten._reshape_alias")
 READS_BY_HOST = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.masked_select", "aten.equal")

@@ -8,7 +8,17 @@ import torch
 from dynamicid_core.imr import Imr, ImrSizes
 from dynamicid_core.keypoints import encoder_input
 from tests.host.graphs import tiny_clip
-from tests.host.rig import GOLDEN, apply, core, driving, make_face, motion_points, run, sample, tiny_keypoint_encoder
+from tests.host.helpers import (
+    GOLDEN,
+    apply,
+    core,
+    driving,
+    make_face,
+    motion_points,
+    run,
+    sample,
+    tiny_keypoint_encoder,
+)
 
 HAPPY, NEUTRAL = "in a happy expression, in front view", "in a neutral expression, in front view"
 POINTS = motion_points()
@@ -123,7 +133,7 @@ def test_strength_zero_needs_nothing_else(edit):
     assert edit(face, strength=0.0, target_prompt="", dynamicid=load()) is face
 
 
-def test_a_checkpoint_without_a_text_encoder_is_told(edit):
+def test_a_checkpoint_without_a_text_encoder_is_reported(edit):
     with pytest.raises(ValueError, match="clip input is empty"):
         edit(clip=None)
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.host.rig import CASES, GOLDEN, TENSORS, apply, core, eps, faces, placements, run, tiny_unet
+from tests.host.helpers import CASES, GOLDEN, TENSORS, apply, core, eps, faces, placements, run, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 SMALL_CARD = 100_000  # bytes of weights that fit
@@ -49,11 +49,11 @@ def test_updates_of_8_bit_weights_are_not_rounded_away(dynamicid):
     torch.testing.assert_close(seen, expected, atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("dtype", "told", "strength"), [(torch.float8_e4m3fn, 1, 1.0), (torch.float16, 0, 0.2)])
-def test_it_is_told_that_merges_do_not_weigh_updates_of_8_bit_weights(dynamicid, caplog, dtype, told, strength):
+@pytest.mark.parametrize(("dtype", "warnings", "strength"), [(torch.float8_e4m3fn, 1, 1.0), (torch.float16, 0, 0.2)])
+def test_a_warning_says_that_merges_do_not_weigh_updates_of_8_bit_weights(dynamicid, caplog, dtype, warnings, strength):
     caplog.set_level("INFO")
     model, positive, negative = apply(dynamicid, faces(1)[0], model=tiny_unet(dtype))
-    assert caplog.text.count("merges keep all those of model1 and none of model2") == told
+    assert caplog.text.count("merges keep all those of model1 and none of model2") == warnings
     (merged,) = run("ModelMergeSimple", model1=model, model2=tiny_unet(dtype), ratio=0.2)
     seen = eps(merged, positive, negative, LATENT)
     expected = eps(*apply(dynamicid, faces(1)[0], model=tiny_unet(dtype), lora_strength=strength), LATENT)
@@ -195,8 +195,8 @@ def test_no_float64_is_used(dynamicid):
 @pytest.mark.parametrize(("dtype", "step"), [(torch.float8_e4m3fn, 2**-3), (torch.float8_e5m2, 2**-2)])
 def test_a_weight_that_stays_in_8_bits_gets_updates_smaller_than_the_steps_of_its_numbers(dtype, step):
     """With --fast the host keeps it so while it is used."""
-    chance = torch.Generator().manual_seed(0)
-    weight, up, down = (torch.randn(shape, generator=chance) for shape in ((640, 640), (640, 4), (4, 640)))
+    generator = torch.Generator().manual_seed(0)
+    weight, up, down = (torch.randn(shape, generator=generator) for shape in ((640, 640), (640, 4), (4, 640)))
     small = weight.to(dtype)
     wanted = up @ down
     wanted *= (strength := 0.01 * float(small.float().norm() / wanted.norm()))
@@ -210,8 +210,8 @@ def test_a_weight_that_stays_in_8_bits_gets_updates_smaller_than_the_steps_of_it
 
 
 def test_a_weight_that_was_cast_for_use_is_updated_without_chance():
-    chance = torch.Generator().manual_seed(0)
-    weight, up, down = (torch.randn(shape, generator=chance) for shape in ((8, 6), (8, 2), (2, 6)))
+    generator = torch.Generator().manual_seed(0)
+    weight, up, down = (torch.randn(shape, generator=generator) for shape in ((8, 6), (8, 2), (2, 6)))
     update = core("comfy_host.patching").UnmergedUpdate(up, down, 0.5, 1)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         cast = weight.to(dtype)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.host.rig import (
+from tests.host.helpers import (
     core,
 )
 

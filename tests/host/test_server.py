@@ -64,7 +64,7 @@ def test_the_frontend_gets_the_chinese_texts(server):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def updated_nodes(monkeypatch):
     """The nodes whose results a page was told of, in the order of the messages."""
     nodes, take = [], Run.take
 
@@ -93,15 +93,15 @@ def prompt(server):
     return prompt
 
 
-def test_a_page_is_told_of_the_preview_of_a_face_that_is_encoded_already(server, prompt, told):
+def test_a_page_gets_the_preview_of_a_face_that_is_encoded_already(server, prompt, updated_nodes):
     """As after the page was loaded anew, or in a second one."""
     encode = the_node(prompt, "DynamicIDEncodeFace")
     set_inputs(prompt, "DynamicIDEncodeFace", crop="aligned")  # as in no other test, which would have encoded it
     for known in (False, True):
         set_inputs(prompt, "KSampler", seed=next(SEEDS))
-        told.clear()
+        updated_nodes.clear()
         server.queue(prompt)
-        assert encode in told
+        assert encode in updated_nodes
         assert (encode not in server.node_seconds) == known
 
 

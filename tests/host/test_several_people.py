@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests import photos
-from tests.host.rig import (
+from tests.host.helpers import (
     CASES,
     CFG,
     LATENT,
@@ -62,7 +62,7 @@ def test_a_mask_of_half_strength_acts_as_half_a_weight(dynamicid):
 
 def test_a_bounding_box_comes_by_a_link_only(dynamicid):
     """Later interfaces would make number fields of it, whose defaults would take the place of the drawn box."""
-    from tests.host.rig import node
+    from tests.host.helpers import node
 
     assert node("DynamicIDPlaceFace").INPUT_TYPES()["optional"]["bounding_box"][1]["forceInput"] is True
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfy.ldm.modules import attention
 
-from tests.host.rig import LEFT, RIGHT, apply, faces, place, sample, tiny_unet
+from tests.host.helpers import LEFT, RIGHT, apply, faces, place, sample, tiny_unet
 
 compiling = pytest.importorskip("comfy_api.torch_helpers", reason="this ComfyUI has no wrapper for torch.compile")
 
@@ -75,7 +75,7 @@ def test_a_model_that_was_compiled_in_the_last_run_takes_people_and_their_update
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn])
-def test_it_is_told_when_a_compiled_object_hides_weights_from_their_updates(dtype, dynamicid, graphs, caplog):
+def test_a_warning_says_when_a_compiled_object_hides_weights_from_their_updates(dtype, dynamicid, graphs, caplog):
     model, *prompts = apply(dynamicid, faces(1)[0], tiny_unet(dtype))
     sample(model, *prompts, steps=1)
     assert "hides its weights" not in caplog.text

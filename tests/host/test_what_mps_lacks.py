@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests import photos
 from tests.host.graphs import tiny_clip
-from tests.host.rig import apply, core, driving, faces, make_face, run, sample, tiny_clip_vision, tiny_unet
+from tests.host.helpers import apply, core, driving, faces, make_face, run, sample, tiny_clip_vision, tiny_unet
 
 MISSING = {torch.float64, torch.complex128}
 

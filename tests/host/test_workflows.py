@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests import photos
 from tests.host.graphs import WORKFLOWS, Executor, api_form, shipped
-from tests.host.rig import photo_adapter
+from tests.host.helpers import photo_adapter
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 PEOPLE = 3

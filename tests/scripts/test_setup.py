@@ -246,7 +246,7 @@ def test_models_are_found_by_their_tensors_in_all_model_folders(tmp_path):
     assert model_files.find_weights(host).adapter == "z.safetensors"
 
 
-def test_kinds_of_models_that_are_missing_are_told(tmp_path):
+def test_kinds_of_models_that_are_missing_are_reported(tmp_path):
     host = make_comfyui(tmp_path)
     assert model_files.find_weights(host) == [
         "SD1.5 checkpoint (.safetensors)",

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dynamicid_core.training.data import __main__ as command
 from tests import photos
-from tests.given import insightface_pack
+from tests.resources import insightface_pack
 
 
 @functools.cache

@@ -153,7 +153,7 @@ def test_a_much_smaller_second_face_is_no_matter(analysis, tmp_path):
     assert reasons(analysis, tmp_path, {"with another": portrait}) == {}
 
 
-def test_a_photo_saved_or_lit_anew_is_a_duplicate(analysis, tmp_path):
+def test_a_resaved_or_relit_photo_is_a_duplicate(analysis, tmp_path):
     portrait = faces()["astronaut"]
     found = reasons(
         analysis,
@@ -207,13 +207,13 @@ def test_of_two_different_people_none_is_kept(analysis, tmp_path):
 
 
 def test_several_strangers_do_not_take_the_person_with_them():
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
 
     def somebody(people, spread):
-        rows = people + spread * chance.normal(size=(len(people), 512)) / 512**0.5
+        rows = people + spread * rng.normal(size=(len(people), 512)) / 512**0.5
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    one = chance.normal(size=512)
+    one = rng.normal(size=512)
     person = somebody(np.repeat(one[None] / np.linalg.norm(one), 5, axis=0), 1.0)
     others = somebody(np.zeros((4, 512)), 1.0)
     found = strangers(list(np.concatenate([others, person]).astype(np.float32)), 0.35)

@@ -38,7 +38,7 @@ class ToyStage:
         """Seeds of batches."""
         return islice(count(), process + skip * processes, None, processes)
 
-    def make_batch(self, raw, chance, device):
+    def make_batch(self, raw, generator, device):
         """Numbers of a seed."""
         (self.folder / f"batch-{raw}").touch()
         time.sleep(self.slow)

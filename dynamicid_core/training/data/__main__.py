@@ -127,8 +127,8 @@ def _synthetic_command() -> Any:
         return import_module("..synthetic.command", __package__)
     except ImportError as error:
         missing = error.name or str(error)
-        mend = "update the pack" if missing.startswith(str(__package__).partition(".")[0]) else _INSTALL
-        raise InputError(f"{_SYNTHESIZE} cannot run without {missing}, which is not there: {mend}.") from error
+        hint = "update the pack" if missing.startswith(str(__package__).partition(".")[0]) else _INSTALL
+        raise InputError(f"{_SYNTHESIZE} cannot run without {missing}, which is not there: {hint}.") from error
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Built:
+class PersonRecords:
     """A person as the writer takes them. about: for the manifest, and to know the folder again."""
 
     name: str
@@ -91,7 +91,7 @@ def build(job: Job) -> ShardWriter:
     counts = Counter(photos=sum(len(person.photos) for person in people if person.name in done))
     total = sum(len(person.photos) for person in people)
     bar = tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True)
-    with writer, bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
+    with writer, bar, closing(in_parallel(partial(_process_person, job), todo, job.workers)) as results:
         for built in results:
             writer.add(built.name, built.records, built.about)
             _warn_of_several_people(built)
@@ -109,8 +109,8 @@ def build_person(analysis: FaceAnalysis, person: Person, limits: Gates) -> tuple
     judged = [examine(analysis, person, photo, limits) for photo in person.photos]
     rejected = [found for found in judged if isinstance(found, Rejection)]
     candidates = [found for found in judged if isinstance(found, Candidate)]
-    for sieve in (_without_duplicates, _without_strangers, _unless_too_few):
-        candidates, out = sieve(candidates, limits)
+    for gate in (_without_duplicates, _without_strangers, _unless_too_few):
+        candidates, out = gate(candidates, limits)
         rejected += [Rejection(f"{person.name}/{photo}", reason, detail) for photo, reason, detail in out]
     return [candidate.sample for candidate in candidates], sorted(rejected, key=lambda found: found.photo)
 
@@ -167,11 +167,11 @@ def _sample(
     )
 
 
-_Sieved = tuple[list[Candidate], list[tuple[str, str, str]]]
+_Filtered = tuple[list[Candidate], list[tuple[str, str, str]]]
 """Who stays; and photo, reason, detail of the others."""
 
 
-def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Sieved:
+def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Filtered:
     """Of photos that are the same, the one with the largest face stays."""
     kept: dict[int, Any] = {}
     out = []
@@ -187,7 +187,7 @@ def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Sieved:
     return [kept[i] for i in sorted(kept)], out
 
 
-def _without_strangers(candidates: list[Candidate], limits: Gates) -> _Sieved:
+def _without_strangers(candidates: list[Candidate], limits: Gates) -> _Filtered:
     found = gates.strangers([candidate.sample.embedding for candidate in candidates], limits.agreement)
     kept = [candidate for i, candidate in enumerate(candidates) if i not in found]
     detail = "cosine {:.2f} to the others, at least {:g} needed"
@@ -198,17 +198,17 @@ def _without_strangers(candidates: list[Candidate], limits: Gates) -> _Sieved:
     return kept, out
 
 
-def _unless_too_few(candidates: list[Candidate], limits: Gates) -> _Sieved:
+def _unless_too_few(candidates: list[Candidate], limits: Gates) -> _Filtered:
     if len(candidates) >= limits.least_photos:
         return candidates, []
     detail = f"{len(candidates)} of the person left, at least {limits.least_photos} needed"
     return [], [(candidate.photo, gates.TOO_FEW, detail) for candidate in candidates]
 
 
-def _work(job: Job, person: Person) -> Built:
+def _process_person(job: Job, person: Person) -> PersonRecords:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses what scikit-image is about to rename
-        samples, rejected = build_person(_open(job.pack, job.provider), person, job.gates)
+        samples, rejected = build_person(_open_analysis(job.pack, job.provider), person, job.gates)
     about = {
         "checksum": person.checksum(),
         "photos": len(person.photos),
@@ -216,10 +216,10 @@ def _work(job: Job, person: Person) -> Built:
         "views": Counter(sample.face_prompt.split(", ", 1)[1] for sample in samples),
         "rejected": [[found.photo, found.reason, found.detail] for found in rejected],
     }
-    return Built(person.name, {sample.key: to_record(sample) for sample in samples}, about)
+    return PersonRecords(person.name, {sample.key: to_record(sample) for sample in samples}, about)
 
 
-def _warn_of_several_people(built: Built) -> None:
+def _warn_of_several_people(built: PersonRecords) -> None:
     strangers = sum(reason == gates.ANOTHER_PERSON for _, reason, _ in built.about["rejected"])
     if 2 * strangers > built.about["photos"]:
         _log.warning(
@@ -231,7 +231,7 @@ def _warn_of_several_people(built: Built) -> None:
 
 
 @cache
-def _open(pack: Path, provider: str) -> FaceAnalysis:
+def _open_analysis(pack: Path, provider: str) -> FaceAnalysis:
     return open_pack(pack, provider, threads=1)
 
 

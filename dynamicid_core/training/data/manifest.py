@@ -18,7 +18,7 @@ from ...drawing import sheet_font
 from ...expression import EXPRESSIONS
 from .sample import Sample
 from .shards import SampleIndex
-from .storage import write_whole
+from .storage import write_atomically
 
 MANIFEST, REJECTED, SHEET = "manifest.json", "rejected.csv", "contact_sheet.jpg"
 VARIFACE_PHOTOS = 35
@@ -38,7 +38,7 @@ class Contents:
     empty: Sequence[str] = ()
 
     @property
-    def kept(self) -> dict[str, int]:
+    def photos_per_person(self) -> dict[str, int]:
         """Photos of each person who is in the data set."""
         return {person["name"]: len(person["keys"]) for person in self.people if person["keys"]}
 
@@ -53,7 +53,7 @@ def contents(
 
 def manifest(found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, versions, counts, and how far the data set is from VariFace's shape."""
-    kept = found.kept
+    kept = found.photos_per_person
     photos = list(kept.values())
     expressions, views = (_sum(person.get(key, {}) for person in found.people) for key in ("expressions", "views"))
     return {
@@ -107,13 +107,13 @@ def write_manifest(folder: Path, found: Contents, settings: Mapping[str, Any]) -
     Raises InputError when the disk is full.
     """
     about = manifest(found, settings)
-    write_whole(folder / MANIFEST, json.dumps(about, indent=2).encode())
+    write_atomically(folder / MANIFEST, json.dumps(about, indent=2).encode())
     table = io.StringIO(newline="")
     csv.writer(table).writerows([("photo", "reason", "detail"), *found.rejected])
-    write_whole(folder / REJECTED, table.getvalue().encode(errors="backslashreplace"))
+    write_atomically(folder / REJECTED, table.getvalue().encode(errors="backslashreplace"))
     sheet = io.BytesIO()
     contact_sheet(SampleIndex(folder)).save(sheet, "JPEG", quality=90)
-    write_whole(folder / SHEET, sheet.getvalue())
+    write_atomically(folder / SHEET, sheet.getvalue())
     return about
 
 

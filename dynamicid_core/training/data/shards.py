@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import InputError
 from ...files import writing
 from .sample import Record, Sample, from_record
-from .storage import MEND, Progress, write_whole
+from .storage import RESUME_HINT, Progress, write_atomically
 
 INDEX = "index.json"
 SHARD_SIZE = 1000
@@ -56,7 +56,7 @@ class ShardWriter:
         about: what else to keep of them in ``progress.jsonl``. Raises InputError when the disk is full; whole shards
         stay.
         """
-        with writing(self._folder, MEND):
+        with writing(self._folder, RESUME_HINT):
             for key, record in records.items():
                 if self._open is None:
                     self._open = _OpenShard(self._folder / f"{self._split}-{len(self._shards()):06d}.tar")
@@ -77,7 +77,7 @@ class ShardWriter:
 
     def _finish(self) -> None:
         """Ends the last shard and writes the index. Raises InputError when the disk is full."""
-        with writing(self._folder, MEND):
+        with writing(self._folder, RESUME_HINT):
             if self._people:
                 self._end_shard()
         people = {
@@ -87,7 +87,7 @@ class ShardWriter:
             if person["keys"]
         }
         index = {"shards": self._shards(), "people": people}
-        write_whole(self._folder / INDEX, json.dumps(index).encode())
+        write_atomically(self._folder / INDEX, json.dumps(index).encode())
 
     def _abandon(self) -> None:
         """Drops the shard that is not whole; the people in it are not done."""

@@ -11,13 +11,13 @@ from ...files import writing, written_whole
 
 PROGRESS = "progress.jsonl"
 _FORMAT, _VERSION = "dynamicid-shards", 1
-MEND = ", or choose another --out folder; the same command then goes on from what is whole."
+RESUME_HINT = ", or choose another --out folder; the same command then goes on from what is whole."
 """See ``files.writing``."""
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file that has its name only when it is complete. Raises InputError when it cannot be written."""
-    with writing(path, MEND), written_whole(path) as unfinished:
+    with writing(path, RESUME_HINT), written_whole(path) as unfinished:
         unfinished.write_bytes(content)
 
 
@@ -63,9 +63,9 @@ class Progress:
         self.lines.append(line)
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
-        with writing(self._path.parent, MEND):
+        with writing(self._path.parent, RESUME_HINT):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path, _encoded({"format": _FORMAT, "version": _VERSION, "settings": settings}))
+        write_atomically(self._path, _encoded({"format": _FORMAT, "version": _VERSION, "settings": settings}))
 
     def _go_on(self, settings: Mapping[str, Any]) -> None:
         content = self._path.read_bytes()

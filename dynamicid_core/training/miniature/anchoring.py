@@ -9,7 +9,7 @@ from torch import Tensor
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..anchoring import Anchoring, Batch
 from ..config import AnchorSettings
-from ..losses import min_snr_weights, told
+from ..losses import loss_dict, min_snr_weights
 from ..networks import TrainableAdapter, token_spread
 from ..stages import AnchorStage, SampleSource
 from .framing import close_up_weights
@@ -59,7 +59,7 @@ class RecognisedAnchoring(CloseUpAnchoring[Batch]):
         shown = batch.identities.any(dim=1).float()
         identity = (identity_errors(embeddings, batch.identities) * shown).mean()
         shape = (shape_errors(shapes, batch.keypoints) * shown).mean()
-        return told(
+        return loss_dict(
             noise + self.identity_weight * identity + self.shape_weight * shape,
             noise=noise,
             identity=identity,
@@ -84,5 +84,5 @@ class RecognisedAnchorStage(AnchorStage):
 
     def _anchoring(self, adapter: TrainableAdapter) -> RecognisedAnchoring[Any]:
         if not self._config.start_from:
-            adapter.start_silent()
+            adapter.init_silent()
         return RecognisedAnchoring(self._denoiser, adapter, self._config, self._recogniser)

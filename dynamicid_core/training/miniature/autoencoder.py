@@ -13,7 +13,7 @@ from ...images import to_photos
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..inputs import pictures
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SHEET_ROWS, SampleSource, SampleStage, save_sheet
 from .framing import close_up, in_close_up
 from .weights import initialise
@@ -24,7 +24,7 @@ _CROP = 64  # pixels; convolutions learn from parts as well as from wholes, and 
 _FACES = 0.7  # share of the crops that are of the face
 _EDGES, _KL = 1.0, 3e-4  # weights of the losses
 _FIRST_LOG_VARIANCE = -5.0
-_COUNTED = 512  # pictures by which latents are scaled
+_MEASURED_PICTURES = 512  # pictures by which latents are scaled
 
 
 class Autoencoding(nn.Module):
@@ -47,7 +47,7 @@ class Autoencoding(nn.Module):
         colour = F.l1_loss(back, batch)
         edges = _slopes_differ(back, batch, 2) + _slopes_differ(back, batch, 3)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return told(colour + _EDGES * edges + _KL * kl, colour=colour, edges=edges, kl=kl)
+        return loss_dict(colour + _EDGES * edges + _KL * kl, colour=colour, edges=edges, kl=kl)
 
     def moments(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of latents, [B, LATENT_CHANNELS, S / 8, S / 8] each."""
@@ -69,15 +69,15 @@ class AutoencoderStage(SampleStage):
         if first is not None:
             self.network.vae.load_state_dict(_unscaled(load_file(first)))
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> Tensor:
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> Tensor:
         """Crops, half of them mirrored."""
-        crops = [_crop(sample, chance) for sample in raw]
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for the noise on the latents
+        crops = [_crop(sample, generator) for sample in raw]
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for the noise on the latents
         return (torch.stack(crops) * 2 - 1).to(device)
 
     def save_weights(self, folder: Path) -> None:
         """vae.safetensors, scaled so that latents have the mean and spread that ComfyUI takes for granted."""
-        save_file(scaled(self.network, self._whole(_COUNTED)), folder / VAE_FILE)
+        save_file(scaled(self.network, self._whole(_MEASURED_PICTURES)), folder / VAE_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
         """Pictures of the data, and what comes back of them."""
@@ -122,17 +122,17 @@ def _unscaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _crop(sample: Sample, chance: torch.Generator) -> Tensor:
+def _crop(sample: Sample, generator: torch.Generator) -> Tensor:
     """A square of the close-up, most often around the face, [3, S, S], 0 to 1."""
     picture = close_up(pictures([sample]))[0]
     size = torch.tensor((picture.shape[1], picture.shape[0]))
-    corner = torch.rand(2, generator=chance) * (size - _CROP)
-    if torch.rand(1, generator=chance) < _FACES:
+    corner = torch.rand(2, generator=generator) * (size - _CROP)
+    if torch.rand(1, generator=generator) < _FACES:
         middle = in_close_up(torch.from_numpy(sample.keypoints).float().mean(0)) * size
-        corner = middle - _CROP / 2 + torch.randn(2, generator=chance) * _CROP / 8
+        corner = middle - _CROP / 2 + torch.randn(2, generator=generator) * _CROP / 8
     x, y = corner.round().clamp_min(0).minimum(size - _CROP).int().tolist()
     crop = picture[y : y + _CROP, x : x + _CROP].movedim(-1, 0)
-    return crop.flip(-1) if torch.rand(1, generator=chance) < 0.5 else crop
+    return crop.flip(-1) if torch.rand(1, generator=generator) < 0.5 else crop
 
 
 def _slopes_differ(one: Tensor, other: Tensor, axis: int) -> Tensor:

@@ -16,7 +16,7 @@ from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH, Miniature, lo
 from ...comfy_host.painting import BaseModel, Sampling, paint
 from ...evaluation.cases import Motion
 from ...evaluation.metrics import pose_class
-from ...evaluation.studio import edited
+from ...evaluation.pipeline import with_motion
 from ...face import Face, Placement
 from ...face_analysis import DetectedFace, FaceAnalysis
 from ...face_packs import open_pack
@@ -28,14 +28,14 @@ from ...regions import Box
 from ...saa import SaaSettings
 from ..synthetic.people import article
 from ..synthetic.shots import BACKGROUNDS
-from .judge import JUDGE_FILE, SIZE, Judge, Verdict, ask, open_judge
-from .kitchen import Kitchen
+from .judge import JUDGE_FILE, SIZE, Judge, Verdict, classify, open_judge
+from .workspace import Workspace
 
 STEPS, CFG = 20, 4.0
 ENLARGED = 3
 """Times that pictures are enlarged before faces are looked for: the detector does not know faces so small."""
 _COLUMN = 144  # pixels of the picture's width for each of several people
-_NUMBERS = {2: "two", 3: "three"}
+_NUMBER_WORDS = {2: "two", 3: "three"}
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Bench:
         face = encode_photos(mini.dynamicid, self.analysis, mini.clip_vision, [photo])[0]
         return Person(name, photo, face, face.known_embedding().numpy())
 
-    def edited(self, person: Person, motion: Motion) -> Face:
+    def edit(self, person: Person, motion: Motion) -> Face:
         """A person with the expression and pose of a motion."""
-        return edited(self.miniature.dynamicid, self.miniature.clip, person.face, motion)
+        return with_motion(self.miniature.dynamicid, self.miniature.clip, person.face, motion)
 
-    def picture(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
+    def paint(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
         """Of these people, one anywhere, several in equal columns."""
         mini = self.miniature
         several = setting.regions and len(faces) > 1
@@ -108,22 +108,22 @@ class Bench:
         """The faces of a picture, in pixels of ``enlarged``."""
         return self.analysis.detect(enlarged(photo))
 
-    def look(self, photo: Photo, face: DetectedFace) -> tuple[NDArray[np.float32], Verdict, str]:
+    def inspect(self, photo: Photo, face: DetectedFace) -> tuple[NDArray[np.float32], Verdict, str]:
         """Embedding [512], what the judge says, and the class of the pose of a face."""
         large = enlarged(photo)
-        seen = Image.fromarray(_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        seen = Image.fromarray(_framed_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         pose = solve_pose(points_in(portrait_square(large, face), face))
-        return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
+        return self.analysis.embed(large, face), classify(self.judge, [np.asarray(seen)])[0], pose_class(pose)
 
 
-def open_bench(kitchen: Kitchen) -> Bench:
+def open_bench(workspace: Workspace) -> Bench:
     """With the files that were packed."""
-    folder = kitchen.out / "miniature"
-    analysis = open_pack(kitchen.pack, "CPU" if kitchen.cpu else "auto")
+    folder = workspace.out / "miniature"
+    analysis = open_pack(workspace.pack, "CPU" if workspace.cpu else "auto")
     return Bench(load_miniature(folder), analysis, open_judge(folder / JUDGE_FILE))
 
 
-def _as_in_the_data(large: Photo, face: DetectedFace) -> Photo:
+def _framed_as_in_the_data(large: Photo, face: DetectedFace) -> Photo:
     """The portrait of a face with as much around it as the judge is used to: the edges of a close-up go on."""
     width = int(max(face.box[2:] - face.box[:2]))
     wider = np.pad(large, ((width, width), (width, width), (0, 0)), mode="edge")
@@ -142,5 +142,5 @@ def prompt_for(number: int, clothes: str, background: str) -> str:
     """A prompt in the miniature's words; of several people it tells the background only."""
     where = BACKGROUNDS["plain"].format(background)
     if number > 1:
-        return f"{_NUMBERS[number]} people {where}"
+        return f"{_NUMBER_WORDS[number]} people {where}"
     return f"a portrait of a person, wearing {article(clothes)} {clothes} T-shirt, {where}"

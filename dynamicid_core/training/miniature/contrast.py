@@ -23,13 +23,13 @@ from ...images import clip_input
 from ...keypoints import COUNT
 from ..config import LoopConfig
 from ..data.sample import Sample
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SampleSource, SampleStage
 from .weights import write_weights
 
 _LOCAL = 1.0  # weight of the loss on keypoints and pose
 _PENULTIMATE = -2  # the layer whose features the face encoder gets
-_WORDS_COUNTED = 4000  # captions by which the vocabulary is known
+_VOCABULARY_CAPTIONS = 4000  # captions by which the vocabulary is known
 _DEGREES = 30.0
 _END = 49407  # the token that ends a text
 
@@ -66,7 +66,7 @@ class Contrast(nn.Module):
         own = torch.arange(len(alike), device=alike.device)
         contrast = (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
         local = F.l1_loss(self.local(features.mean(dim=1)), torch.cat((batch.keypoints, batch.pose), dim=1))
-        return told(
+        return loss_dict(
             contrast + _LOCAL * local, contrast=contrast, local=local, found=(alike.argmax(dim=1) == own).float().mean()
         )
 
@@ -84,7 +84,7 @@ class ContrastStage(SampleStage):
         self._clip, self._clip_vision = build_text_encoder(), build_image_encoder()
         self.network = Contrast(config.seed)
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> ContrastBatch:
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> ContrastBatch:
         """What the network takes."""
         size, mean, std = (getattr(self._clip_vision, name) for name in ("image_size", "image_mean", "image_std"))
         pixels = clip_input([sample.picture for sample in raw], size, mean, std)
@@ -95,7 +95,7 @@ class ContrastStage(SampleStage):
 
     def save_weights(self, folder: Path) -> None:
         """text_encoder.safetensors and image_encoder.safetensors."""
-        samples = islice(self._source.samples(0, 1), _WORDS_COUNTED)
+        samples = islice(self._source.samples(0, 1), _VOCABULARY_CAPTIONS)
         words = torch.tensor(sorted({token for sample in samples for token in self._tokens(sample.caption)}))
         write_weights(packed_text_weights(self.network.text.state_dict(), words), folder / TEXT_FILE)
         write_weights(self.network.image.state_dict(), folder / IMAGE_FILE)

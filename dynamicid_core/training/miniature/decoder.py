@@ -17,15 +17,15 @@ from ...images import to_photos
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..inputs import embeddings_of, keypoints_of, pictures
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SampleSource, SampleStage, save_sheet
 from .autoencoder import LATENT_STD
 from .framing import FACE_WEIGHT, close_up, face_flatness, face_weights, in_close_up
-from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
+from .perception import Perception, embedding_errors, feature_errors, similarity_errors
 from .weights import write_weights
 
 _FEATURES, _EMBEDDING, _UNLIKE = 0.5, 0.25, 2.5
-_SHAKEN = 0.1  # of the spread of latents, at most: those of the UNet are not exact either
+_MAX_LATENT_NOISE = 0.1  # of the spread of latents, at most: those of the UNet are not exact either
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +60,8 @@ class Decoding(nn.Module, Generic[Batch]):
         picture = picture_errors(back, batch.photos, batch.keypoints).mean()
         features = feature_errors(painted, true).mean()
         embedding = embedding_errors(painted, true).mean()
-        unlike = unlike_the_photo(painted, true, batch.identities).mean()
-        return told(
+        unlike = similarity_errors(painted, true, batch.identities).mean()
+        return loss_dict(
             picture + _FEATURES * features + _EMBEDDING * embedding + _UNLIKE * unlike,
             picture=picture,
             features=features,
@@ -103,12 +103,12 @@ class DecoderStage(SampleStage):
     def _decoding(self, perception: Perception) -> Decoding[Any]:
         return Decoding(self._vae, perception)
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DecoderBatch:
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> DecoderBatch:
         """Close-ups and their latents, shaken a little."""
         photos = pictures(raw)
         latents = self._encoders.latents(photos)
-        shaken = torch.rand(len(raw), 1, 1, 1, generator=chance) * _SHAKEN * LATENT_STD
-        noise = shaken * torch.randn(latents.shape, generator=chance)
+        shaken = torch.rand(len(raw), 1, 1, 1, generator=generator) * _MAX_LATENT_NOISE * LATENT_STD
+        noise = shaken * torch.randn(latents.shape, generator=generator)
         return DecoderBatch(
             latents.to(device) + noise.to(device),
             close_up(photos).to(device),

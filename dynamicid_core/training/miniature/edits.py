@@ -15,7 +15,7 @@ from ...imr import Imr, KeypointEncoder
 from ...keypoints import Keypoints
 from ...motion import AS_IS, LIMIT, edit_motion
 from ..data.sample import Sample
-from ..reconfiguration import ReconfigureBatch, ReconfigureBatches, edited_tokens
+from ..reconfiguration import ReconfigureBatch, ReconfigureCollator, edited_tokens
 from ..stages import ReconfigureStage
 
 Pair = list[Sample]
@@ -46,38 +46,38 @@ class Editor(nn.Module):
         return edited_tokens(self.imr, self._frozen[0], edits.batch)
 
 
-class EditBatches:
+class EditCollator:
     """Makes edits of pairs."""
 
-    def __init__(self, batches: ReconfigureBatches) -> None:
+    def __init__(self, batches: ReconfigureCollator) -> None:
         self._batches = batches
 
-    def make(self, pairs: list[Pair], shown: Tensor, chance: torch.Generator, device: torch.device) -> Edits | None:
+    def make(self, pairs: list[Pair], shown: Tensor, generator: torch.Generator, device: torch.device) -> Edits | None:
         """Edits of some pairs. shown: [B], whose faces have not been dropped. None where nobody is edited."""
-        edited = torch.rand(len(pairs), generator=chance) < _EDITED
+        edited = torch.rand(len(pairs), generator=generator) < _EDITED
         rows = (edited & shown.cpu()).nonzero().flatten()
         if not len(rows):
             return None
-        edits = as_asked([pairs[row] for row in rows.tolist()], chance)
-        return Edits(rows.to(device), self._batches.make(edits, chance, device))
+        edits = simulate_edits([pairs[row] for row in rows.tolist()], generator)
+        return Edits(rows.to(device), self._batches.make(edits, generator, device))
 
 
 class EditorStage(ReconfigureStage):
     """Reconfiguration of what the nodes ask for."""
 
-    def make_batch(self, raw: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
+    def make_batch(self, raw: list[list[Sample]], generator: torch.Generator, device: torch.device) -> ReconfigureBatch:
         """What ``network`` takes."""
-        return super().make_batch(as_asked(raw, chance), chance, device)
+        return super().make_batch(simulate_edits(raw, generator), generator, device)
 
 
-def as_asked(people: list[list[Sample]], chance: torch.Generator) -> list[list[Sample]]:
+def simulate_edits(people: list[list[Sample]], generator: torch.Generator) -> list[list[Sample]]:
     """People, each a source and its targets, with what editor and classifier make of some of them."""
-    return [_as_asked(source, targets, chance) for source, *targets in people]
+    return [_simulate_edits(source, targets, generator) for source, *targets in people]
 
 
-def _as_asked(source: Sample, targets: list[Sample], chance: torch.Generator) -> list[Sample]:
-    misread, *moves = torch.rand(1 + len(targets), generator=chance).tolist()
-    read = int(torch.randint(len(EXPRESSIONS), (), generator=chance))
+def _simulate_edits(source: Sample, targets: list[Sample], generator: torch.Generator) -> list[Sample]:
+    misread, *moves = torch.rand(1 + len(targets), generator=generator).tolist()
+    read = int(torch.randint(len(EXPRESSIONS), (), generator=generator))
     edits = [moved(source, target) if move < _MOVED else target for move, target in zip(moves, targets, strict=True)]
     if misread < _MISREAD:
         source = replace(source, face_prompt=face_prompt(EXPRESSIONS[read], torch.from_numpy(source.pose)))

@@ -124,19 +124,19 @@ class FinishingStage(DecoderStage):
     def _photos(self) -> int:
         return max(1, round(_PHOTOS * self._config.batch_size))
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> FinishingBatch:
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> FinishingBatch:
         """Photos, and as many painted pictures as the batch has room for."""
-        photos = super().make_batch(raw, chance, device)
+        photos = super().make_batch(raw, generator, device)
         count = max(1, self._config.batch_size - len(raw)) if len(self._painted) else 0
-        rows = torch.randint(max(1, len(self._painted)), (count,), generator=chance)
+        rows = torch.randint(max(1, len(self._painted)), (count,), generator=generator)
         latents = self._painted.latents[rows]
         painted = Painted(
             latents.to(device),
-            moved_a_little(self._painted.keypoints[rows], chance).to(device),
+            jitter_keypoints(self._painted.keypoints[rows], generator).to(device),
             self._painted.identities[rows].to(device),
         )
         before = self._encoders.pictures(latents) if count else latents.new_zeros(0)
-        view = _any_view(count, photos.photos.shape[1:3], chance, device)
+        view = _random_view(count, photos.photos.shape[1:3], generator, device)
         return FinishingBatch(**vars(photos), painted=painted, before=before.to(device), view=view)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
@@ -149,27 +149,27 @@ class FinishingStage(DecoderStage):
         return save_sheet(path, list(zip(to_photos(self._encoders.pictures(latents)), to_photos(now), strict=True)))
 
 
-def moved_a_little(keypoints: Tensor, chance: torch.Generator) -> Tensor:
+def jitter_keypoints(keypoints: Tensor, generator: torch.Generator) -> Tensor:
     """Keypoints [B, 106, 2] turned, grown and moved by chance, each face by itself: an aligned face is never exact."""
     count = len(keypoints)
     middle = keypoints.mean(1, keepdim=True)
-    grown = 1 + _around(_GROWN, (count, 1, 1), chance)
-    turned = _around(_TURNED, (count, 1, 1), chance)
+    grown = 1 + _uniform(_GROWN, (count, 1, 1), generator)
+    turned = _uniform(_TURNED, (count, 1, 1), generator)
     x, y = ((keypoints - middle) * grown).split(1, dim=-1)
-    return middle + torch.cat((x - turned * y, y + turned * x), dim=-1) + _around(_MOVED, (count, 1, 2), chance)
+    return middle + torch.cat((x - turned * y, y + turned * x), dim=-1) + _uniform(_MOVED, (count, 1, 2), generator)
 
 
-def _any_view(count: int, size: torch.Size, chance: torch.Generator, device: torch.device) -> View:
+def _random_view(count: int, size: torch.Size, generator: torch.Generator, device: torch.device) -> View:
     one = (count, 1, 1, 1)
-    grain = torch.randn(count, 3, *size, generator=chance) * torch.rand(one, generator=chance) * _GRAIN
+    grain = torch.randn(count, 3, *size, generator=generator) * torch.rand(one, generator=generator) * _GRAIN
     return View(
-        (torch.rand(one, generator=chance) * _BLUR).to(device),
-        (1 + _around(_GAIN, one, chance)).to(device),
-        _around(_OFFSET, one, chance).to(device),
+        (torch.rand(one, generator=generator) * _BLUR).to(device),
+        (1 + _uniform(_GAIN, one, generator)).to(device),
+        _uniform(_OFFSET, one, generator).to(device),
         grain.to(device),
     )
 
 
-def _around(most: float, shape: tuple[int, ...], chance: torch.Generator) -> Tensor:
+def _uniform(most: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Chance numbers from -most to most."""
-    return (torch.rand(shape, generator=chance) * 2 - 1) * most
+    return (torch.rand(shape, generator=generator) * 2 - 1) * most

@@ -17,7 +17,7 @@ from ...images import Photo, to_image
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..inputs import pictures
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SampleSource, SampleStage
 from ..synthetic.people import CLOTH_COLOURS
 from .weights import write_weights
@@ -72,7 +72,7 @@ def open_judge(file: Path) -> Judge:
 
 
 @torch.no_grad()
-def ask(judge: Judge, portraits: list[Photo]) -> list[Verdict]:
+def classify(judge: Judge, portraits: list[Photo]) -> list[Verdict]:
     """What it says of portraits [SIZE, SIZE, 3]."""
     batch = to_image(portraits).movedim(-1, 1)
     said = {name: scores.argmax(dim=1).tolist() for name, scores in judge(batch).items()}
@@ -94,7 +94,7 @@ class Judging(nn.Module):
         """batch: "portraits" and, by question, the right answers [B], negative where there is none."""
         scores = self.judge(batch["portraits"])
         losses = {name: F.cross_entropy(scores[name], batch[name], ignore_index=_NO_COLOUR) for name in QUESTIONS}
-        return told(torch.stack(list(losses.values())).sum(), **losses)
+        return loss_dict(torch.stack(list(losses.values())).sum(), **losses)
 
 
 class JudgeStage(SampleStage):
@@ -104,13 +104,13 @@ class JudgeStage(SampleStage):
         super().__init__(source, config)
         self.network = Judging(config.seed)
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         """Pictures a little shifted, zoomed, mirrored and blurred, with the right answers."""
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for dropout
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
         portraits = pictures(raw).movedim(-1, 1)
-        answers = [answers_of(sample) for sample in raw]
+        answers = [true_answers(sample) for sample in raw]
         batch = {name: torch.tensor([answer[name] for answer in answers]) for name in QUESTIONS}
-        batch["portraits"] = _varied(portraits, chance)
+        batch["portraits"] = _augmented(portraits, generator)
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def save_weights(self, folder: Path) -> None:
@@ -118,7 +118,7 @@ class JudgeStage(SampleStage):
         write_weights(self.network.judge.state_dict(), folder / JUDGE_FILE)
 
 
-def answers_of(sample: Sample) -> dict[str, int]:
+def true_answers(sample: Sample) -> dict[str, int]:
     """The right answers for a synthetic picture, as numbers; -1 where there is none."""
     shot, person = sample.labels["shot"], sample.labels["person"]
     outdoors = shot["background"] == "outdoors"
@@ -129,17 +129,17 @@ def answers_of(sample: Sample) -> dict[str, int]:
     }
 
 
-def _varied(portraits: Tensor, chance: torch.Generator) -> Tensor:
+def _augmented(portraits: Tensor, generator: torch.Generator) -> Tensor:
     count = len(portraits)
-    zoom = 1 + _ZOOM * (2 * torch.rand(count, generator=chance) - 1)
-    mirror = torch.where(torch.rand(count, generator=chance) < 0.5, -1.0, 1.0)
-    shift = _SHIFT * torch.randn(count, 2, generator=chance)
+    zoom = 1 + _ZOOM * (2 * torch.rand(count, generator=generator) - 1)
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    shift = _SHIFT * torch.randn(count, 2, generator=generator)
     where = torch.zeros(count, 2, 3)
     where[:, 0, 0], where[:, 1, 1], where[:, :, 2] = zoom * mirror, zoom, shift
     grid = F.affine_grid(where, [count, 3, SIZE, SIZE], align_corners=False)
     moved = F.grid_sample(portraits, grid, padding_mode="border", align_corners=False)
     blurred = F.interpolate(F.interpolate(moved, scale_factor=0.5, mode="area"), size=SIZE, mode="bilinear")
-    soft = (torch.rand(count, 1, 1, 1, generator=chance) < _BLUR) * torch.rand(count, 1, 1, 1, generator=chance)
+    soft = (torch.rand(count, 1, 1, 1, generator=generator) < _BLUR) * torch.rand(count, 1, 1, 1, generator=generator)
     return torch.lerp(moved, blurred, soft)
 
 

@@ -18,25 +18,25 @@ from ...saa import SaaSettings
 from ..config import AnchorSettings
 from ..data.sample import Sample
 from ..inputs import embeddings_of
-from ..losses import feature_loss, told
+from ..losses import feature_loss, loss_dict
 from ..networks import Layouts, TrainableAdapter, token_spread
-from ..reconfiguration import ReconfigureBatches
+from ..reconfiguration import ReconfigureCollator
 from ..stages import AnchorStage, SampleSource, save_motion_network
 from .anchoring import CloseUpAnchoring
-from .edits import EditBatches, Editor, Edits, Pair
+from .edits import EditCollator, Editor, Edits, Pair
 from .framing import in_close_up
-from .own_steps import OwnSteps, rows_of
-from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
+from .perception import Perception, embedding_errors, feature_errors, similarity_errors
+from .rollout import Rollout, rows_of
 from .together import PlacedBatch, boosted_layouts, placed
 
-ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
-"""As in ``together`` and ``denoising``. With fewer scenes of several people, third heads came up between two."""
-_LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
-_TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
-_SEEN = {"features": 1.0, "embedding": 0.5, "confused": 1.5, "unlike": 5.0}  # weights of what ArcFace finds wrong
-_THRESHOLD, _MARGIN, _SHARPNESS = 0.47, 0.05, 16.0  # of cosines: what is one's own belongs well above it, others below
-_SAME = 0.62  # cosine of identities; nearer ones count as those of one person
-_OF_OWN = 0.5  # weight of the noise of pictures that have gone on: clothes and walls of their own lead elsewhere
+UNET_ONLY_EVERY_IN_LIKENESS, SCENE_SHARE_IN_LIKENESS = 3, 0.6
+"""As in ``together`` and ``denoising``. With fewer scenes of several people, third heads appeared between two."""
+_ARCFACE_SHARE = 0.6  # of a batch that ArcFace sees: it takes as long as everything else together
+_MAX_TIMESTEP = 850  # of 1000; from here on a face is too blurred for ArcFace
+_ARCFACE_WEIGHTS = {"features": 1.0, "embedding": 0.5, "confused": 1.5, "unlike": 5.0}  # of the losses through ArcFace
+_THRESHOLD, _MARGIN, _SHARPNESS = 0.47, 0.05, 16.0  # of cosines: a person's own should be well above, others' below
+_SAME = 0.62  # cosine of identities from which on they count as one person's
+_ROLLED_OUT_WEIGHT = 0.5  # of the noise loss of rolled-out pictures: their own clothes and walls lead elsewhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class LikenessBatch(PlacedBatch):
 
     edits: Edits | None
     sources: Tensor
-    gone_on: Tensor
+    rolled_out: Tensor
 
 
 class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
@@ -78,13 +78,13 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         """Losses by name; "loss" is the one to minimise. "edited": the feature loss of reconfiguration."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
-        weights = torch.where(batch.gone_on, _OF_OWN, 1.0)
+        weights = torch.where(batch.rolled_out, _ROLLED_OUT_WEIGHT, 1.0)
         noise = (self.noise_losses(batch, predicted) * weights).mean()
         seen = self._seen(batch, predicted)
         edits = batch.edits
         edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
-        return told(
-            noise + sum(weight * seen[name] for name, weight in _SEEN.items()) + edited,
+        return loss_dict(
+            noise + sum(weight * seen[name] for name, weight in _ARCFACE_WEIGHTS.items()) + edited,
             noise=noise,
             edited=edited,
             **seen,
@@ -99,11 +99,11 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         in the embedding, that it confuses them with others, and that people are not as near as in the photo. 0 if fewer
         than two can be looked at.
         """
-        most = max(2, round(_LOOKED_AT * len(predicted)))
-        early_on = _TOO_EARLY / 1000 * self._denoiser.timesteps
+        most = max(2, round(_ARCFACE_SHARE * len(predicted)))
+        early_on = _MAX_TIMESTEP / 1000 * self._denoiser.timesteps
         rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
         if len(rows) < 2:
-            return dict.fromkeys(_SEEN, predicted.new_zeros(()))
+            return dict.fromkeys(_ARCFACE_WEIGHTS, predicted.new_zeros(()))
         some = rows_of(batch, rows)
         expected = self._denoiser.expected(some.latents, some.noise, some.timesteps, predicted[rows])
         keypoints = in_close_up(some.keypoints)
@@ -114,7 +114,7 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
             "features": feature_errors(painted, true),
             "embedding": embedding_errors(painted, true),
             "confused": confusion(painted.embeddings, batch.sources[rows], self._known),
-            "unlike": unlike_the_photo(painted, true, self._known),
+            "unlike": similarity_errors(painted, true, self._known),
         }
         sharp = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # what is expected early on is blurred
         return {name: (of_each * sharp).sum() / most for name, of_each in errors.items()}
@@ -151,8 +151,8 @@ class LikenessStage(AnchorStage):
         self._editor, self._perception, self._known = editor, perception, known.to(encoders.device)
         super().__init__(denoiser, encoders, source, config)
         adapter, settings = self.network.adapter, SaaSettings(threshold=config.threshold)
-        self._edits = EditBatches(ReconfigureBatches(encoders, denoiser, adapter, diffusion_share=0.0))
-        self._own_steps = OwnSteps(denoiser, encoders, adapter, settings)
+        self._edits = EditCollator(ReconfigureCollator(encoders, denoiser, adapter, diffusion_share=0.0))
+        self._rollout = Rollout(denoiser, encoders, adapter, settings)
 
     def _anchoring(self, adapter: TrainableAdapter) -> LikenessAnchoring:
         adapter.face_encoder.requires_grad_(False)
@@ -167,23 +167,23 @@ class LikenessStage(AnchorStage):
         while True:
             yield list(islice(people, size))
 
-    def to_paint(self, raw: list[Pair]) -> list[Sample]:
+    def target_samples(self, raw: list[Pair]) -> list[Sample]:
         """The photos to paint."""
         return [target for _, target in raw]
 
-    def make_batch(self, raw: list[Pair], chance: torch.Generator, device: torch.device) -> LikenessBatch:
+    def make_batch(self, raw: list[Pair], generator: torch.Generator, device: torch.device) -> LikenessBatch:
         """What ``LikenessAnchoring`` takes."""
-        shown = placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
-        edits = self._edits.make(raw, shown.identities.any(dim=1), chance, device)
+        shown = placed(super().make_batch(raw, generator, device), self._denoiser.timesteps, generator)
+        edits = self._edits.make(raw, shown.identities.any(dim=1), generator, device)
         sources = shown.identities.clone()
         if edits is not None:
             sources[edits.rows] = embeddings_of([raw[row][0] for row in edits.rows.tolist()]).to(device)
         nothing_yet = torch.zeros(len(raw), dtype=torch.bool, device=device)
-        batch = LikenessBatch(**vars(shown), edits=edits, sources=sources, gone_on=nothing_yet)
+        batch = LikenessBatch(**vars(shown), edits=edits, sources=sources, rolled_out=nothing_yet)
         with torch.no_grad():
             tokens = self.network.tokens(batch)
-        batch, gone_on = self._own_steps.take(batch, tokens, chance)
-        return replace(batch, gone_on=gone_on)
+        batch, rolled_out = self._rollout.take(batch, tokens, generator)
+        return replace(batch, rolled_out=rolled_out)
 
     def save_weights(self, folder: Path) -> None:
         """adapter.safetensors and imr.safetensors."""

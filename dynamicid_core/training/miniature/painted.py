@@ -20,12 +20,12 @@ from ...regions import LATENT_CELL
 from ...saa import SaaSettings
 from ..data.sample import EMBEDDING_SIZE
 from ..data.shards import SampleIndex
-from ..data.storage import write_whole
+from ..data.storage import write_atomically
 from .bench import CFG, Bench, enlarged, prompt_for
 from .judge import COLOURS
 
 _STEPS = 10
-_KEPT_AT_ONCE = 20  # people
+_PEOPLE_PER_FILE = 20  # people
 _SEED = 5
 
 
@@ -51,30 +51,30 @@ def paint_people(bench: Bench, data: Path, pictures: int, folder: Path) -> Paint
     folder.mkdir(parents=True, exist_ok=True)
     index = SampleIndex(data)
     names = list(index.people)
-    parts = [names[start : start + _KEPT_AT_ONCE] for start in range(0, len(names), _KEPT_AT_ONCE)]
-    for number, some in enumerate(tqdm(parts, unit="people", unit_scale=_KEPT_AT_ONCE, desc="painted")):
+    parts = [names[start : start + _PEOPLE_PER_FILE] for start in range(0, len(names), _PEOPLE_PER_FILE)]
+    for number, some in enumerate(tqdm(parts, unit="people", unit_scale=_PEOPLE_PER_FILE, desc="painted")):
         file = folder / f"{number:04d}.safetensors"
         if not file.is_file():
             found = chain.from_iterable(
-                _paint_person(bench, index, name, pictures, number * _KEPT_AT_ONCE + place)
+                _paint_person(bench, index, name, pictures, number * _PEOPLE_PER_FILE + place)
                 for place, name in enumerate(some)
             )
-            write_whole(file, save(vars(_joined(list(found)))))
+            write_atomically(file, save(vars(_joined(list(found)))))
     kept = [load_file(folder / f"{number:04d}.safetensors") for number in range(len(parts))]
     return Painted(**{field.name: torch.cat([part[field.name] for part in kept]) for field in fields(Painted)})
 
 
 def _paint_person(bench: Bench, index: SampleIndex, name: str, pictures: int, turn: int) -> list[Painted]:
-    chance = np.random.default_rng((_SEED, turn))
+    rng = np.random.default_rng((_SEED, turn))
     samples = index.samples(name)
-    shown = samples[chance.integers(len(samples))]
+    shown = samples[rng.integers(len(samples))]
     person = bench.person(shown.identity, shown.picture)
-    motion = Motion(*MOTIONS[chance.integers(len(MOTIONS))], right=bool(chance.integers(2)))
+    motion = Motion(*MOTIONS[rng.integers(len(MOTIONS))], right=bool(rng.integers(2)))
     identity = torch.from_numpy(person.embedding)
     painted = []
-    for face in (person.face, bench.edited(person, motion)):
-        clothes, background = chance.choice(COLOURS, 2, replace=False).tolist()
-        prompt, seed = prompt_for(1, clothes, background), int(chance.integers(2**31))
+    for face in (person.face, bench.edit(person, motion)):
+        clothes, background = rng.choice(COLOURS, 2, replace=False).tolist()
+        prompt, seed = prompt_for(1, clothes, background), int(rng.integers(2**31))
         painted += _with_faces(bench, _latents(bench, face, prompt, pictures, seed), identity)
     return painted
 

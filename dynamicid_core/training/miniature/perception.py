@@ -20,7 +20,7 @@ _LAYERS = ("PRelu_5", "Add_32", "Add_73", "Add_90")
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ArcFaceOutput:
     """features: per layer [B, C, h, w], of length 1 in C. embeddings: [B, 512], of length 1."""
 
     features: list[Tensor]
@@ -33,24 +33,24 @@ class Perception:
     def __init__(self, network: nn.Module) -> None:
         """network: frozen, [B, 3, 112, 112] of -1 to 1 -> [B, 512], with the layers of w600k_mbf."""
         self._network = network
-        self._kept: dict[str, Tensor] = {}
+        self._captured: dict[str, Tensor] = {}
         for name in _LAYERS:
-            network.get_submodule(name).register_forward_hook(self._keeping(name))
+            network.get_submodule(name).register_forward_hook(self._capture_hook(name))
 
-    def __call__(self, pictures: Tensor, keypoints: Tensor) -> Seen:
+    def __call__(self, pictures: Tensor, keypoints: Tensor) -> ArcFaceOutput:
         """What it sees of faces. pictures: [B, H, W, 3], 0 to 1. keypoints: [B, 106, 2] in fractions of them."""
         embeddings = self._network(_aligned(pictures, keypoints) * 2 - 1)
-        features = [F.normalize(self._kept.pop(name), dim=1) for name in _LAYERS]
-        return Seen(features, F.normalize(embeddings, dim=-1))
+        features = [F.normalize(self._captured.pop(name), dim=1) for name in _LAYERS]
+        return ArcFaceOutput(features, F.normalize(embeddings, dim=-1))
 
-    def _keeping(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            self._kept[name] = output
+    def _capture_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def capture(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            self._captured[name] = output
 
-        return keep
+        return capture
 
 
-def feature_errors(painted: Seen, true: Seen) -> Tensor:
+def feature_errors(painted: ArcFaceOutput, true: ArcFaceOutput) -> Tensor:
     """How far features are apart, [B]: 0 for the same ones, 2 where they have nothing in common."""
     apart = [
         (mine - other).square().sum(1).mean((1, 2)) for mine, other in zip(painted.features, true.features, strict=True)
@@ -58,12 +58,12 @@ def feature_errors(painted: Seen, true: Seen) -> Tensor:
     return torch.stack(apart).mean(0)
 
 
-def embedding_errors(painted: Seen, true: Seen) -> Tensor:
+def embedding_errors(painted: ArcFaceOutput, true: ArcFaceOutput) -> Tensor:
     """How far embeddings are apart, [B]: 0 for the same ones, 1 for those with nothing in common."""
     return 1 - (painted.embeddings * true.embeddings).sum(1)
 
 
-def unlike_the_photo(painted: Seen, true: Seen, identities: Tensor) -> Tensor:
+def similarity_errors(painted: ArcFaceOutput, true: ArcFaceOutput, identities: Tensor) -> Tensor:
     """How far the cosines of faces with identities [N, 512], of length 1, are from those of the true faces, [B]: mean
     squares.
 
@@ -73,7 +73,7 @@ def unlike_the_photo(painted: Seen, true: Seen, identities: Tensor) -> Tensor:
     return ((painted.embeddings - true.embeddings) @ identities.T).square().mean(1)
 
 
-def known_people(folder: Path) -> Tensor:
+def known_identities(folder: Path) -> Tensor:
     """Identities of everybody in a data set, [N, 512], of length 1, by a photo of each."""
     first: dict[str, Tensor] = {}
     for sample in read_samples(folder):

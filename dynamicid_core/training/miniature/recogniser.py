@@ -18,7 +18,7 @@ from ...keypoints import COUNT
 from ..config import LoopConfig
 from ..data.sample import EMBEDDING_SIZE, Sample
 from ..inputs import embeddings_of, keypoints_of, pictures
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SampleSource, SampleStage
 from .autoencoder import LATENT_STD
 from .weights import write_weights
@@ -104,7 +104,7 @@ class Recognising(nn.Module):
         alike = _SHARPNESS * embeddings @ batch.embeddings.T
         contrast = F.cross_entropy(alike, torch.arange(len(alike), device=alike.device))
         loss = identity + _SHAPE_WEIGHT * shape + _CONTRAST_WEIGHT * contrast
-        return told(loss, identity=identity, shape=shape, contrast=contrast)
+        return loss_dict(loss, identity=identity, shape=shape, contrast=contrast)
 
 
 class RecogniserStage(SampleStage):
@@ -115,11 +115,11 @@ class RecogniserStage(SampleStage):
         self.network = Recognising(config.seed)
         self._encoders = encoders
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> RecogniserBatch:
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> RecogniserBatch:
         """Latents, many of them blurred or noisy."""
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for dropout
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
         return RecogniserBatch(
-            _less_sharp(self._encoders.latents(pictures(raw)).cpu(), chance).to(device),
+            _degraded(self._encoders.latents(pictures(raw)).cpu(), generator).to(device),
             embeddings_of(raw).to(device),
             keypoints_of(raw).to(device),
         )
@@ -136,16 +136,16 @@ def open_recogniser(file: Path) -> Recogniser:
     return recogniser.eval().requires_grad_(False)
 
 
-def _less_sharp(latents: Tensor, chance: torch.Generator) -> Tensor:
+def _degraded(latents: Tensor, generator: torch.Generator) -> Tensor:
     """What a UNet expects is a mean of what could be: some latents are blurred once or twice, some are noisy."""
 
     def draw() -> Tensor:
-        return torch.rand(len(latents), 1, 1, 1, generator=chance)
+        return torch.rand(len(latents), 1, 1, 1, generator=generator)
 
     once = _blurred(latents)
     blurred = torch.where(draw() < 0.5, once, _blurred(once))
     soft = torch.lerp(latents, blurred, draw() * (draw() < _SOFT))
-    noise = torch.randn(latents.shape, generator=chance) * LATENT_STD
+    noise = torch.randn(latents.shape, generator=generator) * LATENT_STD
     return soft + noise * _NOISE * draw() * (draw() < _NOISY)
 
 

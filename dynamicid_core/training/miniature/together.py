@@ -15,14 +15,14 @@ from ...comfy_host.differentiable import DenoisingModel
 from ...regions import Box, boosted_gate
 from ...saa import Layout, SaaSettings
 from ..anchoring import AnchorBatch, Anchoring
-from ..losses import told
+from ..losses import loss_dict
 from ..networks import Layouts, TrainableAdapter
 from ..stages import AnchorStage
 from .anchoring import RecognisedAnchoring, RecognisedAnchorStage
 from .denoising import Denoising, DenoisingBatch, DenoisingStage
 from .framing import in_close_up
 
-ALONE_EVERY = 5
+UNET_ONLY_EVERY = 5
 """Batches of which one is for the UNet without the adapter; the same one in all processes."""
 _PLACED = 0.5  # share of the people who have a region while the layout boost lasts
 _WHOLE = 0.5  # share of the regions that are all of the picture
@@ -60,16 +60,16 @@ class Together(nn.Module):
             losses: dict[str, Tensor] = self.anchoring(batch)
             return losses
         with self._denoiser.bare():
-            alone: Tensor = self.denoising(batch)["loss"]
-        return told(alone, alone=alone)
+            loss: Tensor = self.denoising(batch)["loss"]
+        return loss_dict(loss, alone=loss)
 
 
 class PlacedAnchorStage(RecognisedAnchorStage):
     """Face encoder and SAA, with regions."""
 
-    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> PlacedBatch:
+    def make_batch(self, raw: Any, generator: torch.Generator, device: torch.device) -> PlacedBatch:
         """What ``PlacedAnchoring`` takes."""
-        return placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
+        return placed(super().make_batch(raw, generator, device), self._denoiser.timesteps, generator)
 
     def _anchoring(self, adapter: TrainableAdapter) -> PlacedAnchoring:
         return PlacedAnchoring(self._denoiser, adapter, self._config, self._recogniser)
@@ -79,29 +79,35 @@ class TogetherStage:
     """As the loop runs it."""
 
     def __init__(
-        self, denoiser: DenoisingModel, alone: DenoisingStage, anchoring: AnchorStage, alone_every: int = ALONE_EVERY
+        self,
+        denoiser: DenoisingModel,
+        unet_only: DenoisingStage,
+        anchoring: AnchorStage,
+        unet_only_every: int = UNET_ONLY_EVERY,
     ) -> None:
-        """alone, anchoring: of that UNet. What ``anchoring`` makes are PlacedBatches. alone_every: see ALONE_EVERY."""
-        self.network = Together(denoiser, alone.network, anchoring.network)
-        self._alone, self._anchoring, self._alone_every = alone, anchoring, alone_every
+        """unet_only, anchoring: stages of that UNet; ``anchoring`` makes PlacedBatches. unet_only_every: see
+        UNET_ONLY_EVERY.
+        """
+        self.network = Together(denoiser, unet_only.network, anchoring.network)
+        self._unet_only, self._anchoring, self._unet_only_every = unet_only, anchoring, unet_only_every
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[tuple[bool, Any]]:
-        """What ``anchoring`` takes, and whether for the UNet alone, without the first ``skip`` lists."""
+        """Whether a batch is for the UNet alone, and what ``anchoring`` takes, without the first ``skip``."""
         for turn, people in enumerate(self._anchoring.raw_batches(process, processes, skip), start=skip):
-            yield turn % self._alone_every == 0, people
+            yield turn % self._unet_only_every == 0, people
 
     def make_batch(
-        self, raw: tuple[bool, Any], chance: torch.Generator, device: torch.device
+        self, raw: tuple[bool, Any], generator: torch.Generator, device: torch.device
     ) -> DenoisingBatch | AnchorBatch:
         """What ``network`` takes."""
-        alone, people = raw
-        if alone:
-            return self._alone.make_batch(self._anchoring.to_paint(people), chance, device)
-        return self._anchoring.make_batch(people, chance, device)
+        unet_only, people = raw
+        if unet_only:
+            return self._unet_only.make_batch(self._anchoring.target_samples(people), generator, device)
+        return self._anchoring.make_batch(people, generator, device)
 
     def save_weights(self, folder: Path) -> None:
         """unet.safetensors and adapter.safetensors."""
-        self._alone.save_weights(folder)
+        self._unet_only.save_weights(folder)
         self._anchoring.save_weights(folder)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
@@ -109,11 +115,11 @@ class TogetherStage:
         self._anchoring.draw_sheet(path, steps)
 
 
-def placed(batch: AnchorBatch, timesteps: int, chance: torch.Generator) -> PlacedBatch:
+def placed(batch: AnchorBatch, timesteps: int, generator: torch.Generator) -> PlacedBatch:
     """With regions for some of the people. timesteps: of the whole schedule."""
-    early = while_boosted(batch.timesteps, timesteps)
+    early = boost_is_active(batch.timesteps, timesteps)
     heads = _heads(batch.keypoints.cpu())
-    draws = torch.rand(len(heads), 2, generator=chance).tolist()
+    draws = torch.rand(len(heads), 2, generator=generator).tolist()
     regions = tuple(
         (_PICTURE if whole < _WHOLE else head) if boosted and has_place < _PLACED else None
         for boosted, head, (has_place, whole) in zip(early, heads, draws, strict=True)
@@ -121,7 +127,7 @@ def placed(batch: AnchorBatch, timesteps: int, chance: torch.Generator) -> Place
     return PlacedBatch(**vars(batch), regions=regions)
 
 
-def while_boosted(timesteps: Tensor, of: int) -> list[bool]:
+def boost_is_active(timesteps: Tensor, of: int) -> list[bool]:
     """Whether the layout boost still lasts at timesteps [B] of a schedule of so many."""
     boosted: list[bool] = (timesteps >= (1 - SaaSettings().layout_end) * of).tolist()
     return boosted

@@ -14,11 +14,11 @@ _EMBEDDING_STD = 0.02
 
 def initialise(network: nn.Module, seed: int) -> nn.Module:
     """Fills all parameters of a network of the host and returns it."""
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, module in network.named_modules():
             for kind, parameter in module.named_parameters(recurse=False):
-                parameter.copy_(_first(module, name, kind, parameter, chance))
+                parameter.copy_(_first(module, name, kind, parameter, generator))
     return network
 
 
@@ -27,11 +27,11 @@ def write_weights(weights: Mapping[str, Tensor], file: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, file)
 
 
-def _first(module: nn.Module, name: str, kind: str, parameter: Tensor, chance: torch.Generator) -> Tensor:
+def _first(module: nn.Module, name: str, kind: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
     if parameter.ndim < 2:
         is_scale = kind == "weight" and not isinstance(module, nn.Linear | nn.Conv2d)
         return torch.ones_like(parameter) if is_scale else torch.zeros_like(parameter)
     if name.endswith(_BRANCH_ENDS):
         return torch.zeros_like(parameter)
     std = _EMBEDDING_STD if isinstance(module, nn.Embedding) else parameter[0].numel() ** -0.5
-    return torch.randn(parameter.shape, generator=chance) * std
+    return torch.randn(parameter.shape, generator=generator) * std

@@ -19,7 +19,7 @@ def cover(identity: Identity, rest: Array) -> Array:
     return ramp(_from_neck(rest), opening, opening + 0.04) * below_chin
 
 
-def stands_off(identity: Identity, rest: Array) -> Array:
+def thickness(identity: Identity, rest: Array) -> Array:
     """How far cloth is above the skin at places [m, 3], in units of the head frame."""
     return _THICKNESS[identity.garment] * cover(identity, rest)
 

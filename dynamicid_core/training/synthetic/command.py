@@ -25,10 +25,10 @@ from ...portrait import points_in
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
 from ..data.sample import Record, Sample, sample_key, to_record
 from ..data.shards import SHARD_SIZE, ShardWriter
-from ..data.storage import MEND
+from ..data.storage import RESUME_HINT
 from ..data.workers import cores, in_parallel
 from . import groups, people, shots
-from .figure import Figure, build, dressed
+from .figure import Figure, build, change_clothes
 from .layout_file import LayoutFile
 from .mesh import HeadMesh, read_mesh
 from .shots import Shot
@@ -140,7 +140,7 @@ def synthesize(job: Job) -> ShardWriter:
     todo = [number for number in range(job.identities) if name_of(job, number) not in done]
     total = job.identities * job.per_identity
     bar = tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True)
-    with writer, bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
+    with writer, bar, closing(in_parallel(partial(_render_person, job), todo, job.workers)) as results:
         for name, records, about in results:
             writer.add(name, records, about)
             bar.update(job.per_identity)
@@ -166,7 +166,7 @@ def take_sample(
     for attempt in range(_ATTEMPTS):
         shot = shots.random_shot(_person_seed(job, number), picture, attempt)
         if job.wardrobe:
-            figure = dressed(figure, people.other_clothes(figure.identity, shot.seed))
+            figure = change_clothes(figure, people.random_clothes(figure.identity, shot.seed))
         photo, landmarks = shots.take_with_landmarks(figure, shot, job.size)
         found = analysis.detect(photo)
         if len(found) == 1 and found[0].keypoints is not None:
@@ -183,10 +183,10 @@ def write_groups(job: Job) -> None:
     if not job.groups:
         return
     folder = job.out / "groups"
-    random = np.random.default_rng([6, job.seed])
+    rng = np.random.default_rng([6, job.seed])
     everybody = max(job.identities, 3)
-    who = [random.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
-    with writing(folder, MEND):
+    who = [rng.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
+    with writing(folder, RESUME_HINT):
         folder.mkdir(parents=True, exist_ok=True)
         layout = LayoutFile(folder)
         todo = [(number, people) for number, people in enumerate(who) if _scene_file(number) not in layout.scenes]
@@ -209,7 +209,7 @@ def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str,
         Image.fromarray(shots.take(figure, reference, job.size)).save(folder / f"{name}.png")
     if job.wardrobe:
         figures = [
-            dressed(figure, people.other_clothes(figure.identity, 4 * _person_seed(job, number) + place))
+            change_clothes(figure, people.random_clothes(figure.identity, 4 * _person_seed(job, number) + place))
             for place, figure in enumerate(figures)
         ]
     painted = groups.arrange(figures, _person_seed(job, number), job.size)
@@ -251,7 +251,7 @@ def _person_seed(job: Job, number: int) -> int:
     return job.seed * 1_000_003 + number
 
 
-def _work(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]]:
+def _render_person(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]]:
     """A person as the writer takes them."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():

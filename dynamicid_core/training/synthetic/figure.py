@@ -13,8 +13,8 @@ from .render import Colour, Look, normals, ramp, rotation
 
 _PIVOT = np.array([0, 0.95, -0.15], np.float32)  # of the neck, in the head frame
 _BODY_FOLLOWS = 0.45  # share of the head's yaw that the shoulders make
-_HOLLOW_ROUNDS = 12
-_HOLLOW = 9.0
+_OCCLUSION_ROUNDS = 12
+_OCCLUSION_GAIN = 9.0
 # Corners of the face for the camera, in mesh units: forehead, chin, temples and cheeks, as face detectors box them.
 _FACE_LOW, _FACE_HIGH, _FACE_BACK = 6.1, 7.95, 0.62
 _PUPIL = 0.97  # cosine of the angle from the eye's axis
@@ -48,7 +48,7 @@ class Posed:
 
     body: Array
     hair: Array | None
-    hollow: Array
+    occlusion: Array
     skin: Array
 
 
@@ -56,7 +56,7 @@ def build(identity: Identity, mesh: HeadMesh) -> Figure:
     """Everything of a person that pose, expression and light leave as it is; about half a second."""
     shape = people.shape_of(identity, mesh)
     vertices = mesh.vertices(shape)
-    on_skin = mesh.made_of("skin")
+    on_skin = mesh.material_mask("skin")
     beard = np.where(on_skin, skin.beard_share(identity, mesh.rest) * skin.BEARD_DEPTH[identity.beard], 0)
     height = mesh.rest[:, 1]
     face = on_skin & (height > _FACE_LOW) & (height < _FACE_HIGH) & (mesh.rest[:, 2] > _FACE_BACK) & (mesh.ears < 0.2)
@@ -75,7 +75,7 @@ def build(identity: Identity, mesh: HeadMesh) -> Figure:
     )
 
 
-def dressed(figure: Figure, identity: Identity) -> Figure:
+def change_clothes(figure: Figure, identity: Identity) -> Figure:
     """The figure in the clothes of an identity that is the same in all else, see ``people.other_clothes``."""
     return replace(figure, identity=identity, cloth=_cloth(identity, figure.mesh))
 
@@ -92,7 +92,7 @@ def move(figure: Figure, actions: dict[str, float], pose: tuple[float, float, fl
     return Posed(
         body=bend(surface, with_head, pose),
         hair=strands,
-        hollow=_hollow(figure, surface, outward),
+        occlusion=_ambient_occlusion(figure, surface, outward),
         skin=bend(vertices, with_head, pose),
     )
 
@@ -106,25 +106,25 @@ def bend(points: Array, with_head: Array, pose: tuple[float, float, float]) -> A
 
 
 def _cloth(identity: Identity, mesh: HeadMesh) -> Array:
-    return np.where(mesh.made_of("skin"), clothes.stands_off(identity, mesh.rest), 0).astype(np.float32)
+    return np.where(mesh.material_mask("skin"), clothes.thickness(identity, mesh.rest), 0).astype(np.float32)
 
 
 def _with_head(points: Array) -> Array:
     return ramp(points[:, 1] - 0.35 * points[:, 2], 1.75, 0.55)
 
 
-def _hollow(figure: Figure, surface: Array, outward: Array) -> Array:
+def _ambient_occlusion(figure: Figure, surface: Array, outward: Array) -> Array:
     """Vertices that lie lower than what is around them are seen by less light."""
     around = surface
-    for _ in range(_HOLLOW_ROUNDS):
+    for _ in range(_OCCLUSION_ROUNDS):
         around = figure.smooth @ around
-    return (_HOLLOW * ((around - surface) * outward).sum(axis=1)).clip(0, 1).astype(np.float32)
+    return (_OCCLUSION_GAIN * ((around - surface) * outward).sum(axis=1)).clip(0, 1).astype(np.float32)
 
 
 def _landmarks(mesh: HeadMesh, on_skin: Array) -> dict[str, Array]:
     """The five points by which faces are aligned; left and right are the picture's."""
     rest, lips = mesh.rest, np.flatnonzero(mesh.lips > 0.45)
-    eyes = np.flatnonzero(mesh.made_of("eyes"))
+    eyes = np.flatnonzero(mesh.material_mask("eyes"))
     middle = np.flatnonzero(on_skin & (abs(rest[:, 0]) < 0.03) & (abs(rest[:, 1] - 6.92) < 0.1))
     across = mesh.vertices({})[eyes, 0]
     seen = rest[eyes, 2] > _PUPIL  # of eyes rest is a direction
@@ -152,16 +152,16 @@ def _look(identity: Identity) -> Look:
     return Look(
         skin=identity.skin,
         lips=identity.lips,
-        brows=_times(0.55, hair_colour, most=0.3),
+        brows=_scaled_colour(0.55, hair_colour, most=0.3),
         iris=people.EYE_COLOURS[identity.eye_colour],
-        hair=None if identity.hair_style == "bald" else _times(0.8, hair_colour),
+        hair=None if identity.hair_style == "bald" else _scaled_colour(0.8, hair_colour),
         brow_thickness=identity.brow_thickness,
         brow_arch=identity.brow_arch,
         hairline=identity.hairline,
     )
 
 
-def _times(factor: float, colour: Colour, most: float = 1.0) -> Colour:
+def _scaled_colour(factor: float, colour: Colour, most: float = 1.0) -> Colour:
     """A colour with its channels cut off at ``most``, then multiplied."""
     red, green, blue = (factor * min(channel, most) for channel in colour)
     return red, green, blue

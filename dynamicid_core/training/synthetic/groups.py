@@ -50,14 +50,14 @@ class Scene:
 def arrange(figures: Sequence[Figure], seed: int, height: int) -> Scene:
     """Two or three people in equal columns, each with an expression of their own, in one light."""
     count = len(figures)
-    random = np.random.default_rng([5, seed])
+    rng = np.random.default_rng([5, seed])
     scene = random_shot(seed, 0, 9)
     width = int(_ASPECT[count] * height) // 8 * 8
     size = (height * SAMPLES, width * SAMPLES)
     linear = paint_background(scene, size)
     boxes, faces, shots = [], [], []
     for place, figure in enumerate(figures):
-        shot = _one_of_several(scene, random, _ZOOM)
+        shot = _one_of_several(scene, rng, _ZOOM)
         posed = pose_figure(figure, shot)
         middle = (width * (place + 0.5) / count, height * _MIDDLE)
         view = portrait_view(figure, posed, shot, (height, width), middle)
@@ -68,12 +68,12 @@ def arrange(figures: Sequence[Figure], seed: int, height: int) -> Scene:
     return Scene(finish(linear, scene), _caption(figures, scene), boxes, faces, shots)
 
 
-def _one_of_several(scene: Shot, random: np.random.Generator, zoom: float) -> Shot:
+def _one_of_several(scene: Shot, rng: np.random.Generator, zoom: float) -> Shot:
     return Shot(
-        seed=int(random.integers(2**31)),
-        expression=str(random.choice(EXPRESSIONS)),
+        seed=int(rng.integers(2**31)),
+        expression=str(rng.choice(EXPRESSIONS)),
         strength=1.0,
-        pose=(float(random.uniform(-6, 6)), float(random.uniform(_LEAST_TURN, _MOST_TURN)), 0.0),
+        pose=(float(rng.uniform(-6, 6)), float(rng.uniform(_LEAST_TURN, _MOST_TURN)), 0.0),
         gaze=(0.0, 0.0),
         lamp=scene.lamp,
         background=scene.background,

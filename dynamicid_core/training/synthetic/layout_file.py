@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ..data.storage import write_whole
+from ..data.storage import write_atomically
 
 
 class LayoutFile:
@@ -19,16 +19,16 @@ class LayoutFile:
 
     def __init__(self, folder: Path) -> None:
         """Raises InputError when what is there is damaged, and OSError."""
-        self._whole, self._begun = folder / "layout.json", folder / "layout.jsonl"
+        self._whole, self._partial = folder / "layout.json", folder / "layout.jsonl"
         self.scenes: dict[str, Any] = {}
         if self._whole.is_file():
             self.scenes |= _scenes(self._whole, self._whole.read_bytes())
-        if self._begun.is_file():
+        if self._partial.is_file():
             self._go_on()
 
     def add(self, name: str, about: Mapping[str, Any]) -> None:
         """One more scene, whose picture is written. It is on the disk when this returns. Raises OSError."""
-        with open(self._begun, "ab") as file:
+        with open(self._partial, "ab") as file:
             file.write(json.dumps({name: about}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -36,15 +36,15 @@ class LayoutFile:
 
     def finish(self) -> None:
         """Writes layout.json. Raises InputError when the disk is full."""
-        write_whole(self._whole, json.dumps(self.scenes, indent=1).encode())
-        self._begun.unlink(missing_ok=True)
+        write_atomically(self._whole, json.dumps(self.scenes, indent=1).encode())
+        self._partial.unlink(missing_ok=True)
 
     def _go_on(self) -> None:
-        content = self._begun.read_bytes()
+        content = self._partial.read_bytes()
         whole = content.rfind(b"\n") + 1
         for line in content[:whole].splitlines():
-            self.scenes |= _scenes(self._begun, line)
-        os.truncate(self._begun, whole)  # a line that a killed run did not finish
+            self.scenes |= _scenes(self._partial, line)
+        os.truncate(self._partial, whole)  # a line that a killed run did not finish
 
 
 def _scenes(file: Path, text: bytes) -> dict[str, Any]:

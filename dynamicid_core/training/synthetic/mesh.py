@@ -98,7 +98,7 @@ class HeadMesh:
         """How far actions move the fine vertices of a shape, [n, 3] in the head frame."""
         return self.vertices(shape, actions) - self.vertices(shape)
 
-    def made_of(self, material: str) -> Array:
+    def material_mask(self, material: str) -> Array:
         """Which fine vertices belong to triangles of one of MATERIALS, [n]."""
         which = np.zeros(len(self.rest), bool)
         which[self.triangles[self.materials == MATERIALS.index(material)]] = True

@@ -123,10 +123,10 @@ class _Shadows:
 def _shade_body(figure: Figure, posed: Posed, seen: Surface, lamp: Lamp, shadows: _Shadows) -> Array:
     """Linear RGB at the visible pixels, [m, 3]."""
     mesh = figure.mesh
-    values = [mesh.rest, mesh.lips, mesh.ears, mesh.lids, posed.hollow, posed.body,
+    values = [mesh.rest, mesh.lips, mesh.ears, mesh.lids, posed.occlusion, posed.body,
               normals(posed.body, mesh.triangles)]  # fmt: skip
     mixed = seen.mix(mesh.triangles, np.column_stack(values).astype(np.float32))
-    places, hollow, points, outward = mixed[:, :6], mixed[:, 6], mixed[:, 7:10], mixed[:, 10:]
+    places, occlusion, points, outward = mixed[:, :6], mixed[:, 6], mixed[:, 7:10], mixed[:, 10:]
     outward = outward / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
     outward = np.where(outward[:, 2:] < 0, -outward, outward)
     material = mesh.materials[seen.triangle[seen.visible]]
@@ -135,7 +135,7 @@ def _shade_body(figure: Figure, posed: Posed, seen: Surface, lamp: Lamp, shadows
     halfway = lamp.towards + np.array((0, 0, 1), np.float32)
     reflected = (outward @ (halfway / np.linalg.norm(halfway))).clip(0) ** sharpness * gloss
     reflected *= shadows.lit(points)
-    ambient = lamp.ambient * (0.8 - 0.25 * outward[:, 1]) * (1 - 0.75 * hollow)
+    ambient = lamp.ambient * (0.8 - 0.25 * outward[:, 1]) * (1 - 0.75 * occlusion)
     ambient = np.where(material == MOUTH, 0.4 * ambient, ambient)
     return albedo * (ambient[:, None] + direct * lamp.key_colour) + reflected[:, None] * lamp.key_colour
 

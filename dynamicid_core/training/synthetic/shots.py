@@ -75,28 +75,28 @@ def random_shot(person: int, number: int, attempt: int = 0) -> Shot:
 
     attempt: another picture of the same expression and kind of pose, for one in which no face was found.
     """
-    random = np.random.default_rng([3, person, number, attempt])
+    rng = np.random.default_rng([3, person, number, attempt])
     expression, pose = _motion(person, number)
-    yaw, pitch = (random.uniform(*limits) for limits in pose)
-    warmth = float(random.uniform(-0.7, 0.9))
-    side = random.uniform(-1.2, 1.2)
+    yaw, pitch = (rng.uniform(*limits) for limits in pose)
+    warmth = float(rng.uniform(-0.7, 0.9))
+    side = rng.uniform(-1.2, 1.2)
     lamp = Lamp(
-        direction=(float(np.sin(side)), float(-random.uniform(0.1, 0.9)), float(np.cos(side))),
-        key=float(random.uniform(0.45, 0.95)),
-        ambient=float(random.uniform(0.35, 0.7)),
+        direction=(float(np.sin(side)), float(-rng.uniform(0.1, 0.9)), float(np.cos(side))),
+        key=float(rng.uniform(0.45, 0.95)),
+        ambient=float(rng.uniform(0.35, 0.7)),
         warmth=warmth,
     )
     return Shot(
-        seed=int(random.integers(2**31)),
+        seed=int(rng.integers(2**31)),
         expression=expression,
-        strength=float(random.uniform(0.75, 1.1)),
-        pose=(float(pitch), float(yaw), float(random.normal(0, _ROLL))),
-        gaze=(float(random.normal(0, _GAZE_SIDEWAYS)), float(random.normal(0, _GAZE_UP))),
+        strength=float(rng.uniform(0.75, 1.1)),
+        pose=(float(pitch), float(yaw), float(rng.normal(0, _ROLL))),
+        gaze=(float(rng.normal(0, _GAZE_SIDEWAYS)), float(rng.normal(0, _GAZE_UP))),
         lamp=lamp,
-        background=str(random.choice(list(BACKGROUNDS))),
-        background_colour=str(random.choice(list(CLOTH_COLOURS))),
-        zoom=float(random.uniform(1.05, 1.2)),
-        shift=(float(random.normal(0, 0.03)), float(random.normal(0, 0.03))),
+        background=str(rng.choice(list(BACKGROUNDS))),
+        background_colour=str(rng.choice(list(CLOTH_COLOURS))),
+        zoom=float(rng.uniform(1.05, 1.2)),
+        shift=(float(rng.normal(0, 0.03)), float(rng.normal(0, 0.03))),
     )
 
 
@@ -105,10 +105,10 @@ def _motion(person: int, number: int) -> tuple[str, tuple[_Range, _Range]]:
     short series would teach that who smiles is turned to the right.
     """
     orders = np.random.default_rng([8, person])
-    return _in_turn(EXPRESSIONS, number, orders), _in_turn(_POSES, number, orders)
+    return _pick(EXPRESSIONS, number, orders), _pick(_POSES, number, orders)
 
 
-def _in_turn(kinds: Sequence[_Kind], number: int, orders: np.random.Generator) -> _Kind:
+def _pick(kinds: Sequence[_Kind], number: int, orders: np.random.Generator) -> _Kind:
     """The first kind, then the others in a random order, then all of them again and again."""
     first, *others = kinds
     return (first, *(others[place] for place in orders.permutation(len(others))))[number % len(kinds)]
@@ -155,14 +155,14 @@ def portrait_view(
 
 def finish(linear: Array, shot: Shot) -> Photo:
     """Linear RGB with SAMPLES pixels for one -> the picture, with a camera's grain."""
-    random = np.random.default_rng(shot.seed)
+    rng = np.random.default_rng(shot.seed)
     height, width = (side // SAMPLES for side in linear.shape[:2])
-    return develop(linear, SAMPLES, random.normal(0, _NOISE, (height, width, 1)).astype(np.float32))
+    return develop(linear, SAMPLES, rng.normal(0, _NOISE, (height, width, 1)).astype(np.float32))
 
 
 def paint_background(shot: Shot, size: tuple[int, int]) -> Array:
     """Linear RGB [H, W, 3]."""
-    random = np.random.default_rng([4, shot.seed])
+    rng = np.random.default_rng([4, shot.seed])
     colour = np.array(CLOTH_COLOURS[shot.background_colour], np.float32) * 0.8 + 0.05
     height, width = size
     down, across = np.mgrid[0:height, 0:width].astype(np.float32) / max(size)
@@ -173,13 +173,13 @@ def paint_background(shot: Shot, size: tuple[int, int]) -> Array:
         bright = np.exp(-4 * ((across - 0.5) ** 2 + (down - 0.4) ** 2))
         return (0.35 + 0.9 * bright)[..., None] * colour
     if shot.background == "room":
-        edge = random.uniform(0.15, 0.85)
-        other = colour * random.uniform(0.4, 0.7) + 0.08
+        edge = rng.uniform(0.15, 0.85)
+        other = colour * rng.uniform(0.4, 0.7) + 0.08
         return blurred(np.where((across > edge)[..., None], colour, other).astype(np.float32), max(size) / 80)
     if shot.background == "outdoors":
-        return _outdoors(random, down)
+        return _outdoors(rng, down)
     spread = np.zeros((height, width), np.float32)
-    for row, column, bright in random.uniform((0, 0, 0.3), (height / max(size), width / max(size), 1), (30, 3)):
+    for row, column, bright in rng.uniform((0, 0, 0.3), (height / max(size), width / max(size), 1), (30, 3)):
         spread[(down - row) ** 2 + (across - column) ** 2 < 1 / 24**2] = bright
     return blurred((spread[..., None] * (colour + 0.25) + 0.03).astype(np.float32), max(size) / 200)
 
@@ -191,11 +191,11 @@ def describe(figure: Figure, shot: Shot) -> str:
     return f"a portrait of {people.describe(identity)}, wearing {people.describe_clothes(identity)}, {where}"
 
 
-def _outdoors(random: np.random.Generator, down: Array) -> Array:
-    horizon = random.uniform(0.45, 0.7)
+def _outdoors(rng: np.random.Generator, down: Array) -> Array:
+    horizon = rng.uniform(0.45, 0.7)
     sky = np.array([0.32, 0.52, 0.86], np.float32) * (1.15 - 0.5 * (1 - down))[..., None]
     ground = np.array([0.10, 0.19, 0.05], np.float32) * (0.7 + 0.6 * down)[..., None]
-    noise = ndimage.gaussian_filter(random.normal(0, 1, down.shape), 6).astype(np.float32)
+    noise = ndimage.gaussian_filter(rng.normal(0, 1, down.shape), 6).astype(np.float32)
     land = down > horizon + 0.6 * noise
     return blurred(
         np.where(land[..., None], ground * (1 + 2 * noise[..., None]), sky).clip(0.01), max(down.shape) / 100

@@ -13,10 +13,10 @@ from ...comfy_host.identity_patch import text_attention
 from ...saa import SaaSettings
 from ..anchoring import AnchorBatch
 from ..networks import TrainableAdapter
-from ..stages import tokens_of_nobody
-from .together import PlacedBatch, boosted_layouts, while_boosted
+from ..stages import unconditional_tokens
+from .together import PlacedBatch, boost_is_active, boosted_layouts
 
-_GONE_ON = 0.5  # share of the pictures
+_ROLLED_OUT = 0.5  # share of the pictures
 _LEAST = 200  # of 1000 timesteps: with less noise there is nothing left to go
 _ON = 0.3, 0.97  # to which part of its timestep a picture goes on
 _FAR = 0.6  # share of the batches whose pictures go on from much noise, as far as the others but in more steps
@@ -28,7 +28,7 @@ Batch = TypeVar("Batch", bound=PlacedBatch)
 
 
 @dataclass(frozen=True, eq=False)
-class _Way:
+class _Plan:
     """rows: [n] of a batch that go on. tokens: [n, T, D], of whom. cfg: [n, 1, 1, 1]. ends: [n], timesteps that they
     reach in so many steps.
     """
@@ -40,7 +40,7 @@ class _Way:
     steps: int
 
 
-class OwnSteps:
+class Rollout:
     """Sampling steps of UNet and adapter, as the sampler takes them."""
 
     def __init__(
@@ -49,16 +49,16 @@ class OwnSteps:
         self._denoiser, self._encoders, self._adapter, self._settings = denoiser, encoders, adapter, settings
 
     @torch.no_grad()
-    def take(self, batch: Batch, tokens: Tensor, chance: torch.Generator) -> tuple[Batch, Tensor]:
+    def take(self, batch: Batch, tokens: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
         """Some pictures of a batch with less noise, painted with CFG, and which ones, [B]. tokens: [B, T, D], of the
         people; some go on as somebody else.
 
         The noise that a picture that has gone on is to be freed from is what leads from there to the true latents.
         """
         count, device = len(tokens), tokens.device
-        draws = torch.rand(5, count, generator=chance).to(device)
-        far = float(torch.rand(1, generator=chance)) < _FAR
-        going = draws[0] < _GONE_ON
+        draws = torch.rand(5, count, generator=generator).to(device)
+        far = float(torch.rand(1, generator=generator)) < _FAR
+        going = draws[0] < _ROLLED_OUT
         if far:
             batch = replace(batch, timesteps=torch.where(going, self._starts(draws[1]), batch.timesteps))
         else:
@@ -66,27 +66,27 @@ class OwnSteps:
         rows = going.nonzero().flatten()
         if len(rows):
             swapped = (draws[2] < _SWAPPED).view(-1, 1, 1)
-            way = _Way(
+            way = _Plan(
                 rows,
                 torch.where(swapped, tokens.roll(1, 0), tokens)[rows],
                 _between(_CFG, draws[3][rows]).view(-1, 1, 1, 1),
                 batch.timesteps[rows] * _between(_ON, draws[4][rows]),
                 _STEPS if far else 1,
             )
-            batch = self._gone(batch, way)
+            batch = self._roll_out(batch, way)
         return batch, going
 
     def _starts(self, draws: Tensor) -> Tensor:
         return (self._denoiser.timesteps * _between(_FROM, draws)).long()
 
-    def _gone(self, batch: Batch, way: _Way) -> Batch:
+    def _roll_out(self, batch: Batch, way: _Plan) -> Batch:
         starts = batch.timesteps[way.rows]
         for step in range(way.steps):
             to = starts + (way.ends - starts) * ((step + 1) / way.steps)
             batch = self._step(batch, way, to.long())
         return batch
 
-    def _step(self, batch: Batch, way: _Way, to: Tensor) -> Batch:
+    def _step(self, batch: Batch, way: _Plan, to: Tensor) -> Batch:
         """Rows of the batch a sampling step later, at timesteps ``to``."""
         rows, denoiser = way.rows, self._denoiser
         guided = self.guided(rows_of(batch, rows), way.tokens, way.cfg)
@@ -94,14 +94,14 @@ class OwnSteps:
         snr = denoiser.signal_to_noise
         grown = (snr(to) / snr(batch.timesteps[rows])).sqrt().view(-1, 1, 1, 1)
         noise[rows] = guided + grown * (batch.noise[rows] - guided)
-        boosted = while_boosted(timesteps, denoiser.timesteps)
+        boosted = boost_is_active(timesteps, denoiser.timesteps)
         regions = tuple(region if early else None for region, early in zip(batch.regions, boosted, strict=True))
         return replace(batch, noise=noise, timesteps=timesteps, regions=regions)
 
     def guided(self, batch: PlacedBatch, tokens: Tensor, cfg: Tensor) -> Tensor:
         """The noise that the UNet sees in a batch, with CFG [B, 1, 1, 1], like ``batch.noise``."""
         denoiser, adapter, settings = self._denoiser, self._adapter, self._settings
-        nobody = tokens_of_nobody(adapter, self._encoders).expand(len(tokens), -1, -1)
+        nobody = unconditional_tokens(adapter, self._encoders).expand(len(tokens), -1, -1)
         layouts = boosted_layouts(batch.regions * 2, settings.layout_boost, tokens.device)
         attention = adapter.patches(torch.cat((tokens, nobody)), settings, text_attention, layouts)
         nothing = self._encoders.contexts([""]).expand(len(tokens), -1, -1)

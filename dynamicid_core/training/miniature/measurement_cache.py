@@ -9,7 +9,7 @@ from typing import Any
 from ...files import writing, written_whole
 
 
-class Pieces:
+class MeasurementCache:
     """A folder of small files, one for each measurement with these files. folder: also for the pictures measured."""
 
     def __init__(self, folder: Path, files: Iterable[Path], about: Any) -> None:
@@ -20,7 +20,7 @@ class Pieces:
         self.folder = folder / f"pieces-{digest.hexdigest()[:12]}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def kept(self, name: str, measure: Callable[[], Any], picture: Path | None = None) -> Any:
+    def get_or_measure(self, name: str, measure: Callable[[], Any], picture: Path | None = None) -> Any:
         """What ``measure`` returned when it was first asked for under this name, as JSON gives it back.
 
         picture: what it leaves beside; without it, it measures anew.

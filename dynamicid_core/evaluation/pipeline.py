@@ -25,13 +25,13 @@ NEGATIVE = "lowres, blurry, deformed, bad anatomy"
 
 
 @torch.inference_mode()
-def edited(dynamicid: DynamicID, clip: Any, face: Face, motion: Motion) -> Face:
+def with_motion(dynamicid: DynamicID, clip: Any, face: Face, motion: Motion) -> Face:
     """The face with the motion: its sentence, and the face's own keypoints moved to it."""
     return edit_face(dynamicid, clip, face, motion.prompt, motion.keypoints(face.motion()))
 
 
 @dataclass(frozen=True, eq=False)
-class HostStudio:
+class HostPipeline:
     """The models of an evaluation. clip_vision: for the face encoder. clip_score: for CLIP-T, if there is one."""
 
     base: BaseModel
@@ -48,7 +48,7 @@ class HostStudio:
 
     def edit(self, face: Face, motion: Motion) -> Face:
         """The face with another expression and pose."""
-        return edited(self.dynamicid, self.base.clip, face, motion)
+        return with_motion(self.dynamicid, self.base.clip, face, motion)
 
     def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
         """One person anywhere, several in equal columns, nobody: the base model alone."""
@@ -57,11 +57,11 @@ class HostStudio:
         settings = SaaSettings(gate=gate)
         return paint(self.base, self.dynamicid, placements, settings, prompt, NEGATIVE, self.sampling, seed)[0]
 
-    def look(self, photo: Photo) -> list[SeenFace]:
+    def find_faces(self, photo: Photo) -> list[SeenFace]:
         """All faces of a picture, by the InsightFace pack and the expression classifier that the nodes use."""
         return [self._seen(photo, face) for face in self.analysis.detect(photo)]
 
-    def agreement(self, photo: Photo, prompt: str) -> float | None:
+    def clip_t(self, photo: Photo, prompt: str) -> float | None:
         """CLIP-T, if there is a CLIP for it."""
         return None if self.clip_score is None else self.clip_score(photo, prompt)
 
