@@ -1,4 +1,4 @@
-"""Makes and reads the pictures of an evaluation, with the functions that the nodes call."""
+"""Paints and analyses the pictures of an evaluation, with the functions that the nodes call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from .clip_score import ClipScore
 from .metrics import SeenFace
 
 NEGATIVE = "lowres, blurry, deformed, bad anatomy"
-"""That of the shipped workflows; the paper does not tell its own."""
+"""The negative prompt of the shipped workflows; the paper does not state its own."""
 
 
 @torch.inference_mode()
 def with_motion(dynamicid: DynamicID, clip: Any, face: Face, motion: Motion) -> Face:
-    """The face with the motion: its sentence, and the face's own keypoints moved to it."""
+    """The face edited to the motion: by its face prompt, and by the face's own keypoints moved to it."""
     return edit_face(dynamicid, clip, face, motion.prompt, motion.keypoints(face.motion()))
 
 
@@ -51,7 +51,7 @@ class HostPipeline:
         return with_motion(self.dynamicid, self.base.clip, face, motion)
 
     def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
-        """One person anywhere, several in equal columns, nobody: the base model alone."""
+        """A picture: one person anywhere, several in equal columns, none by the base model alone."""
         regions = equal_columns(len(faces)) if len(faces) > 1 else [None] * len(faces)
         placements = [Placement(face, region) for face, region in zip(faces, regions, strict=True)]
         settings = SaaSettings(gate=gate)
@@ -62,7 +62,7 @@ class HostPipeline:
         return [self._seen(photo, face) for face in self.analysis.detect(photo)]
 
     def clip_t(self, photo: Photo, prompt: str) -> float | None:
-        """CLIP-T, if there is a CLIP for it."""
+        """CLIP-T; None without a CLIP for it."""
         return None if self.clip_score is None else self.clip_score(photo, prompt)
 
     def _seen(self, photo: Photo, face: DetectedFace) -> SeenFace:

@@ -1,4 +1,4 @@
-"""The rows of an evaluation, in a file that an interrupted run goes on with."""
+"""The rows of an evaluation, in a file from which an interrupted run resumes."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ from ..files import writing, written_whole
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A case with a setting. setting: by name. case: its key. people: how many. names, asked, seen, similarities: one
-    for each person, see ``joined``. The measures are means over the people of the picture, None where there is nothing
-    to measure. disruption: see ``metrics.disruption``. picture: below the folder of the file; several cases may have
-    one together.
+    entry per person, see ``join_people``. The measures are means over the people of the picture, None where there is
+    nothing to measure. disruption: see ``metrics.disruption``. picture: path relative to the file; several cases may
+    share one.
     """
 
     setting: str
@@ -46,32 +46,32 @@ MEASURES: Mapping[str, str] = {
     "faces": "Faces found",
     "disruption": "Disruption",
 }
-"""Column of a measure -> heading in tables and plots."""
+"""Column of each measure -> heading in tables and plots."""
 SEPARATOR = ";"
-"""Stands between what a column has of several people."""
+"""Separates the people's entries in a column."""
 _COLUMNS = [field.name for field in fields(Row)]
 _NUMBERS = {"people": int, "seed": int}
 
-RESUME_HINT = ", close the file elsewhere, or choose another folder for --out; the same command then goes on."
+RESUME_HINT = ", close the file elsewhere, or choose another folder for --out; the same command then resumes."
 """See ``files.writing``."""
 
 
 def join_people(parts: Iterable[str]) -> str:
-    """Something of each person, for one column."""
+    """One column's text from an entry per person."""
     return f"{SEPARATOR} ".join(parts)
 
 
 def split_people(text: str) -> list[str]:
-    """What was joined."""
+    """The inverse of ``join_people``."""
     return text.split(f"{SEPARATOR} ")
 
 
 class Results:
-    """Rows in ``results.csv`` of a folder, each written as soon as it is there."""
+    """Rows in ``results.csv`` of a folder, each written at once."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """about: settings by which the pictures differ. Raises InputError when the folder holds rows of others; what
-        was not set before, such as a further person's photo, is added.
+        """about: settings that the pictures depend on. Raises InputError when the folder holds rows of other settings;
+        new settings, such as a further person's photo, are added.
         """
         with writing(folder, RESUME_HINT):
             folder.mkdir(parents=True, exist_ok=True)
@@ -82,11 +82,11 @@ class Results:
         self._measured = {(row.setting, row.case) for row in self.rows}
 
     def has(self, setting: str, case: str) -> bool:
-        """Whether that picture has been measured."""
+        """Whether a case has been measured with a setting."""
         return (setting, case) in self._measured
 
     def add(self, row: Row) -> None:
-        """One more row, on the disk when this returns."""
+        """Appends a row; it is in the file when this returns."""
         with writing(self._file, RESUME_HINT), self._file.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow(_texts(row))
         self.rows.append(row)
@@ -95,7 +95,7 @@ class Results:
     def _read(self) -> list[Row]:
         if not self._file.is_file():
             return []
-        # Line ends within names stay as they are; spreadsheets may have put a mark before UTF-8.
+        # Line breaks within names are preserved; spreadsheets may have added a byte order mark.
         text = self._file.read_bytes().decode("utf-8-sig")
         whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a row
         header, *rows = csv.reader(io.StringIO(whole, newline="")) if whole else [_COLUMNS]

@@ -1,4 +1,4 @@
-"""Paints and measures every case with every setting, and goes on where an earlier run stopped."""
+"""Paints and measures every case with every setting, resuming where an earlier run stopped."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from .settings import BASE, Setting
 
 
 class Pipeline(Protocol):
-    """What makes and reads pictures."""
+    """Paints and analyses pictures."""
 
     def encode(self, photo: Photo) -> Face:
         """The largest face of a photo."""
@@ -30,7 +30,7 @@ class Pipeline(Protocol):
         """The face with another expression and pose."""
 
     def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
-        """A picture of these people, from left to right; of nobody: by the base model alone."""
+        """A picture of these people, from left to right; without any, by the base model alone."""
 
     def find_faces(self, photo: Photo) -> list[metrics.SeenFace]:
         """All faces of a picture."""
@@ -46,10 +46,10 @@ def evaluate(
     settings: Sequence[Setting],
     results: Results,
 ) -> None:
-    """Adds to the results a row for every case with every setting, and one for every picture of the base model.
+    """Adds a row to the results for every case with every setting, and one for every picture of the base model.
 
-    What is there already is not painted again. Without editing, cases that differ in the motion only have one picture
-    together. Raises InputError for a reference without a usable face.
+    What is there already is not painted again. Without editing, cases that differ only in the motion share a picture.
+    Raises InputError for a reference without a usable face.
     """
     every = [(case, setting) for case in cases for setting in settings]
     missing = [(case, setting) for case, setting in every if not results.has(setting.name, case.key)]
@@ -74,7 +74,7 @@ _Subject = tuple[str, str, str, int]
 
 @dataclass(eq=False)
 class _Run:
-    """unedited: a row of each picture that is there already, of the settings without editing."""
+    """unedited: a row of each existing picture without editing."""
 
     pipeline: Pipeline
     results: Results
@@ -87,12 +87,12 @@ class _Run:
         if twin is not None and (self.results.folder / twin.picture).is_file():
             self.results.add(_row_for_motion(twin, case))
             return
-        row = self._painted(case, setting)
+        row = self._paint_and_measure(case, setting)
         self.results.add(row)
         if not setting.edit:
             self.unedited[_subject(row)] = row
 
-    def _painted(self, case: Case, setting: Setting) -> Row:
+    def _paint_and_measure(self, case: Case, setting: Setting) -> Row:
         base = self._base(case)
         people = [self.faces[name] for name in case.people]
         if setting.edit:
@@ -123,11 +123,11 @@ class _Run:
         )
 
     def _base(self, case: Case) -> _BasePicture:
-        """The base model's picture of a case, painted once for all cases that differ in people or motion only."""
+        """The base model's picture of a case, painted once for all cases that differ only in people or motion."""
         key = case.base_key
         if key not in self.base_pictures:
             path = _picture_path(BASE.name, key)
-            # Without a row, a run with other settings may have left it.
+            # Without a row, it may be left over from a run with other settings.
             if self.results.has(BASE.name, key) and (self.results.folder / path).is_file():
                 photo = open_photo(self.results.folder / path)
             else:
@@ -164,14 +164,14 @@ def _encode(pipeline: Pipeline, reference: Reference) -> Face:
         face = pipeline.encode(reference.read())
     except InputError as error:
         raise InputError(f"{error} (reference {reference.name}: {reference.path})") from error
-    if face.keypoints is None:  # by which poses are asked for and measured
+    if face.keypoints is None:  # needed to edit and to measure poses
         raise no_keypoints_model()
     return face
 
 
 def _row_for_motion(row: Row, case: Case) -> Row:
-    """The row of a case whose picture has been measured for one that differs in the motion only."""
-    seen = [described.split() for described in split_people(row.seen)]  # "none" is no expression and no pose
+    """The row of a case from that of another one that differs only in the motion and shares the picture."""
+    seen = [described.split() for described in split_people(row.seen)]  # "none" matches no expression and no pose
     return replace(
         row,
         case=case.key,
@@ -202,7 +202,7 @@ def _picture_path(setting: str, key: str) -> str:
 
 
 def _save(photo: Photo, path: Path) -> None:
-    """Writes a picture whole or not at all."""
+    """Writes a picture atomically."""
     with writing(path, RESUME_HINT):
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:

@@ -1,7 +1,7 @@
-"""The training loop of every stage: one device or many, interrupted and resumed at will.
+"""The training loop of every stage, on one device or many; it can be interrupted and resumed at any step.
 
-Chance depends on the seed, the step and the process alone, and data comes in an order that the seed fixes; so a run
-that was interrupted and resumed computes what an uninterrupted one does.
+Random numbers depend only on the seed, the step and the process, and the seed fixes the order of the data, so a resumed
+run computes what an uninterrupted one would.
 """
 
 import dataclasses
@@ -28,35 +28,35 @@ _log = logging.getLogger(__name__)
 _AVERAGE = "average.safetensors"
 _PROCESSES = "number of processes"
 _MAX_SKIPPED = 20  # steps in a row
-# Settings that may change when a run goes on; with others it would be another run.
+# Settings that may change when a run is resumed; changing any other makes it another run.
 _CHANGEABLE = {"steps", "log_every", "save_every", "sample_every", "sample_steps", "keep", "data", "output"}
 
 
 class Stage(Protocol):
-    """What the loop asks of a stage of training."""
+    """What the loop needs of a training stage."""
 
     @property
     def network(self) -> nn.Module:
-        """Whose forward gives the losses of a batch by name."""
+        """The network whose forward returns the losses of a batch by name."""
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[Any]:
-        """Endless data in an order that the seed fixes, without the first ``skip`` batches."""
+        """Endless data in an order fixed by the seed, without the first ``skip`` batches."""
 
     def make_batch(self, raw: Any, generator: torch.Generator, device: torch.device) -> Any:
-        """What the network takes."""
+        """The network's input."""
 
     def save_weights(self, folder: Path) -> None:
-        """Writes the network's present weights in the loader's own format."""
+        """Writes the network's current weights in the loader's own format."""
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """A picture of what the present weights can do."""
+        """Saves a picture of what the current weights can do."""
 
 
 def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
-    """Trains to ``config.steps``, going on from the last state in ``config.output`` if there is one.
+    """Trains to ``config.steps``, resuming from the last state in ``config.output`` if there is one.
 
-    Raises InputError when that folder holds another run, or the disk is full. The first Ctrl-C or SIGTERM ends the
-    step at hand on every process and saves a state, then raises KeyboardInterrupt; the second raises it at once.
+    Raises InputError when that folder holds another run, or the disk is full. After the first Ctrl-C or SIGTERM every
+    process finishes its step, a state is saved and KeyboardInterrupt raised; the second Ctrl-C raises it at once.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -64,7 +64,7 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The output folder {output} could not be made: {error}. Choose another one.") from error
+        raise InputError(f"The output folder {output} could not be created: {error}. Choose another one.") from error
     accelerator = Accelerator(
         gradient_accumulation_steps=config.accumulation,
         mixed_precision="bf16" if config.precision == "bf16" else "no",
@@ -77,7 +77,7 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     groups = _parameter_groups(stage.network, config.rates)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     network, optimiser = accelerator.prepare(stage.network, optimiser)
-    average = WeightAverage(stage.network, config.ema_decay)  # only now is the network where it trains
+    average = WeightAverage(stage.network, config.ema_decay)  # only now is the network on its device
     run = _Run(stage, config, accelerator, network, optimiser, average, States(output, config.keep))
     start = run.resume()
     with _ignoring_tensorboard_errors():
@@ -87,7 +87,7 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
         with stop_requests() as request:
             run.steps(start, metrics, request)
     finally:
-        # Not end_training: it would part the processes for good, and a recipe has more than one stage.
+        # Not end_training, which would destroy the process group: a recipe has more than one stage.
         for tracker in accelerator.trackers:
             with _ignoring_tensorboard_errors():
                 tracker.finish()
@@ -109,17 +109,17 @@ class _Run:
         states = self.states.newest_first()
         for state in states:
             if not self._on_any_process(not self._load(state)):
-                _log.info("Going on from step %d", self.done)
+                _log.info("Resuming from step %d", self.done)
                 return self.done
         if states:
             raise InputError(
                 f"No state in {states[0].parent} could be read; the log says why. Choose another output folder, or "
-                "delete that one to begin anew."
+                "delete that one to start over."
             )
         return 0
 
     def _load(self, state: Path) -> bool:
-        """Whether it could be read. Raises InputError for one of another run."""
+        """Loads a state; returns whether it could be read. Raises InputError for a state of another run."""
         try:
             about = self.states.about(state)
             self._check_identity(about["config"], state)
@@ -128,19 +128,19 @@ class _Run:
             self.done = int(about["step"])
         except InputError:
             raise
-        except Exception as error:  # each kind of file has its own for one that is damaged
+        except Exception as error:  # damaged files raise different types, by their format
             _log.warning("%s could not be read (%s: %s)", state, type(error).__name__, error)
             return False
         return True
 
     def _check_identity(self, theirs: Mapping[str, Any], state: Path) -> None:
         mine = self._identity()
-        theirs = {_PROCESSES: mine[_PROCESSES], **theirs}  # older states do not tell
+        theirs = {_PROCESSES: mine[_PROCESSES], **theirs}  # older states do not record it
         changed = [name for name in mine if theirs.get(name) != mine[name]]
         if changed:
             raise InputError(
                 f"{self.config.output} holds another run: {', '.join(changed)} differ. Choose another output folder, "
-                f"or delete {state.parent} to begin anew."
+                f"or delete {state.parent} to start over."
             )
 
     def steps(self, start: int, metrics: Metrics | None, request: StopRequest) -> None:
@@ -169,7 +169,7 @@ class _Run:
                 raise KeyboardInterrupt
 
     def save(self) -> None:
-        """Weights for the loader, and the state to go on from."""
+        """Saves weights for the loader, and the state to resume from."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process and self.done:
             self.states.save(self.done, {"config": self._identity()}, self._write_state)
@@ -180,7 +180,7 @@ class _Run:
             self.accelerator.log(figures, step=self.done)
 
     def _on_any_process(self, made: bool) -> bool:
-        """On any of the processes, which must stop after the same step."""
+        """Whether a flag is set on any process; all must stop after the same step."""
         if self.accelerator.num_processes == 1:
             return made
         return bool(self.accelerator.reduce(torch.tensor(float(made), device=self.accelerator.device), "sum") > 0)
@@ -190,7 +190,7 @@ class _Run:
             self.stage.save_weights(Path(self.config.output))
         try:
             self.accelerator.save_state(str(folder))
-        except RuntimeError as error:  # what torch's writer makes of a full disk
+        except RuntimeError as error:  # torch's writer raises it when the disk is full
             raise OSError(str(error)) from error
         save_file({k: v.contiguous() for k, v in self.average.weights.items()}, folder / _AVERAGE)
 
@@ -207,8 +207,8 @@ class _Run:
                 losses = self.network(batch)
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients:
-                    length = accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients or math.inf)
-                    finite = bool(torch.isfinite(length))  # the same on every process
+                    norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients or math.inf)
+                    finite = bool(torch.isfinite(norm))  # the same on every process
                 if finite:
                     self.optimiser.step()
                 self.optimiser.zero_grad()
@@ -220,7 +220,7 @@ class _Run:
         return {name: accelerator.reduce(loss, "mean") for name, loss in total.items()}
 
     def _track_skipped(self, finite: bool, step: int) -> None:
-        """Steps whose gradients are no numbers teach nothing; many in a row are a run that is lost."""
+        """Logs steps that were skipped for non-finite gradients. Raises InputError when too many follow each other."""
         self.skipped = 0 if finite else self.skipped + 1
         if finite:
             return
@@ -244,12 +244,12 @@ class _Run:
                 folder.mkdir(exist_ok=True)
                 with self.average.in_place():
                     self.stage.draw_sheet(folder / f"step-{self.done:08d}.jpg", self.config.sample_steps)
-            except (OSError, torch.cuda.OutOfMemoryError) as error:  # a picture to look at is worth no training
+            except (OSError, torch.cuda.OutOfMemoryError) as error:  # a sheet is not worth ending training for
                 _log.warning("The sheet of step %d could not be made: %s", self.done, error)
 
     def _identity(self) -> dict[str, Any]:
         settings = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _CHANGEABLE}
-        return {**settings, _PROCESSES: self.accelerator.num_processes}  # who sees which data
+        return {**settings, _PROCESSES: self.accelerator.num_processes}  # it determines which process sees which data
 
 
 @contextmanager
@@ -262,7 +262,7 @@ def _ignoring_tensorboard_errors(otherwise: Callable[[], None] = lambda: None) -
 
 
 def _parameter_groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The parameters that train, for the optimiser, by how many times faster than the rest they learn."""
+    """The optimiser's parameter groups: trainable parameters by their factor on the learning rate."""
     groups: dict[float, list[nn.Parameter]] = {}
     unused = set(rates)
     for name, parameter in network.named_parameters():
@@ -273,14 +273,14 @@ def _parameter_groups(network: nn.Module, rates: Mapping[str, float]) -> list[di
     if unused:
         parts = sorted({name.rpartition(".")[0] for name, _ in network.named_parameters()})
         raise InputError(
-            f"rates names {', '.join(sorted(unused))}, but nothing that trains begins so. Parts are "
+            f"rates names {', '.join(sorted(unused))}, but no trainable parameter begins so. Parts are "
             f"{', '.join(parts[:8])} and so on."
         )
     return [{"params": parameters, "rate": rate} for rate, parameters in groups.items()]
 
 
 def _generator(*numbers: int) -> torch.Generator:
-    """Chance for one part of one step of one process."""
+    """A generator for one part of one step of one process."""
     import numpy as np
 
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]

@@ -1,4 +1,4 @@
-"""In which order training sees a data set: shuffled anew each time around, the same for the same seed."""
+"""The order in which training sees a data set: shuffled differently each epoch, the same for the same seed."""
 
 import json
 import logging
@@ -20,10 +20,10 @@ SampleLocation = tuple[str, str]
 
 
 class ShardSource:
-    """A finished data set as the loop wants it."""
+    """A finished data set in the order of training."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        """Raises InputError when there is no finished data set in the folder, or nobody in it."""
+        """Raises InputError when the folder holds no finished data set, or one without people."""
         self._index, self._seed = SampleIndex(folder), seed
         self._locations = [location for locations in self._index.people.values() for location in locations]
         if not self._locations:
@@ -31,8 +31,8 @@ class ShardSource:
 
     @property
     def recognition(self) -> str:
-        """The recognition model of the data set's embeddings, by the InsightFace pack in its manifest; "" if none that
-        is known is in there.
+        """The recognition model of the data set's embeddings, from the InsightFace pack in its manifest; "" if that
+        names no known model.
         """
         manifest = self._index.folder / MANIFEST
         if not manifest.is_file():
@@ -41,23 +41,21 @@ class ShardSource:
         return next((name for name in PACK_OF if f"{name}.onnx" in models), "")
 
     def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
-        """Every picture of every person, for one of several processes, without the first ``skip`` of them."""
+        """Every picture of every person, for one of several processes, without its first ``skip``."""
         locations = (self._locations[i] for i in self._shuffled(len(self._locations)))
         for shard, key in islice(locations, process + skip * processes, None, processes):
             yield self._index.read(shard, key)
 
     def people(self, process: int, processes: int, photos: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Every person of whom there are two photos: a source and ``photos`` - 1 others, which repeat where there are
-        too few.
-        """
+        """Every person with several photos: a source and ``photos`` - 1 others, repeated where there are too few."""
         several = [locations for locations in self._index.people.values() if len(locations) > 1]
         if not several:
             raise InputError(
-                f"Nobody in {self._index.folder} has two photos, and reconfiguration learns from one to another. Add "
-                "photos of the same people, taken with other expressions and poses."
+                f"Nobody in {self._index.folder} has two photos, and reconfiguration learns from pairs. Add photos of "
+                "the same people with other expressions and poses."
             )
         if len(several) < len(self._index.people):
-            _log.info("%d people have one photo only and are left out", len(self._index.people) - len(several))
+            _log.info("%d people have only one photo and are left out", len(self._index.people) - len(several))
         order = enumerate(self._shuffled(len(several)))
         for number, i in islice(order, process + skip * processes, None, processes):
             yield [self._index.read(*location) for location in self._choose_photos(several[i], photos, number)]

@@ -1,4 +1,4 @@
-"""Both stages as the loop runs them: their networks, their data, what they save and show."""
+"""Both stages as the loop runs them: their networks, their data, what they save and draw."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -42,17 +42,17 @@ _FEED_FORWARD = 4  # times the size of the IMR, as in the released one
 
 
 class SampleSource(Protocol):
-    """Training data in an order that a seed fixes; endless."""
+    """Endless training data in an order fixed by a seed."""
 
     @property
     def recognition(self) -> str:
-        """The recognition model of the embeddings, as ``Checkpoint.recognition``."""
+        """The recognition model of the embeddings, see ``Checkpoint.recognition``."""
 
     def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
         """Every picture of every person, for one of several processes, without its first ``skip``."""
 
     def people(self, process: int, processes: int, photos: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Every person with so many photos of them, the first one unlike the others."""
+        """Every person with this many photos, the first of which differs from the others."""
 
 
 def sample_batches(source: SampleSource, size: int, process: int, processes: int, skip: int) -> Iterator[list[Sample]]:
@@ -63,7 +63,7 @@ def sample_batches(source: SampleSource, size: int, process: int, processes: int
 
 
 class SampleStage:
-    """What stages have in common that learn from single pictures."""
+    """The common part of stages that learn from single pictures."""
 
     def __init__(self, source: SampleSource, config: LoopConfig) -> None:
         self._source, self._config = source, config
@@ -73,7 +73,7 @@ class SampleStage:
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Nothing, for stages of which nothing can be looked at."""
+        """Does nothing, for stages that have nothing to show."""
 
     def _first(self, count: int = SHEET_ROWS) -> list[Sample]:
         return list(islice(self._source.samples(0, 1), count))
@@ -99,7 +99,7 @@ class AnchorStage:
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def target_samples(self, raw: Any) -> list[Sample]:
-        """The pictures that a raw batch asks for."""
+        """The samples of a raw batch that are to be painted."""
         samples: list[Sample] = raw
         return samples
 
@@ -112,7 +112,7 @@ class AnchorStage:
         save_checkpoint(self.network.adapter.checkpoint(), folder / ADAPTER_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Photos of the data, and what is painted of their captions with the tokens of each."""
+        """Draws photos of the data beside what is painted from their captions and tokens."""
         samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
         painted = paint_samples(self._denoiser, self._encoders, samples, steps, self.network.adapter)
         save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
@@ -149,7 +149,7 @@ class ReconfigureStage:
         save_motion_network(KEYPOINT_ENCODER, self.network.keypoint_encoder, folder / KEYPOINT_ENCODER_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Source photo, target photo, painted with the source's tokens, painted with the edited ones."""
+        """Draws source photos, target photos, and what is painted with the source's and with the edited tokens."""
         people = list(islice(self._source.people(0, 1, 2), SHEET_ROWS))
         sources, targets = [pair[0] for pair in people], [pair[1] for pair in people]
         batch = self._batches.make(people, torch.Generator().manual_seed(0), self._encoders.device)
@@ -169,7 +169,7 @@ class ReconfigureStage:
 
 
 def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorSettings) -> TrainableAdapter:
-    """What anchoring begins with: new, or what ``start_from`` holds."""
+    """The adapter that anchoring starts from: a new one, or that of ``start_from``."""
     if config.start_from:
         return _open_adapter(config.start_from, config.variant, denoiser, encoders)
     token_size = next(layer.context for layer in denoiser.layers if layer.is_cross)
@@ -194,11 +194,11 @@ def _open_adapter(file: str, variant: str, denoiser: DenoisingModel, encoders: F
 
 
 def _matching_recognition(of_adapter: str, of_data: str) -> str:
-    """Raises InputError when both are known, and differ."""
+    """The one that is known. Raises InputError when both are known and differ."""
     if of_adapter and of_data and of_adapter != of_data:
         raise InputError(
             f"The adapter was trained with the recognition model {of_adapter}; the data set has embeddings of "
-            f"{of_data}. Build it with the InsightFace pack of the adapter, or begin a new adapter."
+            f"{of_data}. Build it with the InsightFace pack of the adapter, or start a new adapter."
         )
     return of_adapter or of_data
 
@@ -208,9 +208,7 @@ def _motion_networks(
 ) -> tuple[Imr, KeypointEncoder]:
     torch.manual_seed(config.seed)
     if bool(config.imr) != bool(config.keypoint_encoder):
-        raise InputError(
-            "To go on from an IMR, give both files: imr and keypoint_encoder, which were trained together."
-        )
+        raise InputError("To start from an IMR, give both files that were trained together: imr and keypoint_encoder.")
     token_size = adapter.face_encoder.sizes.token_size
     if config.imr:
         imr, keypoint_encoder = open_motion_networks(config.imr, config.keypoint_encoder)
@@ -225,12 +223,12 @@ def _motion_networks(
 
 
 def open_motion_networks(imr: str | Path, keypoint_encoder: str | Path) -> tuple[Imr, KeypointEncoder]:
-    """What reconfiguration has made. Raises InputError for other files."""
+    """The networks that reconfiguration saved. Raises InputError for other files."""
     weights = read_checkpoint(imr, IMR).modules[IMR]
-    of_keypoints = read_checkpoint(keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
-    network, encoder = Imr(ImrSizes.of(weights)), KeypointEncoder(KeypointEncoderSizes.of(of_keypoints))
+    encoder_weights = read_checkpoint(keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
+    network, encoder = Imr(ImrSizes.of(weights)), KeypointEncoder(KeypointEncoderSizes.of(encoder_weights))
     network.load_state_dict(weights)
-    encoder.load_state_dict(of_keypoints)
+    encoder.load_state_dict(encoder_weights)
     return network, encoder
 
 
@@ -251,21 +249,21 @@ def _check_motion_networks(
 
 
 def save_motion_network(part: str, network: nn.Module, file: Path) -> None:
-    """part: IMR or KEYPOINT_ENCODER. In the loader's format."""
+    """Saves a network in the loader's format. part: IMR or KEYPOINT_ENCODER."""
     weights = {key: tensor.detach().cpu().clone() for key, tensor in network.state_dict().items()}
     save_checkpoint(Checkpoint(part, {part: weights}), file)
 
 
 @torch.no_grad()
 def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[Sample]) -> tuple[Tensor, Tensor]:
-    """Tokens [B, T, D] of samples, and [1, T, D] of nobody."""
+    """Tokens [B, T, D] of samples, and the unconditional ones [1, T, D]."""
     embeddings, features = faces(samples, encoders, adapter.variant)
     return adapter.tokens(embeddings.to(encoders.device), features), unconditional_tokens(adapter, encoders)
 
 
 @torch.no_grad()
 def unconditional_tokens(adapter: TrainableAdapter, encoders: FrozenEncoders) -> Tensor:
-    """[1, T, D], for negative prompts."""
+    """The tokens [1, T, D] of no face, for negative prompts."""
     embedding = torch.zeros(1, adapter.face_encoder.sizes.embedding_size, device=encoders.device)
     return adapter.tokens(embedding, encoders.features_of_nobody())
 
@@ -278,24 +276,24 @@ def paint_samples(
     adapter: TrainableAdapter | None = None,
     tokens: Tensor | None = None,
 ) -> list[Photo]:
-    """What the base model paints of the samples' captions, in the size of their latents.
+    """Pictures that the base model paints from the samples' captions, in the size of their latents.
 
-    adapter: paints their people, with their own tokens or those given, [B, T, D].
+    adapter: adds the people, by their own tokens or the given ones, [B, T, D].
     """
-    like = encoders.latents(pictures(samples[:1]))
-    noise = torch.randn((len(samples), *like.shape[1:]), generator=torch.Generator().manual_seed(0))
+    shape = encoders.latents(pictures(samples[:1])).shape[1:]
+    noise = torch.randn((len(samples), *shape), generator=torch.Generator().manual_seed(0))
     context = encoders.contexts([sample.caption for sample in samples] + [""] * len(samples))
     attention: Mapping[Any, Any] = {}
     if adapter is not None:
-        own, nobody = _tokens(adapter, encoders, samples)
-        both = torch.cat((own if tokens is None else tokens, nobody.expand(len(own), -1, -1)))
+        own, unconditional = _tokens(adapter, encoders, samples)
+        both = torch.cat((own if tokens is None else tokens, unconditional.expand(len(own), -1, -1)))
         attention = adapter.patches(both, SaaSettings(), text_attention)
     latents = denoiser.paint(noise.to(encoders.device), steps, _SHEET_CFG, context, attention)
     return to_photos(encoders.pictures(latents))
 
 
 def save_sheet(path: Path, rows: Sequence[Sequence[Photo]]) -> None:
-    """A JPEG of rows of pictures, uint8 [H, W, 3] each, in cells of the size of the largest."""
+    """Saves rows of pictures, uint8 [H, W, 3] each, as a JPEG with cells of the size of the largest."""
     height = max(picture.shape[0] for row in rows for picture in row)
     width = max(picture.shape[1] for row in rows for picture in row)
     sheet = Image.new("RGB", (width * max(len(row) for row in rows), height * len(rows)), "white")

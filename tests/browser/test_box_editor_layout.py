@@ -229,7 +229,7 @@ def test_in_a_subgraph_the_numbers_of_its_node_are_shown(graph):
     graph.open_subgraph(outer)
     assert graph.drawn(node) == near((0.3, 0.4, 0.2, 0.2))
 
-    # Of two nodes of one subgraph, nobody can tell whose numbers to show.
+    # With two nodes of one subgraph, it is undecidable whose numbers to show.
     graph.close_subgraphs()
     graph.add(graph.page.evaluate("id => window.app.graph.getNodeById(id).type", outer), (480, 600))
     graph.open_subgraph(outer)

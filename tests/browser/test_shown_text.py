@@ -1,4 +1,4 @@
-"""What a node says when it has run stands on it, in a real browser on a running ComfyUI."""
+"""The text that a node shows after it has run, in a real browser on a running ComfyUI."""
 
 import pytest
 from browser import load_workflow

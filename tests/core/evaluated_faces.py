@@ -1,4 +1,4 @@
-"""What evaluations are tried on: faces, photos of three people, and a studio that paints nothing."""
+"""Test data of evaluations: faces, photos of three people, and a fake pipeline."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from dynamicid_core.face import Face
 from dynamicid_core.face_analysis import DetectedFace
 
 SIDE = 32
-"""Of photos, in pixels."""
+"""Side of photos, in pixels."""
 
 
 def unit(*values):
@@ -33,7 +33,7 @@ def save_photo(path, colour=(10, 20, 30)):
 
 
 class FakePipeline:
-    """Paints plain pictures in which the people asked for are found, and counts them."""
+    """Paints plain pictures in which the requested people are found, and records them."""
 
     def __init__(self, stop_after=None):
         self.painted, self.stop_after, self.edited = [], stop_after, 0

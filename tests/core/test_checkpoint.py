@@ -1,4 +1,4 @@
-"""Every file format in, one out; what is no adapter says so."""
+"""Every file format in, one out; files that are no adapters are reported."""
 
 import json
 import pickle

@@ -159,7 +159,7 @@ def cells(line):
 
 
 def test_the_table_is_markdown_with_a_paragraph_for_each_warning():
-    """Preview Any draws it so: what is no table and no paragraph of its own runs into one line."""
+    """Preview Any renders Markdown: text outside of tables and paragraphs runs into one line."""
     result = compare([found(0), found(50)], [like(ANNA), like(ANNA, 0.7)], [ANNA, BEN])
     table, *warnings = result.table().split("\n\n")
     head, rule, *rows = table.splitlines()

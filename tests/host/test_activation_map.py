@@ -176,7 +176,7 @@ def other_words(conditioning):
 
 
 def apart(model, monkeypatch):
-    """Every prompt in a call of its own, as where memory is short."""
+    """Every prompt in its own call, as when memory is short."""
     monkeypatch.setattr(type(model.model), "memory_required", lambda *_, **__: 1e20)
 
 

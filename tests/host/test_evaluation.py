@@ -160,7 +160,7 @@ def test_a_text_encoder_without_projection_is_refused(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, models, face_analysis, photo_dynamicid, base, monkeypatch):
-    """Arguments for a tiny evaluation; what needs files of gigabytes is taken from the helpers."""
+    """Arguments for a tiny evaluation; small models replace those that need gigabytes of files."""
     save = {"astronaut": photos.astronaut(), "actor": photos.actor(), "guest": np.fliplr(photos.actor())}
     (tmp_path / "people").mkdir()
     for name, photo in save.items():

@@ -1,4 +1,4 @@
-"""The decoder of the miniature's VAE, which learns on while latents stay what they are."""
+"""Further training of the VAE's decoder, with unchanged latents."""
 
 from itertools import islice
 

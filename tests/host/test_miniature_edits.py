@@ -1,4 +1,4 @@
-"""What the miniature's IMR learns to edit: which tokens, and to which motion."""
+"""What the miniature's IMR learns to edit: which tokens, to which motion."""
 
 from itertools import islice
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def pairs_and_edits(workspace):
-    """Pairs of the data, and the edits of them with many seeds."""
+    """Pairs of the data, and their edits with many seeds."""
     denoiser, encoders, source, config = anchor_stage_parts(workspace)
     batches = edits.EditCollator(ReconfigureCollator(encoders, denoiser, make_adapter(denoiser, encoders, config), 0.0))
     pairs = list(islice(source.people(0, 1, 2), 4))
@@ -56,14 +56,14 @@ def test_half_of_the_edits_have_the_keypoints_that_the_editor_would_make(pairs_a
         for turn, row in enumerate([] if one is None else one.rows.tolist()):
             seen = one.batch.target_rasters[turn]
             measured += torch.equal(seen, raster(pairs[row][1]))
-            moved += torch.equal(seen, raster(edits.moved(*pairs[row])))
+            moved += torch.equal(seen, raster(edits.with_edited_keypoints(*pairs[row])))
     assert moved + measured == sum(len(one.rows) for one in batches if one is not None)
     assert 0.3 < moved / (moved + measured) < 0.7
 
 
 def test_moved_keypoints_are_those_of_the_source_in_the_pose_of_the_target(pairs_and_edits):
     for source, target in pairs_and_edits[0]:
-        moved = edits.moved(source, target)
+        moved = edits.with_edited_keypoints(source, target)
         assert (solve_pose(torch.from_numpy(moved.keypoints)) - torch.from_numpy(target.pose)).abs().max() < 12
         assert (moved.face_prompt, moved.key) == (target.face_prompt, target.key)
         low, high = (source.keypoints.min(0), source.keypoints.max(0))

@@ -1,4 +1,4 @@
-"""The decoder of the miniature's VAE, which learns at last from what the finished miniature paints."""
+"""The last training of the VAE's decoder, on what the finished miniature paints."""
 
 import pytest
 import torch
@@ -116,6 +116,6 @@ def test_faces_are_turned_and_moved_each_by_itself_and_a_little_only():
 def test_a_view_that_changes_nothing_shows_the_picture():
     pictures = torch.rand(2, 6, 5, 3)
     zero, one = torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)
-    torch.testing.assert_close(View(zero, one, zero, torch.zeros(2, 3, 6, 5)).of(pictures), pictures)
-    blurred = View(one, one, zero, torch.zeros(2, 3, 6, 5)).of(pictures)
+    torch.testing.assert_close(View(zero, one, zero, torch.zeros(2, 3, 6, 5)).apply(pictures), pictures)
+    blurred = View(one, one, zero, torch.zeros(2, 3, 6, 5)).apply(pictures)
     torch.testing.assert_close(blurred[:, 2, 2], pictures[:, 1:4, 1:4].mean((1, 2)))

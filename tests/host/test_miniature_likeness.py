@@ -1,4 +1,4 @@
-"""The last training of the miniature's UNet, adapter and IMR: with ArcFace looking on, and on pictures of its own."""
+"""The last training of the miniature's UNet, adapter and IMR: with ArcFace losses, and on roll-outs."""
 
 import dataclasses
 from itertools import islice, pairwise
@@ -64,7 +64,7 @@ def likeness_stage(workspace, arcface):
 
 @pytest.fixture
 def late_batch(likeness_stage):
-    """A batch with so little noise that faces can be looked at."""
+    """A batch with so little noise that ArcFace sees its faces."""
     batch = batches(likeness_stage, 1)[0]
     assert 0 < len(batch.edits.rows) < 4
     return dataclasses.replace(batch, timesteps=torch.full_like(batch.timesteps, 300), regions=(None,) * 4)
@@ -156,7 +156,8 @@ def test_pictures_with_gradients_are_those_without(likeness_stage):
 def test_what_arcface_sees_teaches_unet_and_adapter_but_not_the_face_encoder(likeness_stage, late_batch):
     network = likeness_stage.network
     network.zero_grad(set_to_none=True)
-    sum(network._seen(late_batch, network.predict(late_batch, network.tokens(late_batch))).values()).backward()
+    predicted = network.predict(late_batch, network.tokens(late_batch))
+    sum(network._arcface_losses(late_batch, predicted).values()).backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in likeness_stage._denoiser.network.parameters())
     trained = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any("projections" in name for name in trained)
@@ -166,8 +167,8 @@ def test_what_arcface_sees_teaches_unet_and_adapter_but_not_the_face_encoder(lik
 
 def test_the_true_noise_leaves_nothing_for_arcface_to_find_wrong(likeness_stage, late_batch):
     with torch.no_grad():
-        right = likeness_stage.network._seen(late_batch, late_batch.noise)
-        worse = likeness_stage.network._seen(late_batch, torch.zeros_like(late_batch.noise))
+        right = likeness_stage.network._arcface_losses(late_batch, late_batch.noise)
+        worse = likeness_stage.network._arcface_losses(late_batch, torch.zeros_like(late_batch.noise))
     for name, nothing, much in (("features", 1e-3, 0.02), ("embedding", 1e-3, 0.02), ("unlike", 1e-4, 5e-4)):
         assert float(right[name]) == pytest.approx(0, abs=nothing), name
         assert float(worse[name]) > much, name
@@ -187,7 +188,7 @@ def test_faces_in_too_much_noise_and_faces_that_were_dropped_are_not_looked_at(l
 
 @pytest.fixture
 def strangers():
-    """Identities of four people who have something in common, as all faces do: cosines of 0.33."""
+    """Identities of four people with something in common, as all faces have: cosines of 0.33."""
     shared = torch.nn.functional.one_hot(torch.tensor(9), 512).float()
     return torch.nn.functional.normalize(torch.eye(4, 512) + 0.7 * shared, dim=-1), shared
 
@@ -261,7 +262,7 @@ def test_a_face_like_nobody_is_wrong_and_so_is_one_like_everybody(strangers):
 
 @pytest.fixture
 def rollouts(likeness_stage, monkeypatch):
-    """Batches, and with each what the UNet was asked at every step on the way there; it always says the same."""
+    """Batches, each with the UNet's inputs at every step of its roll-outs; its output is always the same."""
     guided = torch.randn(4, miniature.LATENT_CHANNELS, 18, 16, generator=torch.Generator().manual_seed(5))
     asked = []
 

@@ -1,4 +1,4 @@
-"""What the recipe measures of the miniature, and how it goes on with measuring."""
+"""What the recipe measures of the miniature, and how measuring resumes."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_measurement_is_kept_for_the_weights_that_were_measured(tmp_path):
     measured([60, 8])
     assert len(asked) == 3
     for file in tmp_path.rglob("1-0-000.json"):
-        file.write_bytes(b"")  # of a computer that went off
+        file.write_bytes(b"")  # as after a crash
     assert measured([60, 8]) == {"own": 0.1 + 0.2}
 
 

@@ -1,4 +1,4 @@
-"""What the shipped miniature can do, with people it never saw; its model card tells more.
+"""What the shipped miniature can do with people it never saw; its model card says more.
 
 Seeds are fixed. The limits leave room for what other processors and versions of ComfyUI round otherwise.
 """

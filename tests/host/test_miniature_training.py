@@ -1,4 +1,4 @@
-"""The recipe of the miniature, every stage with a step or two, and what the stages hand to each other."""
+"""The miniature's recipe, with a step or two of every stage, and what the stages pass on to each other."""
 
 import dataclasses
 from itertools import islice
@@ -60,7 +60,7 @@ def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_fro
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--stages", "dough"], 'There is no stage "dough"; choose of: data, autoencoder, contrast'),
+        (["--stages", "dough"], 'There is no stage "dough"; choose from: data, autoencoder, contrast'),
         (["--effort", "0"], "--effort is 0; it must be above 0 and at most 1, such as 0.1 for a tenth."),
         (["--effort", "1.5"], "--effort is 1.5; it must be above 0"),
         (["--effort", "nan"], "--effort is nan; it must be above 0"),

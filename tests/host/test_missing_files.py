@@ -1,4 +1,4 @@
-"""Lists of files: what a person without files is told, before anything runs."""
+"""Lists of files: the messages to a user without files, before anything runs."""
 
 import asyncio
 import os

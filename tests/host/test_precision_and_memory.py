@@ -136,7 +136,7 @@ def test_8_bit_weights_are_known_in_the_wrapping_of_newer_hosts(dynamicid):
 
 
 def test_bytes_of_another_packs_format_are_left_to_that_pack(dynamicid):
-    """GGUF's layers hold packed bytes, tell the shape of what is in them, and apply patches themselves."""
+    """GGUF's layers hold packed bytes, report the unpacked shape, and apply patches themselves."""
 
     class Packed(torch.nn.Parameter):
         @property

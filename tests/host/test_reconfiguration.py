@@ -62,7 +62,7 @@ def test_the_unet_looks_at_a_share_of_the_batches_only(tiny_models, tmp_path, ad
     unseen = next(batch for batch in batches if batch.diffusion is None)
     found = stage.network(unseen)
     assert float(found["loss"].detach()) == float(found["feature"])
-    # Every step tells the same losses, so that processes can average them.
+    # Every step reports the same losses, so that processes can average them.
     assert found.keys() == stage.network(next(one for one in batches if one.diffusion is not None)).keys()
 
 

@@ -65,7 +65,7 @@ def test_the_frontend_gets_the_chinese_texts(server):
 
 @pytest.fixture
 def updated_nodes(monkeypatch):
-    """The nodes whose results a page was told of, in the order of the messages."""
+    """The nodes whose results were sent to a page, in the order of the messages."""
     nodes, take = [], Run.take
 
     def note(run, message):
@@ -94,7 +94,7 @@ def prompt(server):
 
 
 def test_a_page_gets_the_preview_of_a_face_that_is_encoded_already(server, prompt, updated_nodes):
-    """As after the page was loaded anew, or in a second one."""
+    """As after the page was reloaded, or in a second one."""
     encode = the_node(prompt, "DynamicIDEncodeFace")
     set_inputs(prompt, "DynamicIDEncodeFace", crop="aligned")  # as in no other test, which would have encoded it
     for known in (False, True):

@@ -79,7 +79,7 @@ def test_a_full_disk_is_reported_and_the_state_before_stays(tiny_models, tmp_pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(core("training.loop"), "save_file", full)
-    with pytest.raises(ValueError, match=r"No space left .* goes on from step-00000002"):
+    with pytest.raises(ValueError, match=r"No space left .* resumes from step-00000002"):
         train(*anchor_stage(tiny_models, tmp_path, steps=4))
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000002"]
 
@@ -124,14 +124,14 @@ def test_a_part_with_a_lower_rate_learns_less(tiny_models, tmp_path):
 
 def test_a_rate_for_a_part_that_does_not_exist_is_refused(tiny_models, tmp_path):
     stage, settings = anchor_stage(tiny_models, tmp_path, rates={"adapter.face_encodr": 0.1})
-    message = r"rates names adapter\.face_encodr, but nothing that trains begins so\. Parts are adapter"
+    message = r"rates names adapter\.face_encodr, but no trainable parameter begins so\. Parts are adapter"
     with pytest.raises(core("errors").InputError, match=message):
         train(stage, settings)
 
 
 @pytest.fixture
 def _new_process():
-    """Accelerate takes one precision a process."""
+    """Accelerate allows one precision per process."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -222,7 +222,7 @@ def test_a_disk_that_safetensors_finds_full_is_reported_too(tiny_models, tmp_pat
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(stage, "save_weights", full)
-    with pytest.raises(ValueError, match=r"No space left .* goes on from the beginning"):
+    with pytest.raises(ValueError, match=r"No space left .* resumes from the beginning"):
         train(stage, settings)
 
 

@@ -14,7 +14,7 @@ SIDE = 64
 
 
 def make_samples(people=3, photos=4):
-    """People told apart by colour, with photos told apart by brightness."""
+    """People distinguished by colour, with photos distinguished by brightness."""
     rng = np.random.default_rng(0)
     make = core("training.data.sample").Sample
     samples = []
@@ -45,7 +45,7 @@ def make_samples(people=3, photos=4):
 
 
 class ListSource:
-    """Samples in the order of a list, again and again."""
+    """Samples in the order of a list, repeated endlessly."""
 
     recognition = ""
 
@@ -64,7 +64,7 @@ class ListSource:
 
 
 def make_models():
-    """What trains and what encodes, as ``load_models`` gives them."""
+    """The trainable model and the encoders, as ``load_models`` returns them."""
     device = comfy.model_management.get_torch_device()
     module = core("comfy_host.differentiable")
     encoders = module.FrozenEncoders(tiny_vae(), tiny_clip(), tiny_clip_vision(), device)
@@ -113,7 +113,7 @@ def randomise(network, seed=5):
 
 @torch.no_grad()
 def slopes(stage, batch, parameter, direction, step):
-    """How the loss changes along a direction, forwards and backwards, by trying."""
+    """Numerical slopes of the loss along a direction, forwards and backwards."""
     before, start = parameter.clone(), float(stage.network(batch)["loss"])
     found = []
     for way in (step, -step):

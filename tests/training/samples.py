@@ -1,4 +1,4 @@
-"""Samples and small data sets of people whom nobody photographed."""
+"""Synthetic samples, and small data sets of them."""
 
 import numpy as np
 

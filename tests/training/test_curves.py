@@ -1,4 +1,4 @@
-"""The figures of a run, in a file that survives what may happen to it."""
+"""The metrics of a run, in a file that survives interruptions, full disks and spreadsheets."""
 
 import csv
 import math

@@ -71,7 +71,7 @@ def test_people_of_whom_there_is_one_photo_can_be_let_in_for_anchoring(tmp_path)
     assert run(tmp_path / "photos", tmp_path / "set", "--size=64", "--least-photos=1") == 0
     source = ShardSource(tmp_path / "set", seed=0)
     assert {sample.identity for sample in islice(source.samples(0, 1), len(faces()))} == set(faces())
-    with pytest.raises(InputError, match="has two photos, and reconfiguration learns from one to another"):
+    with pytest.raises(InputError, match="has two photos, and reconfiguration learns from pairs"):
         next(source.people(0, 1, photos=2))
 
 
@@ -110,7 +110,7 @@ def test_a_finished_run_given_again_changes_nothing(built, source, capsys):
 
 
 def reasons(analysis, tmp_path, pictures, limits=None, who="astronaut"):
-    """Photo -> why it is left out, among good photos of somebody that are there too."""
+    """Photo -> why it is rejected, among good photos of the same person."""
     save_person(tmp_path, "she", faces()[who], ("plain", "mirrored", "both"))
     for name, picture in pictures.items():
         picture.save(tmp_path / "she" / f"{name}.png")

@@ -1,4 +1,4 @@
-"""What the data set builder says to a person who can mend it."""
+"""Messages of the data set builder for problems that the user can fix."""
 
 import shutil
 
@@ -119,4 +119,4 @@ def test_help_explains_the_folders(capsys):
         command.main(["build", "--help"])
     said = capsys.readouterr().out
     assert "photos/anna/1.jpg" in said
-    assert "goes on when the same command is given again" in said
+    assert "the same command again resumes" in said

@@ -1,4 +1,4 @@
-"""The training loop with a few numbers to learn: what goes wrong in long runs, and what is left of them."""
+"""The training loop on a toy problem: what goes wrong in long runs, and what is left of them."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from tests.training.toy import SIZE, Toy, ToyStage, settings
 
 @pytest.fixture
 def toy(tmp_path):
-    """Trains to a number of steps, in a folder of its own name."""
+    """Trains to a number of steps, in a folder of the given name."""
 
     def run(name, steps, stage=ToyStage, **changes):
         (tmp_path / name).mkdir(exist_ok=True)
@@ -106,7 +106,7 @@ def test_a_disk_that_torch_finds_full_is_reported_and_nothing_half_written_stays
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 6402176 vs 6402068")
 
     monkeypatch.setattr(Accelerator, "save_state", full)
-    with pytest.raises(InputError, match=r"could not be written: .* goes on from step-00000002"):
+    with pytest.raises(InputError, match=r"could not be written: .* resumes from step-00000002"):
         toy("run", 4)
     assert states(folder) == ["step-00000002"]
 
@@ -158,7 +158,7 @@ def test_another_kind_of_run_is_reported_and_not_taken_for_damaged(toy):
 def test_a_run_whose_states_are_all_damaged_is_not_restarted(toy):
     folder = toy("run", 2)
     (folder / "states" / "step-00000002" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match=r"No state in .*states could be read.*delete that one to begin anew"):
+    with pytest.raises(InputError, match=r"No state in .*states could be read.*delete that one to start over"):
         toy("run", 4)
 
 
@@ -193,7 +193,7 @@ def test_a_sheet_that_does_not_fit_into_memory_costs_no_step(toy, caplog):
 
 
 def test_the_finer_of_two_rates_counts(toy):
-    """A weight that has a rate of its own, whatever the order."""
+    """A weight with its own rate, whatever the order."""
     start = Toy().linear.requires_grad_(False)
     moved = []
     for number, rates in enumerate(({"linear": 1e-6, "linear.bias": 1.0}, {"linear.bias": 1.0, "linear": 1e-6})):

@@ -1,4 +1,4 @@
-"""People who do not exist: reproducible, told apart by ArcFace, posed and labelled as InsightFace sees them."""
+"""People who do not exist: reproducible, distinguished by ArcFace, posed and labelled as InsightFace measures."""
 
 import json
 from collections import Counter

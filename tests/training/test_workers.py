@@ -18,7 +18,7 @@ print(list(in_parallel(tell_and_wait, [sys.argv[1]] * 4, 2)))
 
 
 def tell_and_wait(folder):
-    """A task that takes long."""
+    """A long task."""
     (Path(folder) / f"{os.getpid()}.pid").touch()
     time.sleep(600)
 

@@ -1,4 +1,4 @@
-"""Photos, a folder per person -> a data set: each photo is measured, judged and cropped, on all cores."""
+"""Builds a data set from photos, a folder per person: each is measured, filtered and cropped, on all cores."""
 
 import logging
 import warnings
@@ -28,15 +28,15 @@ from .shards import SHARD_SIZE, ShardWriter
 from .workers import in_parallel
 
 _log = logging.getLogger(__name__)
-_THINNEST = 100  # longer in shorter sides of a photo; the detector breaks when a side shrinks to no pixel
+_MAX_ASPECT = 100  # longer side by shorter one; the detector breaks when a side shrinks to no pixel
 
 
 @dataclass(frozen=True)
 class Job:
     """What to build, and how.
 
-    photos, out, pack: folders, the last of InsightFace's models. provider: see ``open_pack``. workers: processes; 1 is
-    this one. shard_size: least samples per shard.
+    photos, out, pack: folders, the last with InsightFace's models. provider: see ``open_pack``. workers: processes; 1
+    means this one. shard_size: minimum samples per shard.
     """
 
     photos: Path
@@ -55,13 +55,13 @@ class Job:
             raise InputError(f"--out {self.out} lies in the folder of photos {self.photos}. Choose one outside of it.")
 
     def settings(self) -> dict[str, Any]:
-        """What another run must have in common with this one to go on with its data set."""
+        """What another run must share to resume this one's data set."""
         return {"made_by": "build", **asdict(self.gates), "models": model_sizes(self.pack)}
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A photo that is good enough by itself."""
+    """A photo that passes the gates on its own."""
 
     photo: str
     sample: Sample
@@ -70,7 +70,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PersonRecords:
-    """A person as the writer takes them. about: for the manifest, and to know the folder again."""
+    """A person's samples for the writer. about: for the manifest, and to recognise the folder."""
 
     name: str
     records: dict[str, Record]
@@ -80,8 +80,8 @@ class PersonRecords:
 def build(job: Job) -> ShardWriter:
     """Makes or completes the data set, with a progress bar, and returns its writer, finished.
 
-    Raises InputError for what the person at the keyboard can mend. However it ends, whole shards stay, and the same job
-    goes on from them.
+    Raises InputError for what the user can fix. However it ends, complete shards stay, and the same job resumes from
+    them.
     """
     people, *_ = find_people(job.photos)
     writer = ShardWriter(job.out, job.settings(), shard_size=job.shard_size)
@@ -102,13 +102,13 @@ def build(job: Job) -> ShardWriter:
 
 
 def build_person(analysis: FaceAnalysis, person: Person, limits: Gates) -> tuple[list[Sample], list[Rejection]]:
-    """The samples of a person's photos, and why the others are none; every photo is in one of the two.
+    """The samples of a person's photos, and the rejections of the others.
 
     Raises InputError when the pack has no model for keypoints.
     """
-    judged = [examine(analysis, person, photo, limits) for photo in person.photos]
-    rejected = [found for found in judged if isinstance(found, Rejection)]
-    candidates = [found for found in judged if isinstance(found, Candidate)]
+    examined = [examine(analysis, person, photo, limits) for photo in person.photos]
+    rejected = [found for found in examined if isinstance(found, Rejection)]
+    candidates = [found for found in examined if isinstance(found, Candidate)]
     for gate in (_without_duplicates, _without_strangers, _unless_too_few):
         candidates, out = gate(candidates, limits)
         rejected += [Rejection(f"{person.name}/{photo}", reason, detail) for photo, reason, detail in out]
@@ -116,7 +116,7 @@ def build_person(analysis: FaceAnalysis, person: Person, limits: Gates) -> tuple
 
 
 def examine(analysis: FaceAnalysis, person: Person, photo: str, limits: Gates) -> Candidate | Rejection:
-    """One photo of a person: measured and cropped, or what is wrong with it."""
+    """One photo of a person, measured and cropped, or the reason why it is rejected."""
 
     def rejected(reason: str, detail: str) -> Rejection:
         return Rejection(f"{person.name}/{photo}", reason, detail)
@@ -126,7 +126,7 @@ def examine(analysis: FaceAnalysis, person: Person, photo: str, limits: Gates) -
     except InputError as error:
         return rejected(gates.UNREADABLE, str(error))
     height, width = pixels.shape[:2]
-    thin = max(height, width) > _THINNEST * min(height, width)
+    thin = max(height, width) > _MAX_ASPECT * min(height, width)
     if not thin:
         pixels, faces, _ = analysis.upright(pixels)
     if thin or not faces:
@@ -168,11 +168,11 @@ def _sample(
 
 
 _Filtered = tuple[list[Candidate], list[tuple[str, str, str]]]
-"""Who stays; and photo, reason, detail of the others."""
+"""The candidates that stay; photo, reason and detail of the others."""
 
 
 def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Filtered:
-    """Of photos that are the same, the one with the largest face stays."""
+    """Keeps the one with the largest face of photos that are the same."""
     kept: dict[int, Any] = {}
     out = []
     small = [gates.thumbnail(candidate.sample.picture) for candidate in candidates]
@@ -236,7 +236,7 @@ def _open_analysis(pack: Path, provider: str) -> FaceAnalysis:
 
 
 def _check_same_people(people: Sequence[Person], writer: ShardWriter, job: Job) -> None:
-    """Raises InputError when somebody who is in the data set already has other photos or captions now, or none."""
+    """Raises InputError when a person in the data set has other photos or captions now, or none."""
     checksums = {person["name"]: person["checksum"] for person in writer.progress.people}
     now = {person.name: person.checksum() for person in people if person.name in checksums}
     differing = sorted(name for name in checksums if checksums[name] != now.get(name))

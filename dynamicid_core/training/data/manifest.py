@@ -1,4 +1,4 @@
-"""What a data set holds, for people: counts, the photos left out and why, and a sheet of samples to look at."""
+"""What a data set holds, for humans: counts, the rejected photos and why, and a contact sheet of samples."""
 
 import csv
 import io
@@ -29,8 +29,8 @@ _ROWS, _COLUMNS, _TILE, _LABEL = 12, 8, 128, 18
 
 @dataclass(frozen=True)
 class Contents:
-    """People as ``Progress`` keeps them. rejected: (photo, reason, detail) of every photo that is left out. empty: the
-    names of people without any photo.
+    """people: as ``Progress`` stores them. rejected: (photo, reason, detail) of every rejected photo. empty: names of
+    people without any photo.
     """
 
     people: list[dict[str, Any]]
@@ -39,20 +39,20 @@ class Contents:
 
     @property
     def photos_per_person(self) -> dict[str, int]:
-        """Photos of each person who is in the data set."""
+        """Number of photos of each person in the data set."""
         return {person["name"]: len(person["keys"]) for person in self.people if person["keys"]}
 
 
 def contents(
     people: Sequence[Mapping[str, Any]], strays: Sequence[tuple[str, str, str]] = (), empty: Sequence[str] = ()
 ) -> Contents:
-    """Of the people that a ``ShardWriter`` has done. strays, empty: photos and people that were left out before."""
+    """The contents of a ``ShardWriter``'s people. strays, empty: photos and people that were left out before."""
     rejected = [tuple(found) for person in people for found in person.get("rejected", ())]
     return Contents([dict(person) for person in people], [*rejected, *strays], empty)
 
 
 def manifest(found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, versions, counts, and how far the data set is from VariFace's shape."""
+    """Settings, versions, counts, and how the data set compares with VariFace."""
     kept = found.photos_per_person
     photos = list(kept.values())
     expressions, views = (_sum(person.get(key, {}) for person in found.people) for key in ("expressions", "views"))
@@ -118,7 +118,7 @@ def write_manifest(folder: Path, found: Contents, settings: Mapping[str, Any]) -
 
 
 def contact_sheet(index: SampleIndex) -> Image.Image:
-    """Up to 12 people, evenly from all, with up to 8 photos each: their name, and the face prompt of each photo."""
+    """Up to 12 people, evenly spaced, with up to 8 photos each: names, and each photo's expression, yaw and pitch."""
     names = _evenly(list(index.people), _ROWS)
     sheet = Image.new("RGB", (_COLUMNS * _TILE, max(1, len(names)) * (_TILE + 2 * _LABEL)), "white")
     draw = ImageDraw.Draw(sheet)

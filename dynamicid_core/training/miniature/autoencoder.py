@@ -1,4 +1,4 @@
-"""The miniature's VAE: pictures to latents and back. What it keeps of a face is the ceiling of all that follows."""
+"""The miniature's VAE: pictures to latents and back. What it preserves of a face limits everything after it."""
 
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from .framing import close_up, in_close_up
 from .weights import initialise
 
 LATENT_STD = 1 / LATENT_SCALE
-"""Of what the VAE makes of pictures."""
-_CROP = 64  # pixels; convolutions learn from parts as well as from wholes, and parts are quicker
-_FACES = 0.7  # share of the crops that are of the face
+"""Standard deviation of the VAE's latents."""
+_CROP = 64  # pixels; convolutions learn from crops as well as from whole pictures, and crops are quicker
+_FACES = 0.7  # share of the crops around the face
 _EDGES, _KL = 1.0, 3e-4  # weights of the losses
 _FIRST_LOG_VARIANCE = -5.0
-_MEASURED_PICTURES = 512  # pictures by which latents are scaled
+_MEASURED_PICTURES = 512  # by which latents are scaled
 
 
 class Autoencoding(nn.Module):
@@ -38,14 +38,14 @@ class Autoencoding(nn.Module):
             network.quant_conv.bias[LATENT_CHANNELS:] = _FIRST_LOG_VARIANCE
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """batch: [B, 3, S, S], -1 to 1. Losses by name: what a picture and its edges differ by after coming back, and
-        how far latents are from a normal distribution.
+        """batch: [B, 3, S, S], -1 to 1. Losses by name: how reconstructions differ from the pictures, in colour and in
+        edges, and how far latents are from a standard normal distribution.
         """
         mean, log_variance = self.moments(batch)
         latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         back = self.decode(latents)
         colour = F.l1_loss(back, batch)
-        edges = _slopes_differ(back, batch, 2) + _slopes_differ(back, batch, 3)
+        edges = _gradient_loss(back, batch, 2) + _gradient_loss(back, batch, 3)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return loss_dict(colour + _EDGES * edges + _KL * kl, colour=colour, edges=edges, kl=kl)
 
@@ -63,7 +63,7 @@ class AutoencoderStage(SampleStage):
     """As the loop runs it."""
 
     def __init__(self, source: SampleSource, config: LoopConfig, first: Path | None = None) -> None:
-        """first: file of weights to go on from."""
+        """first: file of weights to start from."""
         super().__init__(source, config)
         self.network = Autoencoding(config.seed)
         if first is not None:
@@ -76,11 +76,11 @@ class AutoencoderStage(SampleStage):
         return (torch.stack(crops) * 2 - 1).to(device)
 
     def save_weights(self, folder: Path) -> None:
-        """vae.safetensors, scaled so that latents have the mean and spread that ComfyUI takes for granted."""
+        """vae.safetensors, scaled so that latents have the mean and spread that ComfyUI assumes."""
         save_file(scaled(self.network, self._whole(_MEASURED_PICTURES)), folder / VAE_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Pictures of the data, and what comes back of them."""
+        """Draws pictures of the data beside their reconstructions."""
         photos = self._whole(SHEET_ROWS)
         with torch.no_grad():
             back = self.network.decode(self.network.moments(photos)[0])
@@ -95,7 +95,8 @@ class AutoencoderStage(SampleStage):
 
 @torch.no_grad()
 def scaled(network: Autoencoding, photos: Tensor) -> dict[str, Tensor]:
-    """The VAE's weights, changed in the layers around the latents only: each channel has mean 0 and ``LATENT_STD``.
+    """The VAE's weights with only the layers around the latents changed, so that each channel has mean 0 and standard
+    deviation ``LATENT_STD``.
 
     photos: [n, 3, S, S] to measure by.
     """
@@ -114,7 +115,7 @@ def scaled(network: Autoencoding, photos: Tensor) -> dict[str, Tensor]:
 
 
 def _unscaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``scaled`` weights with the spread of latents that training is used to, which is 1."""
+    """``scaled`` weights with latents of standard deviation 1, as in training."""
     weights = {name: tensor.float() for name, tensor in weights.items()}
     for kind in ("weight", "bias"):
         weights[f"quant_conv.{kind}"][:LATENT_CHANNELS] /= LATENT_STD
@@ -135,6 +136,6 @@ def _crop(sample: Sample, generator: torch.Generator) -> Tensor:
     return crop.flip(-1) if torch.rand(1, generator=generator) < 0.5 else crop
 
 
-def _slopes_differ(one: Tensor, other: Tensor, axis: int) -> Tensor:
-    """How much the differences of neighbouring pixels differ."""
+def _gradient_loss(one: Tensor, other: Tensor, axis: int) -> Tensor:
+    """Mean absolute error of the differences between neighbouring pixels."""
     return F.l1_loss(one.diff(dim=axis), other.diff(dim=axis))

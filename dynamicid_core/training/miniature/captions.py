@@ -1,4 +1,4 @@
-"""The miniature's language: captions with parts left out by chance, so that each part means something by itself."""
+"""The miniature's captions: parts are left out at random, so that each part acquires a meaning of its own."""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -17,10 +17,10 @@ _PICTURES = ("a portrait of", "a photo of")
 
 
 def random_caption(sample: Sample, rng: np.random.Generator, describe_share: float, motion_share: float) -> str:
-    """A caption of a synthetic picture in which clothes and place are told three times out of four.
+    """A caption of a synthetic picture that mentions clothes and background three times out of four each.
 
-    told: share of captions that describe the person; others say "a man", "a woman" or "a person". motion: share that
-    ends with the face prompt.
+    describe_share: of captions that describe the person; others say "a man", "a woman" or "a person". motion_share: of
+    captions that end with the face prompt.
     """
     identity = _identity(sample.labels["person"])
     shot = sample.labels["shot"]
@@ -37,10 +37,10 @@ def random_caption(sample: Sample, rng: np.random.Generator, describe_share: flo
 
 
 class CaptionSource(ShardSource):
-    """A data set of synthetic people, whose captions change each time around."""
+    """A data set of synthetic people whose captions change each epoch."""
 
     def __init__(self, folder: Path, seed: int, describe_share: float, motion_share: float) -> None:
-        """told, motion: see ``reduced``."""
+        """describe_share, motion_share: see ``random_caption``."""
         super().__init__(folder, seed)
         self._shares = {"describe_share": describe_share, "motion_share": motion_share}
 

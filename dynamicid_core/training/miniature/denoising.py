@@ -1,4 +1,4 @@
-"""The miniature's base model: a UNet that learns to see the noise in latents, from captions alone."""
+"""The miniature's base model: a UNet that learns to predict the noise in latents, from captions alone."""
 
 import json
 from dataclasses import dataclass, replace
@@ -25,15 +25,15 @@ from .weights import write_weights
 
 _DROP_TEXT = 0.1
 SCENE_SHARE = 0.12
-"""Share of the batches that are of scenes of several people, where the UNet learns by itself only."""
-_SHORT = 0.5  # share of the scenes whose people are not told one by one
-_DESCRIBE_SHARE, _MOTION_SHARE = 0.5, 0.5  # of captions, see ``captions.reduced``
+"""Share of the batches that are scenes of several people, when the UNet trains by itself."""
+_SHORT = 0.5  # share of the scenes whose captions do not describe each person
+_DESCRIBE_SHARE, _MOTION_SHARE = 0.5, 0.5  # see ``captions.random_caption``
 
 
 @dataclass(frozen=True, eq=False)
 class DenoisingBatch:
-    """latents, noise: [B, C, h, w]. weights: [B, 1, h, w], of their errors. timesteps: [B]. context: [B, 77, D], of
-    dropped captions that of "".
+    """latents, noise: [B, C, h, w]. weights: [B, 1, h, w], of their errors. timesteps: [B]. context: [B, 77, D], that
+    of "" for dropped captions.
     """
 
     latents: Tensor
@@ -52,7 +52,7 @@ class Scene:
 
 
 class Denoising(nn.Module):
-    """The loss of a batch. What trains is the UNet."""
+    """The loss of a batch. Trains the UNet."""
 
     def __init__(self, denoiser: DenoisingModel) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ class Denoising(nn.Module):
         self._denoiser = denoiser
 
     def forward(self, batch: DenoisingBatch) -> dict[str, Tensor]:
-        """Losses by name: of the noise, weighted by what is left of the picture in it, and as it is."""
-        seen = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
-        predicted = self._denoiser(seen, batch.timesteps, batch.context, {})
+        """Losses by name: the noise loss with Min-SNR weights, and without."""
+        noisy = self._denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        predicted = self._denoiser(noisy, batch.timesteps, batch.context, {})
         error = ((predicted - batch.noise).square() * batch.weights).mean((1, 2, 3))
         snr = self._denoiser.signal_to_noise(batch.timesteps)
         return loss_dict((error * min_snr_weights(snr)).mean(), noise=error.mean())
@@ -80,7 +80,7 @@ class DenoisingStage(SampleStage):
         config: LoopConfig,
         scene_share: float = SCENE_SHARE,
     ) -> None:
-        """scenes: of several people, by their number. scene_share: of the batches, which are of scenes."""
+        """scenes: of several people, by their number. scene_share: of the batches that are scenes."""
         super().__init__(source, config)
         self._denoiser = denoiser
         self.network = Denoising(denoiser)
@@ -88,9 +88,9 @@ class DenoisingStage(SampleStage):
         self._scene_share = scene_share
 
     def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> DenoisingBatch:
-        """Of the samples, or now and then of scenes in their place."""
+        """A batch of the samples, or sometimes of scenes instead."""
         if self._scenes and float(torch.rand(1, generator=generator)) < self._scene_share:
-            return self._batch(self._some_scenes(len(raw), generator), None, generator, device)
+            return self._batch(self._random_scenes(len(raw), generator), None, generator, device)
         shown = [(sample.picture, sample.caption) for sample in _recaptioned(raw, generator)]
         return self._batch(shown, raw, generator, device)
 
@@ -101,7 +101,7 @@ class DenoisingStage(SampleStage):
         generator: torch.Generator,
         device: torch.device,
     ) -> DenoisingBatch:
-        """Of pictures with captions. samples: what they are of, if of one person each."""
+        """A batch of pictures with captions. samples: theirs, if they show one person each."""
         dropped = (torch.rand(len(shown), generator=generator) < _DROP_TEXT).tolist()
         captions = ["" if drop else caption for (_, caption), drop in zip(shown, dropped, strict=True)]
         latents = self._encoders.latents(to_image([photo for photo, _ in shown])).to(device)
@@ -113,8 +113,8 @@ class DenoisingStage(SampleStage):
             self._encoders.contexts(captions).to(device),
         )
 
-    def _some_scenes(self, pictures: int, generator: torch.Generator) -> list[tuple[Photo, str]]:
-        """Scenes of one size with captions, about as many as have the pixels of so many ``pictures``."""
+    def _random_scenes(self, pictures: int, generator: torch.Generator) -> list[tuple[Photo, str]]:
+        """Scenes of one size with captions, about as many as have the pixels of ``pictures`` single pictures."""
         numbers = sorted(self._scenes)
         people = numbers[int(torch.randint(len(numbers), (1,), generator=generator))]
         of_one_size = self._scenes[people]
@@ -130,7 +130,7 @@ class DenoisingStage(SampleStage):
         write_weights(self._denoiser.network.state_dict(), folder / UNET_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Pictures of the data beside what is painted of their captions."""
+        """Draws pictures of the data beside what is painted from their captions."""
         samples = _recaptioned(self._first(), torch.Generator().manual_seed(0))
         painted = paint_samples(self._denoiser, self._encoders, samples, steps)
         save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
@@ -143,7 +143,7 @@ def _recaptioned(samples: list[Sample], generator: torch.Generator) -> list[Samp
 
 
 def read_scenes(folder: Path) -> dict[int, list[Scene]]:
-    """The scenes that ``training.data synthesize --groups`` wrote, by the number of people.
+    """The scenes that ``training.data synthesize --groups`` wrote, by number of people.
 
     Raises InputError where there are none.
     """

@@ -1,6 +1,6 @@
-"""A judge of the miniature's pictures, trained on renders of other people: public classifiers read these faces poorly.
+"""A classifier of the miniature's pictures, trained on renders of other people: public ones do poorly on these faces.
 
-No loss of any other stage sees it.
+It takes part in no other stage's losses.
 """
 
 from collections.abc import Mapping
@@ -24,18 +24,18 @@ from .weights import write_weights
 
 JUDGE_FILE = "judge.safetensors"
 SIZE = 128
-"""Side of the pictures that it looks at: portraits as in the data."""
+"""Side of its input pictures, portraits as in the data."""
 COLOURS = tuple(CLOTH_COLOURS)
 _WIDTHS = (24, 48, 96, 128)
-_BLUR = 0.5  # share of the pictures that train a little less sharp
+_BLUR = 0.5  # share of the pictures that are blurred a little
 _SHIFT, _ZOOM = 0.08, 0.15
 _NO_COLOUR = -1  # of a background outdoors
 QUESTIONS = {"expression": len(EXPRESSIONS), "clothes": len(COLOURS), "background": len(COLOURS)}
-"""What it answers -> number of answers: EXPRESSIONS, or the colour of clothes and background, COLOURS."""
+"""Question -> number of answers: EXPRESSIONS, or COLOURS for clothes and background."""
 
 
 class Judge(nn.Module):
-    """Portraits -> answers."""
+    """Classifies portraits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Judge(nn.Module):
             layers += [_convolution(before, width, 2), _Residual(width), _Residual(width)]
             before = width
         self.body = nn.Sequential(*layers)
-        # The face is in the middle and the rest around it, so places count.
+        # The face is in the middle and the rest around it, so position matters.
         self.heads = nn.ModuleDict({name: nn.Linear(before * 16, count) for name, count in QUESTIONS.items()})
         self.drop = nn.Dropout(0.3)
 
@@ -73,17 +73,17 @@ def open_judge(file: Path) -> Judge:
 
 @torch.no_grad()
 def classify(judge: Judge, portraits: list[Photo]) -> list[Verdict]:
-    """What it says of portraits [SIZE, SIZE, 3]."""
+    """The verdicts on portraits [SIZE, SIZE, 3]."""
     batch = to_image(portraits).movedim(-1, 1)
-    said = {name: scores.argmax(dim=1).tolist() for name, scores in judge(batch).items()}
+    answers = {name: scores.argmax(dim=1).tolist() for name, scores in judge(batch).items()}
     return [
         Verdict(EXPRESSIONS[expression], COLOURS[clothes], COLOURS[background])
-        for expression, clothes, background in zip(*(said[name] for name in QUESTIONS), strict=True)
+        for expression, clothes, background in zip(*(answers[name] for name in QUESTIONS), strict=True)
     ]
 
 
 class Judging(nn.Module):
-    """The losses of a batch of portraits with the right answers."""
+    """The losses of a batch of labelled portraits."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Judging(nn.Module):
         self.judge = Judge()
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """batch: "portraits" and, by question, the right answers [B], negative where there is none."""
+        """batch: "portraits" and, by question, the correct answers [B], negative where there is none."""
         scores = self.judge(batch["portraits"])
         losses = {name: F.cross_entropy(scores[name], batch[name], ignore_index=_NO_COLOUR) for name in QUESTIONS}
         return loss_dict(torch.stack(list(losses.values())).sum(), **losses)
@@ -105,7 +105,7 @@ class JudgeStage(SampleStage):
         self.network = Judging(config.seed)
 
     def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
-        """Pictures a little shifted, zoomed, mirrored and blurred, with the right answers."""
+        """Augmented pictures (shifted, zoomed, mirrored, blurred) with the correct answers."""
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
         portraits = pictures(raw).movedim(-1, 1)
         answers = [true_answers(sample) for sample in raw]
@@ -119,7 +119,7 @@ class JudgeStage(SampleStage):
 
 
 def true_answers(sample: Sample) -> dict[str, int]:
-    """The right answers for a synthetic picture, as numbers; -1 where there is none."""
+    """The correct answers for a synthetic picture, as indices; -1 where there is none."""
     shot, person = sample.labels["shot"], sample.labels["person"]
     outdoors = shot["background"] == "outdoors"
     return {

@@ -1,6 +1,6 @@
-"""What the miniature can do, on people that no stage ever saw, by the path of the nodes and real InsightFace models.
+"""Measures the miniature on people that no stage ever saw, as the nodes run it, with real InsightFace models.
 
-Everything is measured on ComfyUI's side of the finished files, in half precision, as they are shipped.
+Everything is measured on the finished files as ComfyUI loads them, in half precision, as they are shipped.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,9 +31,9 @@ _SAMPLERS = ("euler", "dpmpp_2m", "ddim")
 
 @dataclass(frozen=True)
 class Finding:
-    """One person of one picture. own: cosine to their photo; others: to the photos of everybody else. nearest: whether
-    the nearest of the people in the picture is they. Without a face all are None and nothing is right. crowded: whether
-    the picture shows more faces than people.
+    """One person of one picture. own: cosine to their photo; others: cosines to the photos of all others. nearest:
+    whether they are the most similar of the picture's people. The remaining fields: whether it is correct. Without a
+    face, own is None, others empty, and nothing is correct. crowded: whether the picture shows more faces than people.
     """
 
     setting: str
@@ -54,7 +54,7 @@ class Finding:
 def ceilings(
     bench: Bench, samples: Sequence[Sample], people: Sequence[Person], cache: MeasurementCache
 ) -> dict[str, Any]:
-    """What true renders of the same people give, and what is left of it after the autoencoder.
+    """The figures of true renders of the same people, and of their reconstructions by the autoencoder.
 
     samples: pictures of ``people``, the first of each left out here.
     """
@@ -73,7 +73,7 @@ def _ceiling(
 ) -> dict[str, float]:
     own: list[float] = []
     others: list[list[float]] = []
-    kept: list[float] = []
+    to_original: list[float] = []
     right: dict[str, list[bool]] = {name: [] for name in ("found", "expression", "pose", "clothes", "background")}
     for sample in tqdm(samples, unit="picture"):
         photo = transform(_close_up(sample.picture))
@@ -84,7 +84,7 @@ def _ceiling(
         embedding, verdict, pose = bench.inspect(photo, faces[0])
         own += [float(embedding @ person.embedding) for person in people if person.name == sample.identity]
         others.append([float(embedding @ person.embedding) for person in people if person.name != sample.identity])
-        kept.append(float(embedding @ sample.embedding))
+        to_original.append(float(embedding @ sample.embedding))
         answers = true_answers(sample)
         right["expression"].append(EXPRESSIONS.index(verdict.expression) == answers["expression"])
         right["pose"].append(pose == pose_class(torch.from_numpy(sample.pose)))
@@ -94,7 +94,7 @@ def _ceiling(
     return {
         "own": _mean(own),
         **_separation(own, others),
-        "to the original": _mean(kept),
+        "to the original": _mean(to_original),
         **{name: _mean(values) for name, values in right.items()},
     }
 
@@ -121,7 +121,7 @@ def measure(
     settings: Sequence[Setting],
     cache: MeasurementCache,
 ) -> list[Finding]:
-    """Findings of ``cases`` pictures of ``number`` people with each setting; the pictures go beside the pieces."""
+    """Findings of ``cases`` pictures of ``number`` people with each setting; the cache keeps the pictures, too."""
     findings = []
     for case, setting in tqdm(list(product(range(cases), settings)), unit="picture", desc=f"{number} people"):
         name = f"{number}-{SETTINGS.index(setting)}-{case:03d}"
@@ -134,7 +134,7 @@ def measure(
 def _case(
     bench: Bench, people: Sequence[Person], number: int, case: int, setting: Setting, picture: Path
 ) -> list[dict[str, Any]]:
-    """One picture: the fields of its findings."""
+    """One picture's findings, as dictionaries."""
     rng = np.random.default_rng((8, number, case))
     group = [people[(case * number + i) % len(people)] for i in range(number)]
     motions = motions_for(case, number, right=bool(case % 2))
@@ -158,7 +158,7 @@ def find(
     background: str,
     setting: str,
 ) -> list[Finding]:
-    """What became of each person of a group: the face in their column is they."""
+    """The findings of a group: the face in a person's column counts as theirs."""
     width = photo.shape[1] * ENLARGED
     faces = bench.faces(photo)
     crowded = len(faces) > len(group)
@@ -192,7 +192,7 @@ def find(
 
 
 def few_steps(bench: Bench, people: Sequence[Person], cases: int, cache: MeasurementCache) -> list[dict[str, Any]]:
-    """Similarity and separation against the number of steps, for three samplers: rows for a plot."""
+    """Similarity and separation by number of steps, for three samplers: rows for a plot."""
     rows = []
     for sampler, steps in tqdm(list(product(_SAMPLERS, _STEP_COUNTS)), desc="few steps"):
         scheduler = "ddim_uniform" if sampler == "ddim" else "normal"
@@ -220,7 +220,7 @@ def _with_steps(bench: Bench, people: Sequence[Person], cases: int) -> dict[str,
 
 
 def summary(findings: Sequence[Finding]) -> dict[str, float]:
-    """Means over findings; a person without a face counts as 0 and as wrong."""
+    """Means over findings; a person without a face counts as 0 and as incorrect."""
     found = [one for one in findings if one.own is not None]
     own = [one.own for one in found if one.own is not None]
     return {
@@ -235,10 +235,10 @@ def summary(findings: Sequence[Finding]) -> dict[str, float]:
 
 
 def _separation(own: Sequence[float], others: Sequence[Sequence[float]]) -> dict[str, float]:
-    """How well faces tell their person from the others. own, others: cosines, of each face.
+    """How well faces separate their person from the others. own, others: cosines, of each face.
 
-    auc: of all faces together, so that one threshold has to do for all pictures. auc in a picture: the mean of that of
-    each face by itself, which does not mind a picture in which all people seem far.
+    auc: of all faces together, as for one threshold on all pictures. auc in a picture: the mean of each face's own,
+    which is unaffected by a picture in which all similarities are low.
     """
     everybody = list(chain.from_iterable(others))
     return {
@@ -249,7 +249,7 @@ def _separation(own: Sequence[float], others: Sequence[Sequence[float]]) -> dict
 
 
 def auc(own: Sequence[float], others: Sequence[float]) -> float:
-    """Area under the ROC curve: how often one of ``own`` is above one of ``others``. 0.5 where one of both is empty."""
+    """Area under the ROC curve: how often a value of ``own`` is above one of ``others``. 0.5 where either is empty."""
     if not len(own) or not len(others):
         return 0.5
     below = np.searchsorted(np.sort(others), own, "left") + np.searchsorted(np.sort(others), own, "right")

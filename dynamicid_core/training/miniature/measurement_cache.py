@@ -1,4 +1,4 @@
-"""Measurements that are kept one by one, so that an interrupted run goes on."""
+"""Measurements that are stored one by one, so that an interrupted run can resume."""
 
 import hashlib
 import json
@@ -10,10 +10,10 @@ from ...files import writing, written_whole
 
 
 class MeasurementCache:
-    """A folder of small files, one for each measurement with these files. folder: also for the pictures measured."""
+    """A folder with a small file for each measurement of the same files. folder: also for the measured pictures."""
 
     def __init__(self, folder: Path, files: Iterable[Path], about: Any) -> None:
-        """files: what is measured, and with what. about: what else counts; goes into JSON."""
+        """files: everything measured, and measured with. about: other settings that matter, serialisable to JSON."""
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for file in sorted(files):
             digest.update(file.read_bytes())
@@ -21,17 +21,17 @@ class MeasurementCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def get_or_measure(self, name: str, measure: Callable[[], Any], picture: Path | None = None) -> Any:
-        """What ``measure`` returned when it was first asked for under this name, as JSON gives it back.
+        """The result of ``measure``, from the cache if there is one under this name; after a round trip through JSON.
 
-        picture: what it leaves beside; without it, it measures anew.
+        picture: a file that ``measure`` saves besides; if it is missing, the measurement is repeated.
         """
         file = self.folder / f"{name}.json"
         if picture is None or picture.is_file():
             try:
                 return json.loads(file.read_bytes())
-            except (FileNotFoundError, ValueError):  # not there, or cut off by a computer that went off
+            except (FileNotFoundError, ValueError):  # missing, or truncated by a crash
                 pass
         found = json.dumps(measure())
-        with writing(file, "; the same command then goes on."), written_whole(file) as unfinished:
+        with writing(file, "; the same command then resumes."), written_whole(file) as unfinished:
             unfinished.write_text(found, encoding="utf-8")
         return json.loads(found)

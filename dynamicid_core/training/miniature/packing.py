@@ -1,4 +1,4 @@
-"""The files of the miniature that are shipped, of what its stages made."""
+"""Packs the outputs of the stages into the files that are shipped."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,11 +32,11 @@ _AVERAGED = "likeness", "more_likeness"
 
 
 def pack(workspace: Workspace) -> None:
-    """The files to ship, in half precision, in the folder ``miniature``.
+    """Writes the files to ship, in half precision, to the folder ``miniature``.
 
-    UNet and adapter are half-way between both stages of likeness: the longer they see nothing but single people, the
-    more often a head too many comes up between two. Half-way there were none, with people as like (WiSE-FT, arXiv
-    2109.01903, has such averages of before and after).
+    UNet and adapter are the average of both likeness stages: the longer they train mostly on single people, the more
+    often a surplus head appears between two. The average had none, at the same likeness (WiSE-FT, arXiv 2109.01903,
+    averages weights before and after fine-tuning like this).
     """
     folder = workspace.out / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,18 +51,18 @@ def pack(workspace: Workspace) -> None:
         recognition=open_pack(workspace.pack, "CPU").recognition,
     )
     imr = read_checkpoint(workspace.weights("more_likeness", IMR_FILE), IMR)
-    of_keypoints = workspace.weights("reconfiguration", KEYPOINT_ENCODER_FILE)
+    keypoint_file = workspace.weights("reconfiguration", KEYPOINT_ENCODER_FILE)
     for checkpoint, file in (
         (adapter, ADAPTER_FILE),
         (imr, IMR_FILE),
-        (read_checkpoint(of_keypoints, KEYPOINT_ENCODER), KEYPOINT_ENCODER_FILE),
+        (read_checkpoint(keypoint_file, KEYPOINT_ENCODER), KEYPOINT_ENCODER_FILE),
     ):
         halves = {name: _to_half(weights) for name, weights in checkpoint.modules.items()}
         save_checkpoint(replace(checkpoint, modules=halves), folder / file)
 
 
 def pack_file(workspace: Workspace, file: str, stage: str) -> None:
-    """One of these files, as a stage made it."""
+    """Writes one of these files, as a stage saved it."""
     save_file(_to_half(load_file(workspace.weights(stage, file))), workspace.out / "miniature" / file)
 
 

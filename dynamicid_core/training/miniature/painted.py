@@ -1,4 +1,4 @@
-"""What the finished miniature paints of the people of its data, to learn from: latents as the sampler leaves them."""
+"""Pictures that the finished miniature paints of its data's people, to learn from: latents as sampled."""
 
 from dataclasses import dataclass, fields
 from itertools import chain
@@ -31,8 +31,8 @@ _SEED = 5
 
 @dataclass(frozen=True, eq=False)
 class Painted:
-    """latents: [N, C, h, w]. keypoints: [N, 106, 2] of the faces in them, in fractions of the pictures. identities:
-    [N, 512], of length 1, of the photos they were painted by.
+    """latents: [N, C, h, w]. keypoints: [N, 106, 2] of their faces, in fractions of the pictures. identities: [N, 512],
+    of length 1, of the photos they were painted from.
     """
 
     latents: Tensor
@@ -44,9 +44,9 @@ class Painted:
 
 
 def paint_people(bench: Bench, data: Path, pictures: int, folder: Path) -> Painted:
-    """So many pictures of everybody as a photo shows them, and as many edited. Those without a face are left out.
+    """``pictures`` pictures of each person as a photo shows them, and as many edited; those without a face left out.
 
-    folder: where they are kept; what is there already is not painted again.
+    folder: where they are saved; what is there already is not painted again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = SampleIndex(data)
@@ -60,8 +60,8 @@ def paint_people(bench: Bench, data: Path, pictures: int, folder: Path) -> Paint
                 for place, name in enumerate(some)
             )
             write_atomically(file, save(vars(_joined(list(found)))))
-    kept = [load_file(folder / f"{number:04d}.safetensors") for number in range(len(parts))]
-    return Painted(**{field.name: torch.cat([part[field.name] for part in kept]) for field in fields(Painted)})
+    saved = [load_file(folder / f"{number:04d}.safetensors") for number in range(len(parts))]
+    return Painted(**{field.name: torch.cat([part[field.name] for part in saved]) for field in fields(Painted)})
 
 
 def _paint_person(bench: Bench, index: SampleIndex, name: str, pictures: int, turn: int) -> list[Painted]:
@@ -88,7 +88,7 @@ def _latents(bench: Bench, face: Face, prompt: str, pictures: int, seed: int) ->
 
 @torch.inference_mode()
 def _with_faces(bench: Bench, latents: Tensor, identity: Tensor) -> list[Painted]:
-    """Those in which a face is found, one each."""
+    """Those with a detected face, one each."""
     painted = []
     for latent, photo in zip(latents, photographs(bench.miniature.vae.decode(latents)), strict=True):
         faces = bench.faces(photo)
@@ -100,7 +100,7 @@ def _with_faces(bench: Bench, latents: Tensor, identity: Tensor) -> list[Painted
 
 
 def _joined(painted: list[Painted]) -> Painted:
-    """All in one, also of none."""
+    """All in one; empty for an empty list."""
     latents = torch.empty(0, LATENT_CHANNELS, PICTURE_HEIGHT // LATENT_CELL, PICTURE_WIDTH // LATENT_CELL)
     none = Painted(latents, torch.empty(0, COUNT, 2), torch.empty(0, EMBEDDING_SIZE))
     return Painted(*(torch.cat([getattr(one, field.name) for one in [none, *painted]]) for field in fields(Painted)))

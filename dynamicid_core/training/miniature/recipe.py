@@ -1,6 +1,6 @@
-"""The miniature from nothing: its data, every stage in order, and the files that are shipped.
+"""The miniature from scratch: its data, all stages in order, and the files that are shipped.
 
-Each stage goes on where it was interrupted, and is left out when it is done.
+Each stage resumes where it was interrupted, and is skipped once it is done.
 """
 
 import logging
@@ -44,7 +44,7 @@ _DESCRIBE_SHARE = 0.1  # share of the adapter's captions that describe the perso
 
 
 def make_data(workspace: Workspace) -> None:
-    """People by the seeds 0, 1 and 2, each in other clothes in every picture, and scenes of the first ones."""
+    """Makes the three data sets, by seeds 0, 1 and 2, each picture in other clothes, and scenes of the first people."""
     for seed, name in enumerate((PEOPLE, OTHERS, UNSEEN)):
         identities, pictures = getattr(workspace.effort, name)
         job = command.Job(
@@ -63,7 +63,7 @@ def make_data(workspace: Workspace) -> None:
 
 
 def train_autoencoder(workspace: Workspace) -> None:
-    """VAE."""
+    """Trains the VAE."""
     config = LoopConfig(
         output=str(workspace.stage_folder("autoencoder")),
         steps=workspace.effort.autoencoder, batch_size=8, learning_rate=6e-4, ema_decay=0.99,
@@ -74,7 +74,7 @@ def train_autoencoder(workspace: Workspace) -> None:
 
 
 def train_decoder(workspace: Workspace) -> None:
-    """Decoder of the VAE."""
+    """Trains the VAE's decoder further."""
     config = LoopConfig(
         output=str(workspace.stage_folder("decoder")),
         steps=workspace.effort.decoder, batch_size=16, learning_rate=2e-4, ema_decay=0.99,
@@ -90,7 +90,7 @@ def train_decoder(workspace: Workspace) -> None:
 
 
 def train_contrast(workspace: Workspace) -> None:
-    """Text encoder and image encoder."""
+    """Trains text encoder and image encoder."""
     config = LoopConfig(
         output=str(workspace.stage_folder("contrast")),
         steps=workspace.effort.contrast, batch_size=64, learning_rate=5e-4, weight_decay=0.05, ema_decay=0.99,
@@ -100,7 +100,7 @@ def train_contrast(workspace: Workspace) -> None:
 
 
 def train_judge(workspace: Workspace) -> None:
-    """Judge."""
+    """Trains the judge."""
     config = LoopConfig(
         output=str(workspace.stage_folder("judge")),
         steps=workspace.effort.judge, batch_size=32, learning_rate=1e-3, weight_decay=0.05,
@@ -110,7 +110,7 @@ def train_judge(workspace: Workspace) -> None:
 
 
 def train_denoising(workspace: Workspace) -> None:
-    """UNet of the base model."""
+    """Trains the base model's UNet."""
     config = LoopConfig(
         output=str(workspace.stage_folder("denoising")),
         steps=workspace.effort.denoising, batch_size=16, learning_rate=1e-3, ema_decay=0.998,
@@ -130,7 +130,7 @@ def train_denoising(workspace: Workspace) -> None:
 
 
 def train_recogniser(workspace: Workspace) -> None:
-    """What looks on while the adapter is anchored."""
+    """Trains the recogniser, for the losses of anchoring."""
     config = LoopConfig(
         output=str(workspace.stage_folder("recogniser")),
         steps=workspace.effort.recogniser, batch_size=64, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.9,
@@ -140,7 +140,7 @@ def train_recogniser(workspace: Workspace) -> None:
 
 
 def train_adapter(workspace: Workspace) -> None:
-    """Anchoring: face encoder and SAA, on pictures of single people."""
+    """Anchoring: trains face encoder and SAA on pictures of single people."""
     config = AnchorSettings(
         output=str(workspace.stage_folder("anchoring")),
         steps=workspace.effort.anchoring, batch_size=16, learning_rate=2e-3, ema_decay=0.99,
@@ -158,12 +158,12 @@ def train_adapter(workspace: Workspace) -> None:
 
 
 def train_together(workspace: Workspace) -> None:
-    """UNet and adapter, until they paint what they were asked for."""
+    """Trains UNet and adapter together."""
     config = AnchorSettings(
         output=str(workspace.stage_folder("together")),
         steps=workspace.effort.together, batch_size=16, learning_rate=5e-4, ema_decay=0.995,
         rates={"anchoring.adapter.face_encoder": 0.1, "denoising": 0.6}, threshold=SaaSettings().threshold,
-        log_every=19,  # each kind of batch comes up: one in five is of the other
+        log_every=19,  # so that both kinds of batch are logged: one in five is for the UNet alone
         save_every=250, sample_every=500, other_clothes=0.5,
         start_from=str(workspace.weights("anchoring", ADAPTER_FILE)),
     )  # fmt: skip
@@ -178,7 +178,7 @@ def train_together(workspace: Workspace) -> None:
 
 
 def train_editor(workspace: Workspace) -> None:
-    """Reconfiguration: IMR and keypoint encoder."""
+    """Reconfiguration: trains IMR and keypoint encoder."""
     config = ReconfigureSettings(
         output=str(workspace.stage_folder("reconfiguration")),
         adapter=str(workspace.weights("together", ADAPTER_FILE)),
@@ -197,19 +197,19 @@ def train_editor(workspace: Workspace) -> None:
 
 
 def train_likeness(workspace: Workspace) -> None:
-    """UNet, adapter and IMR, until what they paint is like the people."""
+    """Trains UNet, adapter and IMR for likeness."""
     imr = workspace.weights("reconfiguration", IMR_FILE)
     _train_likeness(workspace, "likeness", "together", imr, workspace.effort.likeness)
 
 
 def train_more_likeness(workspace: Workspace) -> None:
-    """The same three go on."""
+    """Trains the same three further."""
     imr = workspace.weights("likeness", IMR_FILE)
     _train_likeness(workspace, "more_likeness", "likeness", imr, workspace.effort.more_likeness)
 
 
 def _train_likeness(workspace: Workspace, name: str, before: str, imr: Path, steps: int) -> None:
-    """name: of this stage. before: the stage whose UNet and adapter go on."""
+    """name: of this stage. before: the stage whose UNet and adapter it starts from."""
     config = AnchorSettings(
         output=str(workspace.stage_folder(name)),
         steps=steps, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
@@ -236,7 +236,7 @@ def _train_likeness(workspace: Workspace, name: str, before: str, imr: Path, ste
 
 
 def finish(workspace: Workspace) -> None:
-    """Decoder of the VAE once more, on what the packed files paint; it takes the place of theirs."""
+    """Trains the VAE's decoder once more, on what the packed files paint, and replaces theirs."""
     config = LoopConfig(
         output=str(workspace.stage_folder("finishing")),
         steps=workspace.effort.finishing, batch_size=16, learning_rate=2e-4, ema_decay=0.98,
@@ -263,9 +263,9 @@ def finish(workspace: Workspace) -> None:
 
 
 def measure_all(workspace: Workspace) -> None:
-    """What the finished files can do with unseen people: tables, plots and sheets in the folder ``measured``.
+    """Measures the finished files on unseen people: tables, plots and sheets in the folder ``measured``.
 
-    A measurement of the same files is not made again.
+    Measurements of the same files are not repeated.
     """
     from . import measure, report
     from .bench import SETTINGS, open_bench
@@ -276,11 +276,11 @@ def measure_all(workspace: Workspace) -> None:
     cache = MeasurementCache(folder, files, [effort.ceiling, effort.few_steps])
     bench = open_bench(workspace)
     index = SampleIndex(workspace.data_folder(UNSEEN))
-    of_people = [index.samples(name) for name in index.people]
-    people = [bench.person(first.identity, first.picture) for first, *_ in of_people]
+    samples_by_person = [index.samples(name) for name in index.people]
+    people = [bench.person(first.identity, first.picture) for first, *_ in samples_by_person]
     rest = [
-        samples[1 + (turn + more) % (len(samples) - 1)]  # another number, so another expression, of each person
-        for turn, samples in enumerate(of_people)
+        samples[1 + (turn + more) % (len(samples) - 1)]  # another picture, so another expression, of each person
+        for turn, samples in enumerate(samples_by_person)
         for more in range(effort.ceiling)
     ]
     ceilings = measure.ceilings(bench, rest, people, cache)
@@ -321,12 +321,12 @@ STAGES: dict[str, Callable[[Workspace], None]] = {
     "finishing": finish,
     "measure": measure_all,
 }
-"""Name -> what it does; each needs those before it."""
+"""Name -> function; each needs those before it."""
 _ONCE = "data", "pack", "measure"
 
 
 def run_stages(workspace: Workspace, only: list[str]) -> None:
-    """The stages in order; ``only`` those named, or all."""
+    """Runs the stages in order: those named in ``only``, or all."""
     for name, stage in STAGES.items():
         if not only or name in only:
             _log.info("--- %s", name)
@@ -334,7 +334,7 @@ def run_stages(workspace: Workspace, only: list[str]) -> None:
 
 
 def _once(stage: Callable[[Workspace], None], workspace: Workspace) -> None:
-    """Several processes would write the same files; only the first one does, and the others wait."""
+    """Runs a stage in the main process only, while the others wait: several would write the same files."""
     from accelerate import PartialState
 
     state = PartialState()
@@ -344,7 +344,7 @@ def _once(stage: Callable[[Workspace], None], workspace: Workspace) -> None:
 
 
 def _run(stage: Callable[[Any], Any], config: LoopConfig, workspace: Workspace) -> None:
-    """Trains what ``stage`` makes of the settings, with the learning rate rising at first and falling at last.
+    """Trains the stage that ``stage`` makes from the settings, with the recipe's learning rate schedule.
 
     Several processes (accelerate launch) share each batch.
     """

@@ -1,5 +1,5 @@
-"""Pictures that the UNet goes on with before it learns from them: what it sees there bears its own mistakes, as it does
-while it paints (DREAM, arXiv 2312.00210, trains on such).
+"""Roll-outs: the UNet samples on from some pictures before it learns from them, so that they bear its own mistakes, as
+they do while it paints (DREAM, arXiv 2312.00210, trains on such).
 """
 
 from dataclasses import dataclass, fields, replace
@@ -17,20 +17,20 @@ from ..stages import unconditional_tokens
 from .together import PlacedBatch, boost_is_active, boosted_layouts
 
 _ROLLED_OUT = 0.5  # share of the pictures
-_LEAST = 200  # of 1000 timesteps: with less noise there is nothing left to go
-_ON = 0.3, 0.97  # to which part of its timestep a picture goes on
-_FAR = 0.6  # share of the batches whose pictures go on from much noise, as far as the others but in more steps
-_FROM = 0.6, 0.97  # of the timesteps, where these set out
-_STEPS = 3  # of these; the others go one
+_MIN_TIMESTEP = 200  # of 1000: with less noise there is nothing left to sample
+_END = 0.3, 0.97  # fractions of its timestep to which a picture is sampled
+_LONG = 0.6  # share of the batches whose roll-outs start from much noise, as far as the others but in more steps
+_LONG_START = 0.6, 0.97  # fractions of the timesteps where these start
+_LONG_STEPS = 3  # of these; the others take one
 _CFG = 1.0, 4.0
-_SWAPPED = 0.25  # share of the pictures that go on as somebody else
+_SWAPPED = 0.25  # share of the pictures that are sampled with another person's tokens
 Batch = TypeVar("Batch", bound=PlacedBatch)
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """rows: [n] of a batch that go on. tokens: [n, T, D], of whom. cfg: [n, 1, 1, 1]. ends: [n], timesteps that they
-    reach in so many steps.
+    """rows: [n], those of a batch to roll out. tokens: [n, T, D]. cfg: [n, 1, 1, 1]. ends: [n], the timesteps to reach.
+    steps: in how many steps.
     """
 
     rows: Tensor
@@ -50,71 +50,71 @@ class Rollout:
 
     @torch.no_grad()
     def take(self, batch: Batch, tokens: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
-        """Some pictures of a batch with less noise, painted with CFG, and which ones, [B]. tokens: [B, T, D], of the
-        people; some go on as somebody else.
+        """The batch with some pictures sampled to less noise, with CFG, and which ones, [B]. tokens: [B, T, D], of the
+        people; some pictures are sampled with another person's.
 
-        The noise that a picture that has gone on is to be freed from is what leads from there to the true latents.
+        A rolled-out picture's target noise is that which leads from there to the true latents.
         """
         count, device = len(tokens), tokens.device
         draws = torch.rand(5, count, generator=generator).to(device)
-        far = float(torch.rand(1, generator=generator)) < _FAR
-        going = draws[0] < _ROLLED_OUT
-        if far:
-            batch = replace(batch, timesteps=torch.where(going, self._starts(draws[1]), batch.timesteps))
+        long = float(torch.rand(1, generator=generator)) < _LONG
+        rolled_out = draws[0] < _ROLLED_OUT
+        if long:
+            batch = replace(batch, timesteps=torch.where(rolled_out, self._starts(draws[1]), batch.timesteps))
         else:
-            going &= batch.timesteps >= _LEAST / 1000 * self._denoiser.timesteps
-        rows = going.nonzero().flatten()
+            rolled_out &= batch.timesteps >= _MIN_TIMESTEP / 1000 * self._denoiser.timesteps
+        rows = rolled_out.nonzero().flatten()
         if len(rows):
             swapped = (draws[2] < _SWAPPED).view(-1, 1, 1)
-            way = _Plan(
+            plan = _Plan(
                 rows,
                 torch.where(swapped, tokens.roll(1, 0), tokens)[rows],
                 _between(_CFG, draws[3][rows]).view(-1, 1, 1, 1),
-                batch.timesteps[rows] * _between(_ON, draws[4][rows]),
-                _STEPS if far else 1,
+                batch.timesteps[rows] * _between(_END, draws[4][rows]),
+                _LONG_STEPS if long else 1,
             )
-            batch = self._roll_out(batch, way)
-        return batch, going
+            batch = self._roll_out(batch, plan)
+        return batch, rolled_out
 
     def _starts(self, draws: Tensor) -> Tensor:
-        return (self._denoiser.timesteps * _between(_FROM, draws)).long()
+        return (self._denoiser.timesteps * _between(_LONG_START, draws)).long()
 
-    def _roll_out(self, batch: Batch, way: _Plan) -> Batch:
-        starts = batch.timesteps[way.rows]
-        for step in range(way.steps):
-            to = starts + (way.ends - starts) * ((step + 1) / way.steps)
-            batch = self._step(batch, way, to.long())
+    def _roll_out(self, batch: Batch, plan: _Plan) -> Batch:
+        starts = batch.timesteps[plan.rows]
+        for step in range(plan.steps):
+            to = starts + (plan.ends - starts) * ((step + 1) / plan.steps)
+            batch = self._step(batch, plan, to.long())
         return batch
 
-    def _step(self, batch: Batch, way: _Plan, to: Tensor) -> Batch:
-        """Rows of the batch a sampling step later, at timesteps ``to``."""
-        rows, denoiser = way.rows, self._denoiser
-        guided = self.guided(rows_of(batch, rows), way.tokens, way.cfg)
+    def _step(self, batch: Batch, plan: _Plan, to: Tensor) -> Batch:
+        """The batch with the plan's rows one sampling step further, at timesteps ``to``."""
+        rows, denoiser = plan.rows, self._denoiser
+        guided = self.guided(rows_of(batch, rows), plan.tokens, plan.cfg)
         timesteps, noise = batch.timesteps.index_copy(0, rows, to), batch.noise.clone()
         snr = denoiser.signal_to_noise
-        grown = (snr(to) / snr(batch.timesteps[rows])).sqrt().view(-1, 1, 1, 1)
-        noise[rows] = guided + grown * (batch.noise[rows] - guided)
+        ratio = (snr(to) / snr(batch.timesteps[rows])).sqrt().view(-1, 1, 1, 1)
+        noise[rows] = guided + ratio * (batch.noise[rows] - guided)
         boosted = boost_is_active(timesteps, denoiser.timesteps)
         regions = tuple(region if early else None for region, early in zip(batch.regions, boosted, strict=True))
         return replace(batch, noise=noise, timesteps=timesteps, regions=regions)
 
     def guided(self, batch: PlacedBatch, tokens: Tensor, cfg: Tensor) -> Tensor:
-        """The noise that the UNet sees in a batch, with CFG [B, 1, 1, 1], like ``batch.noise``."""
+        """The noise that the UNet predicts for a batch, with CFG [B, 1, 1, 1]; like ``batch.noise``."""
         denoiser, adapter, settings = self._denoiser, self._adapter, self._settings
-        nobody = unconditional_tokens(adapter, self._encoders).expand(len(tokens), -1, -1)
+        unconditional = unconditional_tokens(adapter, self._encoders).expand(len(tokens), -1, -1)
         layouts = boosted_layouts(batch.regions * 2, settings.layout_boost, tokens.device)
-        attention = adapter.patches(torch.cat((tokens, nobody)), settings, text_attention, layouts)
-        nothing = self._encoders.contexts([""]).expand(len(tokens), -1, -1)
-        seen = denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
+        attention = adapter.patches(torch.cat((tokens, unconditional)), settings, text_attention, layouts)
+        no_text = self._encoders.contexts([""]).expand(len(tokens), -1, -1)
+        noisy = denoiser.noisy(batch.latents, batch.noise, batch.timesteps)
         both = denoiser(
-            seen.repeat(2, 1, 1, 1), batch.timesteps.repeat(2), torch.cat((batch.context, nothing)), attention
+            noisy.repeat(2, 1, 1, 1), batch.timesteps.repeat(2), torch.cat((batch.context, no_text)), attention
         )
         positive, negative = both.chunk(2)
         return negative + cfg * (positive - negative)
 
 
 def rows_of(batch: PlacedBatch, rows: Tensor) -> PlacedBatch:
-    """Some of a batch. rows: [n]."""
+    """The given rows [n] of a batch."""
     names = [field.name for field in fields(AnchorBatch)]
     tensors = {name: getattr(batch, name)[rows] for name in names}
     return PlacedBatch(**tensors, regions=tuple(batch.regions[row] for row in rows.tolist()))

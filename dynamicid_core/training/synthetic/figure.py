@@ -1,4 +1,4 @@
-"""A person made of meshes, once built and then moved into any pose."""
+"""A person made of meshes, built once and then moved into any pose."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from .people import Identity
 from .render import Colour, Look, normals, ramp, rotation
 
 _PIVOT = np.array([0, 0.95, -0.15], np.float32)  # of the neck, in the head frame
-_BODY_FOLLOWS = 0.45  # share of the head's yaw that the shoulders make
+_BODY_FOLLOWS = 0.45  # share of the head's yaw that the shoulders follow
 _OCCLUSION_ROUNDS = 12
 _OCCLUSION_GAIN = 9.0
 # Corners of the face for the camera, in mesh units: forehead, chin, temples and cheeks, as face detectors box them.
@@ -22,7 +22,7 @@ _PUPIL = 0.97  # cosine of the angle from the eye's axis
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A built person. shape: weights. beard, cloth: [n], how far they stand off the skin, units of the head frame.
+    """A built person. shape: weights. beard, cloth: [n], their thickness above the skin, units of the head frame.
     maps: see skin.paint_maps. hair: None for bald and buzz. face: [f], vertices that bound the face. landmarks: name
     -> vertices around it. smooth: sparse [n, n], the mean of each vertex's neighbours.
     """
@@ -42,8 +42,8 @@ class Figure:
 
 @dataclass(frozen=True, eq=False)
 class Posed:
-    """A figure in a pose. body: [n, 3]. hair: [h, 3] or None. Both in the head frame of the unturned head. hollow: [n],
-    how much the surroundings shade each vertex, 0 to 1. skin: [n, 3], the body without beard and cloth.
+    """A figure in a pose. body: [n, 3]. hair: [h, 3] or None. Both in the head frame of the unturned head. occlusion:
+    [n], ambient occlusion, 0 to 1. skin: [n, 3], the body without beard and cloth.
     """
 
     body: Array
@@ -53,7 +53,7 @@ class Posed:
 
 
 def build(identity: Identity, mesh: HeadMesh) -> Figure:
-    """Everything of a person that pose, expression and light leave as it is; about half a second."""
+    """Builds everything about a person that pose, expression and light do not change; takes about half a second."""
     shape = people.shape_of(identity, mesh)
     vertices = mesh.vertices(shape)
     on_skin = mesh.material_mask("skin")
@@ -76,7 +76,7 @@ def build(identity: Identity, mesh: HeadMesh) -> Figure:
 
 
 def change_clothes(figure: Figure, identity: Identity) -> Figure:
-    """The figure in the clothes of an identity that is the same in all else, see ``people.other_clothes``."""
+    """The figure in the clothes of an identity that is otherwise the same, see ``people.random_clothes``."""
     return replace(figure, identity=identity, cloth=_cloth(identity, figure.mesh))
 
 
@@ -86,7 +86,7 @@ def move(figure: Figure, actions: dict[str, float], pose: tuple[float, float, fl
     vertices = mesh.vertices(figure.shape, actions)
     outward = normals(vertices, mesh.triangles)
     surface = vertices + outward * (figure.beard + figure.cloth)[:, None]
-    # The chest is no part of the head's turn, eyes and teeth always are.
+    # The chest takes no part in the head's turn; eyes and teeth always do.
     with_head = _with_head(vertices)
     strands = None if figure.hair is None else bend(figure.hair.vertices, _with_head(figure.hair.vertices), pose)
     return Posed(
@@ -98,7 +98,7 @@ def move(figure: Figure, actions: dict[str, float], pose: tuple[float, float, fl
 
 
 def bend(points: Array, with_head: Array, pose: tuple[float, float, float]) -> Array:
-    """Points [n, 3] turned around the neck, as far as each goes with the head [n] (0: like the shoulders, 1: fully)."""
+    """Points [n, 3] turned around the neck, as far as each follows the head [n] (0: like the shoulders, 1: fully)."""
     shoulders = rotation((0, _BODY_FOLLOWS * pose[1], 0))
     onward = Rotation.from_matrix(rotation(pose) @ shoulders.T).as_rotvec()
     turned = Rotation.from_rotvec(with_head[:, None] * onward).apply((points - _PIVOT) @ shoulders.T)
@@ -114,7 +114,7 @@ def _with_head(points: Array) -> Array:
 
 
 def _ambient_occlusion(figure: Figure, surface: Array, outward: Array) -> Array:
-    """Vertices that lie lower than what is around them are seen by less light."""
+    """Ambient occlusion [n]: vertices that lie lower than their surroundings get less light."""
     around = surface
     for _ in range(_OCCLUSION_ROUNDS):
         around = figure.smooth @ around
@@ -162,6 +162,6 @@ def _look(identity: Identity) -> Look:
 
 
 def _scaled_colour(factor: float, colour: Colour, most: float = 1.0) -> Colour:
-    """A colour with its channels cut off at ``most``, then multiplied."""
+    """A colour with its channels clipped at ``most``, then multiplied."""
     red, green, blue = (factor * min(channel, most) for channel in colour)
     return red, green, blue

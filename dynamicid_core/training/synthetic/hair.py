@@ -17,13 +17,13 @@ from .skin import noise
 _CENTRE = np.array([0, -0.42, -0.05], np.float32)  # of the skull, in the head frame
 _AROUND, _ALONG = 120, 36
 _STRANDS = (192, 768)  # along, around
-_SOLID = 0.86  # part of a path that always covers what is behind it
+_SOLID = 0.86  # part of a path that is always opaque
 _FALLS_FROM = -0.05  # elevation in radians at which long hair leaves the skull
 
 
 @dataclass(frozen=True)
 class Style:
-    """thickness: in units of the head frame. falls_to: y where hair ends that leaves the skull, None for short hair.
+    """thickness: in units of the head frame. falls_to: y at which falling hair ends, None for short hair.
     curl: how far the shell is crumpled. knot: radius of a bun.
     """
 
@@ -47,8 +47,8 @@ STYLES: dict[str, Style] = {
 
 @dataclass(frozen=True, eq=False)
 class Hair:
-    """vertices: [n, 3] in the head frame. triangles: [t, 3]; ends: [e, 3], those through which one may see. places:
-    [n, 2], around and along, 0 to 1. strands: map [*_STRANDS, 2] of brightness and of cover.
+    """vertices: [n, 3] in the head frame. triangles: [t, 3]; ends: [e, 3], those that may be see-through. places:
+    [n, 2], texture coordinates around and along, 0 to 1. strands: map [*_STRANDS, 2] of brightness and of cover.
     """
 
     vertices: Array
@@ -64,7 +64,7 @@ class Hair:
 
 
 def grow(identity: Identity, mesh: HeadMesh, vertices: Array) -> Hair | None:
-    """The hair of a person whose head at rest has these vertices [n, 3]; None without any that stands off the skin."""
+    """The hair of a person whose head at rest has these vertices [n, 3]; None if it is only painted on the skin."""
     if identity.hair_style not in STYLES:
         return None
     style = STYLES[identity.hair_style]
@@ -97,7 +97,7 @@ def grow(identity: Identity, mesh: HeadMesh, vertices: Array) -> Hair | None:
 
 
 class _Skull:
-    """How far the skull reaches from its centre, and how far down hair grows, by direction."""
+    """The skull's radius, and how far down hair grows, by direction."""
 
     def __init__(self, mesh: HeadMesh, vertices: Array, hairline: float, over_ears: bool) -> None:
         rows = np.flatnonzero(mesh.material_mask("skin") & (mesh.rest[:, 1] > 6.4) & ((mesh.ears < 0.2) | over_ears))

@@ -1,4 +1,4 @@
-"""What is known of the scenes of a folder: layout.json, and what goes before it while they are painted."""
+"""The descriptions of a folder's scenes: layout.json, and its predecessor while they are being rendered."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from ..data.storage import write_atomically
 
 
 class LayoutFile:
-    """What is known of each scene, by the name of its picture, in the order they were added.
+    """The description of each scene, by the name of its picture, in the order they were added.
 
-    layout.json says that all are there, and is written last. Until then layout.jsonl has a line per scene, by which an
-    interrupted run goes on.
+    layout.json is written last, once all are there. Until then layout.jsonl has a line per scene, from which an
+    interrupted run resumes.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises InputError when what is there is damaged, and OSError."""
+        """Raises InputError for a damaged file, and OSError."""
         self._whole, self._partial = folder / "layout.json", folder / "layout.jsonl"
         self.scenes: dict[str, Any] = {}
         if self._whole.is_file():
@@ -27,7 +27,7 @@ class LayoutFile:
             self._go_on()
 
     def add(self, name: str, about: Mapping[str, Any]) -> None:
-        """One more scene, whose picture is written. It is on the disk when this returns. Raises OSError."""
+        """Adds a scene whose picture has been written; it is on disk when this returns. Raises OSError."""
         with open(self._partial, "ab") as file:
             file.write(json.dumps({name: about}).encode() + b"\n")
             file.flush()
@@ -52,6 +52,6 @@ def _scenes(file: Path, text: bytes) -> dict[str, Any]:
         found: dict[str, Any] = dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{file} is damaged ({error}). Delete it, and run the same command again: it paints the scenes anew."
+            f"{file} is damaged ({error}). Delete it, and run the same command again: it renders the scenes again."
         ) from error
     return found

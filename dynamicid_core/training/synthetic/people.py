@@ -1,4 +1,4 @@
-"""People who do not exist: shape, colours, hair and clothes by chance, and the words that describe them."""
+"""People who do not exist: random shape, colours, hair and clothes, and the words that describe them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ HAIR_STYLES: dict[str, str] = {
     "bob": "chin-length {} hair",
     "long": "long {} hair",
 }
-"""Style -> how a caption says it."""
+"""Style -> its wording in captions."""
 BEARDS: dict[str, str] = {"none": "", "stubble": "stubble", "moustache": "a moustache", "goatee": "a goatee",
                           "full": "a full beard"}  # fmt: skip
 GARMENTS = ("T-shirt", "V-neck sweater", "turtleneck", "striped jumper", "jacket")
@@ -62,11 +62,11 @@ _MALE_STYLES = {"bald": 0.10, "buzz": 0.16, "short": 0.30, "side": 0.22, "curly"
 _FEMALE_STYLES = {"short": 0.07, "side": 0.08, "curly": 0.12, "afro": 0.06, "bun": 0.15, "bob": 0.22, "long": 0.30}
 _BEARD_SHARES = (0.45, 0.20, 0.10, 0.10, 0.15)
 
-# Standard deviations of the detail targets by the feature that they change; at twice these, faces are caricatures.
+# Standard deviations of the detail targets by feature; at twice these values, faces are caricatures.
 _SPREAD = {"head": 0.13, "cheek": 0.30, "chin": 0.26, "ear": 0.30, "eyebrows": 0.25, "eye": 0.26, "forehead": 0.20,
            "mouth": 0.26, "nose": 0.26, "neck": 0.12, "measure": 0.08}  # fmt: skip
 _GAIN = 1.6
-# Axes that shift a whole feature far out of its place.
+# Axes that shift a whole feature far out of place.
 _GENTLE = ("mouth-trans", "neck-trans", "head-trans", "nose-trans", "ear-flap", "eye-push1", "eye-push2")
 _OPPOSITES = {"incr": "decr", "up": "down", "out": "in", "forward": "backward", "convex": "concave",
               "uncompress": "compress"}  # fmt: skip
@@ -76,9 +76,9 @@ _OPPOSITES = {"incr": "decr", "up": "down", "out": "in", "forward": "backward", 
 class Identity:
     """One person. age, muscle, weight: 0 to 1. race: shares of mesh.RACES. Colours are linear RGB.
 
-    skin_darkness: place in SKIN_TONES, 0 to 1. freckles: 0 to 1. moles: how many. hairline: how much higher than usual,
-    mesh units. fringe: whether hair covers the forehead. parting: -1 (picture's left) to 1. brow_arch, brow_thickness:
-    see render.Look. cloth_second: of stripes, or under a jacket.
+    skin_darkness: position in SKIN_TONES, 0 to 1. freckles: 0 to 1. moles: how many. hairline: how much higher than
+    usual, mesh units. fringe: whether hair covers the forehead. parting: -1 (picture's left) to 1. brow_arch,
+    brow_thickness: see render.Look. cloth_second: of stripes, or under a jacket.
     """
 
     seed: int
@@ -150,7 +150,7 @@ def random_identity(seed: int) -> Identity:
 
 
 def random_clothes(identity: Identity, seed: int) -> Identity:
-    """The same person in clothes by chance."""
+    """The same person in random clothes."""
     rng = np.random.default_rng([7, seed])
     cloth, second = rng.choice(list(CLOTH_COLOURS), 2, replace=False)
     return replace(identity, garment=str(rng.choice(GARMENTS)), cloth_colour=str(cloth), cloth_second=str(second))
@@ -231,5 +231,5 @@ def _colour(values: Iterable[float]) -> Colour:
 
 
 def article(word: str) -> str:
-    """The one before a word, "a" or "an"."""
+    """The indefinite article of a word, "a" or "an"."""
     return "an" if word[0] in "aeiou" else "a"

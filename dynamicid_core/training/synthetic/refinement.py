@@ -1,4 +1,4 @@
-"""Smooth surfaces from the coarse quads of the head: Catmull and Clark's subdivision as sparse matrices."""
+"""Smooth surfaces from the coarse quads of the head: Catmull-Clark subdivision as sparse matrices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ class Part:
 
 
 def refine_part(kind: str, quads: Array, base: Array) -> Part:
-    """Smooths quads [q, 4] over the control vertices base [v, 3], as often as a part of this kind needs."""
+    """Subdivides quads [q, 4] over the control vertices base [v, 3], as often as this kind of part needs."""
     used, local = np.unique(quads, return_inverse=True)
     local = local.reshape(quads.shape)
     refine = sparse.identity(len(used), format="csr", dtype=np.float32)
@@ -41,7 +41,7 @@ def refine_part(kind: str, quads: Array, base: Array) -> Part:
 
 
 def _as_ball(refine: sparse.csr_matrix, points: Array) -> tuple[sparse.csr_matrix, Array]:
-    """Undoes how far refining has shrunk an eyeball. Also the direction of each fine vertex from its centre."""
+    """The refinement matrix with an eyeball's shrinkage undone, and each fine vertex's direction from its centre."""
     centre = points.mean(axis=0)
     fine = refine @ points - centre
     growth = np.linalg.norm(points - centre, axis=1).mean() / np.linalg.norm(fine, axis=1).mean()

@@ -1,7 +1,7 @@
-"""What skin shows besides its colour: blotches, freckles, moles, lines of age and beards, painted on a map of the head.
+"""Details of skin: blotches, freckles, moles, wrinkles and beards, painted on a map of the head.
 
-The map unrolls the head: columns are angles around the neck's axis, from back over the person's right (the picture's
-left) and the front to back; rows are heights, from the crown down.
+The map unrolls the head: columns are angles around the neck's axis, from the back over the person's right (the
+picture's left) and the front to the back; rows are heights, from the crown down.
 """
 
 import numpy as np
@@ -15,14 +15,14 @@ MAP_SIZE = (512, 1024)
 _TOP, _BOTTOM = 8.7, 4.8  # mesh units
 _BEARD_STRENGTH = {"none": 0.12, "stubble": 0.45, "moustache": 0.85, "goatee": 0.85, "full": 0.88}
 BEARD_DEPTH = {"none": 0.0, "stubble": 0.0, "moustache": 0.035, "goatee": 0.05, "full": 0.06}
-"""How far a beard stands off the skin, in units of the head frame."""
+"""Thickness of a beard above the skin, in units of the head frame."""
 
 # How much each channel is dimmed by brown pigment, by blood, and by shadow.
 _MELANIN, _BLOOD = np.array([0.7, 1.0, 1.25], np.float32), np.array([0.05, 0.40, 0.36], np.float32)
 
 
 def paint_maps(identity: Identity) -> Array:
-    """For a person, float32 [*MAP_SIZE, 4]: factor on the skin's colour (3 channels), and how dense a beard is."""
+    """A person's maps, float32 [*MAP_SIZE, 4]: factors on the skin's colour (3 channels), and the beard's density."""
     rng = np.random.default_rng([3, identity.seed])
     angle, height = _places()
     pale = 1 - 0.6 * identity.skin_darkness
@@ -40,7 +40,7 @@ def paint_maps(identity: Identity) -> Array:
 
 
 def look_up(maps: Array, rest: Array) -> Array:
-    """Values [m, k] of maps at places on the base mesh, [m, 3] in mesh units."""
+    """Values [m, k] of maps at points on the base mesh, [m, 3] in mesh units."""
     rows = (_TOP - rest[:, 1]) / (_TOP - _BOTTOM) * MAP_SIZE[0]
     columns = (angle_of(rest) / (2 * np.pi) + 0.5) * MAP_SIZE[1]
     row, column = (values.astype(np.int32) for values in (rows, columns))
@@ -48,7 +48,7 @@ def look_up(maps: Array, rest: Array) -> Array:
 
 
 def beard_share(identity: Identity, rest: Array) -> Array:
-    """Where a beard grows at places [..., 3] on the base mesh, 0 to 1. Shaved men: where it would."""
+    """How much beard grows at points [..., 3] on the base mesh, 0 to 1; for shaved men, how much would."""
     side, height = abs(angle_of(rest)), rest[..., 1]
     # The throat is nearer to the neck's axis than chin and jaw.
     in_front = ramp(np.hypot(rest[..., 0], rest[..., 2] - 0.45), 0.52, 0.68)
@@ -74,7 +74,7 @@ def noise(rng: np.random.Generator, cell: float, size: tuple[int, int] = MAP_SIZ
     """Smooth noise [size] of mean 0 and standard deviation 1 whose blobs are about ``cell`` pixels wide."""
     small = tuple(max(2, round(side / cell)) for side in size)
     coarse = rng.standard_normal(small)
-    # From its own rows and columns, wrapped: the map joins at the back of the head.
+    # Wrapped, since the map's edges join at the back of the head.
     at = [np.linspace(0, count, side, endpoint=False) for count, side in zip(small, size, strict=True)]
     fine = ndimage.map_coordinates(coarse, np.meshgrid(*at, indexing="ij"), order=1, mode="grid-wrap")
     return np.asarray((fine - fine.mean()) / max(fine.std(), 1e-6), np.float32)
@@ -108,7 +108,7 @@ def _spots(rng: np.random.Generator, identity: Identity) -> Array:
 
 
 def _lines(rng: np.random.Generator, identity: Identity) -> Array:
-    """Lines of age as shadow, [*MAP_SIZE]: across the forehead, beside the eyes, from the nose to the mouth."""
+    """Wrinkles as shadow, [*MAP_SIZE]: across the forehead, beside the eyes, from the nose to the mouth."""
     angle, height = _places()
     side = abs(angle)
     lines = np.zeros(MAP_SIZE, np.float32)
