@@ -69,15 +69,15 @@ def split_people(text: str) -> list[str]:
 class Results:
     """Rows in ``results.csv`` of a folder, each written at once."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """about: settings that the pictures depend on. Raises InputError when the folder holds rows of other settings;
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """settings: those that the pictures depend on. Raises InputError when the folder holds rows of other settings;
         new settings, such as a further person's photo, are added.
         """
         with writing(folder, RESUME_HINT):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "results.csv"
         self.rows = self._read()
-        self._check_settings(folder / "settings.json", about)
+        self._check_settings(folder / "settings.json", settings)
         self._write_all()
         self._measured = {(row.setting, row.case) for row in self.rows}
 
@@ -103,16 +103,16 @@ class Results:
             raise InputError(f"{self._file} has other columns than this version writes. Choose another folder.")
         return [_row(values) for values in rows]
 
-    def _check_settings(self, file: Path, about: Mapping[str, Any]) -> None:
+    def _check_settings(self, file: Path, settings: Mapping[str, Any]) -> None:
         before = json.loads(file.read_text(encoding="utf-8")) if self.rows and file.is_file() else {}
-        changed = [name for name in about if name in before and before[name] != about[name]]
+        changed = [name for name in settings if name in before and before[name] != settings[name]]
         if changed:
             raise InputError(
                 f"{self.folder} holds another evaluation: {', '.join(changed)} differ ({file.name}). Choose another "
                 "folder for --out."
             )
         with writing(file, RESUME_HINT), written_whole(file) as unfinished:
-            unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
+            unfinished.write_text(json.dumps({**before, **settings}, indent=1), encoding="utf-8")
 
     def _write_all(self) -> None:
         with (

@@ -39,8 +39,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description="Trains DynamicID. Giving the same command again resumes an interrupted run.",
     )
     commands = parser.add_subparsers(dest="stage", required=True)
-    for name, about in (("anchor", "face encoder and SAA"), ("reconfigure", "the IMR")):
-        stage = commands.add_parser(name, help=about)
+    for name, description in (("anchor", "face encoder and SAA"), ("reconfigure", "the IMR")):
+        stage = commands.add_parser(name, help=description)
         stage.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings, as a YAML file")
         stage.set_defaults(run=run_stage)
     small = commands.add_parser(_MINIATURE, help="a whole small model, from scratch")

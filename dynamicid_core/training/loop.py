@@ -121,11 +121,11 @@ class _Run:
     def _load(self, state: Path) -> bool:
         """Loads a state; returns whether it could be read. Raises InputError for a state of another run."""
         try:
-            about = self.states.about(state)
-            self._check_identity(about["config"], state)
+            metadata = self.states.metadata(state)
+            self._check_identity(metadata["config"], state)
             self.accelerator.load_state(str(state))
             self.average.load(load_file(state / _AVERAGE))
-            self.done = int(about["step"])
+            self.done = int(metadata["step"])
         except InputError:
             raise
         except Exception as error:  # damaged files raise different types, by their format

@@ -27,7 +27,7 @@ class States:
         """All complete states, the newest first."""
         return self._all()[::-1]
 
-    def save(self, step: int, about: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    def save(self, step: int, metadata: dict[str, Any], write: Callable[[Path], None]) -> Path:
         """Lets ``write`` fill a folder, which gets its name once it is complete. Raises InputError when the disk is
         full; earlier states stay.
         """
@@ -41,7 +41,7 @@ class States:
             with writing(f"The state of step {step}, {target},", hint):
                 unfinished.mkdir(parents=True)
                 write(unfinished)
-                (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **about}), encoding="utf-8")
+                (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **metadata}), encoding="utf-8")
                 _force_to_disk(unfinished)
                 shutil.rmtree(target, ignore_errors=True)
                 os.replace(unfinished, target)
@@ -59,8 +59,8 @@ class States:
         return int(newest.name.removeprefix(_STEP)) if newest else 0
 
     @staticmethod
-    def about(state: Path) -> dict[str, Any]:
-        """The ``about`` that the state was saved with, and its "step"."""
+    def metadata(state: Path) -> dict[str, Any]:
+        """The ``metadata`` that the state was saved with, and its "step"."""
         found: dict[str, Any] = json.loads((state / _PROGRESS).read_text(encoding="utf-8"))
         return found
 

@@ -1,4 +1,4 @@
-"""Handles for ComfyUI's page: nodes are added and linked by script, boxes are touched as a person would."""
+"""Handles for ComfyUI's page: nodes are added and linked by script, boxes are used as a person would."""
 
 import pytest
 
@@ -107,11 +107,11 @@ class Graph:
         self.settle()
 
     def remember(self):
-        """The moment that undo goes back to."""
+        """Sets the point that undo returns to."""
         self.page.evaluate("() => { window.app.canvas.emitBeforeChange(); window.app.canvas.emitAfterChange(); }")
 
     def undo(self, node, x):
-        """Take the last change back, until a node has a value of x again."""
+        """Undo the last change, until a node has a value of x again."""
         self.page.keyboard.press("Control+z")
         self.page.wait_for_function(f"([id, x]) => {{ {NODE} return node?.widgets[0].value === x }}", arg=[node, x])
 
@@ -136,7 +136,7 @@ class Graph:
         return self.stage(node).evaluate("stage => stage.parentElement.querySelector('.dynamicid-message').textContent")
 
     def drawn(self, node, of=None):
-        """The box that a node's picture shows, of itself or another node, in fractions as on the screen."""
+        """The box of a node, or of another one, as its picture shows it, in fractions."""
         self.settle()
         box = self.stage(node).evaluate(
             """(stage, id) => {

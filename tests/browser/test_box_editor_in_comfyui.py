@@ -1,4 +1,4 @@
-"""What of the box editor ComfyUI sees: the prompt, the workflow, the graph's own mouse, the interface's settings."""
+"""The box editor within ComfyUI: the prompt, the workflow, the graph's mouse handling, the interface's settings."""
 
 import json
 
@@ -161,7 +161,7 @@ def test_nodes_of_a_subgraph_that_is_gone_are_no_longer_looked_after(graph):
     load_workflow(graph.page, EMPTY)
     graph.settle()
 
-    # What an editor does every frame for as long as it finds itself without a place on the page.
+    # What an editor does every frame while it is not on the page.
     looks = graph.page.evaluate(
         """async () => {
             const {querySelector} = document;

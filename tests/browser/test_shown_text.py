@@ -16,7 +16,7 @@ def tell(graph, node, text):
 
 
 def text_on(graph, node):
-    """What a person reads in the text field of a node, and whether it can be changed."""
+    """The text in a node's text field, and whether it can be edited."""
     shown = f"""id => {{
         {NODE}
         const fields = [...document.querySelectorAll(`[data-node-id="${{id}}"] textarea`)];

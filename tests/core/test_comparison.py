@@ -1,4 +1,4 @@
-"""Who is who."""
+"""The assignment of faces to people, and its report."""
 
 import re
 
@@ -152,7 +152,7 @@ def test_the_table_marks_who_each_face_is():
 
 
 def cells(line):
-    """Of a row of a Markdown table."""
+    """The cells of a row of a Markdown table."""
     assert line.startswith("|")
     assert line.endswith("|")
     return [cell.strip() for cell in line.strip("|").split("|")]

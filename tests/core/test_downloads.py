@@ -20,7 +20,7 @@ PIECE = downloads._PIECE
 
 
 class CancelledError(Exception):
-    """What a user's Cancel raises."""
+    """Raised when the user cancels."""
 
 
 def test_a_file_arrives_whole_and_its_progress_is_reported(tmp_path):
@@ -98,7 +98,7 @@ def test_a_file_that_the_server_lacks_is_reported(tmp_path):
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """The seconds for which busy servers were left alone, without waiting for them."""
+    """Records the seconds to wait for busy servers, without waiting."""
     asked = []
     monkeypatch.setattr(downloads, "_wait", lambda seconds, ask: asked.append(seconds))
     return asked
@@ -178,7 +178,7 @@ def test_a_server_that_refuses_a_range_nobody_asked_for_is_reported(tmp_path):
 
 @pytest.fixture
 def release(monkeypatch):
-    """InsightFace's release page, on this machine."""
+    """InsightFace's release page, served locally."""
     with serving({}) as server:
         monkeypatch.setattr(storage, "BASE_REPO_URL", server.url)
         yield server
@@ -242,7 +242,7 @@ def test_an_archive_that_cannot_be_unpacked_here_is_reported(release, tmp_path, 
 def test_an_archive_that_ends_too_early_is_reported(release, tmp_path):
     whole = bytearray(packed("det.onnx"))
     entry = whole.index(b"PK\1\2")
-    for size in (20, 24):  # packed and unpacked, of which the archive has less
+    for size in (20, 24):  # packed and unpacked; the archive has fewer bytes
         whole[entry + size : entry + size + 4] = (100_000).to_bytes(4, "little")
     release.files["/buffalo_s.zip"] = bytes(whole)
     with pytest.raises(InputError, match=r"buffalo_s.zip is damaged .*run again"):
@@ -301,7 +301,7 @@ def test_a_folder_that_is_a_link_to_another_disk_is_filled(release, tmp_path):
     (tmp_path / "models").mkdir()
     try:
         (tmp_path / "models" / "buffalo_s").symlink_to(tmp_path / "disk", target_is_directory=True)
-    except OSError as error:  # Windows wants a right for it
+    except OSError as error:  # Windows requires a privilege for it
         pytest.skip(f"no links can be made here: {error}")
     face_packs.download_pack("buffalo_s", tmp_path)
     assert [file.name for file in (tmp_path / "disk").iterdir()] == ["det.onnx"]

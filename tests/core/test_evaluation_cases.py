@@ -1,4 +1,4 @@
-"""What an evaluation asks for, and of whom."""
+"""The cases of an evaluation: people, scenes, motions."""
 
 from collections import Counter
 

@@ -18,7 +18,7 @@ from tests import photos
 
 @pytest.fixture
 def no_session():
-    """As in a process that has not looked at a face yet."""
+    """As in a process that has not classified a face yet."""
     expression._open_session.cache_clear()
     yield
     expression._open_session.cache_clear()
@@ -60,7 +60,7 @@ def test_a_mirrored_photo_shows_the_same_expression(analysis):
     width = group.shape[1]
     for face in analysis.detect(group):
         x0, y0 = face.box[:2].round()
-        # Whole pixels that leave whole pixels around them, or the two squares would differ by one.
+        # Whole pixels with whole margins, or the two squares would differ by one pixel.
         box = np.array([x0, y0, x0 + 100, y0 + 100], np.float32)
         mirrored = replace(face, box=np.array([width - box[2], y0, width - box[0], y0 + 100], np.float32))
         probabilities = classify_expression(group, replace(face, box=box))

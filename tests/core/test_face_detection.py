@@ -17,7 +17,7 @@ HEADS = Path(__file__).parents[1] / "heads"
 
 @pytest.fixture(scope="module")
 def known(analysis):
-    """Of the astronaut, upright and large enough."""
+    """The astronaut's face, upright and large enough."""
     return analysis.embed(photos.astronaut(), analysis.detect(photos.astronaut())[0])
 
 
@@ -53,7 +53,7 @@ def test_a_small_face_in_a_large_photo_is_found(analysis, known, width):
 
 
 def test_a_face_found_with_a_border_is_where_it_is_without_one(analysis):
-    """The border is for faces that are found in no other way; this one is, so that both can be compared."""
+    """The border is for faces that are not found without it; this one is found either way, so that both compare."""
     photo, detector = photos.astronaut(), analysis._detector
     close = resized(square_around(photo, analysis.detect(photo)[0].box, 1.0).cut(photo), 1000, 1000)
     bgr = np.ascontiguousarray(close[..., ::-1])

@@ -132,7 +132,7 @@ def test_an_unknown_provider_is_refused():
 
 @pytest.fixture
 def not_imported_yet():
-    """As in a process that has not opened a pack yet. What the test puts among the modules is gone after it."""
+    """As in a process that has not opened a pack yet. Modules that the test adds are removed after it."""
     with mock.patch.dict(sys.modules):
         for name in [name for name in sys.modules if name.split(".")[0] in ("insightface", "onnxruntime")]:
             del sys.modules[name]
@@ -140,7 +140,7 @@ def not_imported_yet():
 
 
 class Finder:
-    """Answers for one package in the place of Python's own finders."""
+    """Finds one package instead of Python's own finders."""
 
     def __init__(self, package, answer):
         self.package, self.answer = package, answer
@@ -231,7 +231,7 @@ def test_a_pack_behind_a_link_is_found(tmp_path):
     (tmp_path / "models").mkdir()
     try:
         (tmp_path / "models" / "buffalo_l").symlink_to(tmp_path / "disk" / "buffalo_l", target_is_directory=True)
-    except OSError as error:  # Windows wants a right for it
+    except OSError as error:  # Windows requires a privilege for it
         pytest.skip(f"no links can be made here: {error}")
     assert list(find_packs([tmp_path / "models"])) == ["buffalo_l"]
 
@@ -276,7 +276,7 @@ def test_nothing_is_said_of_a_cpu_that_nobody_asked_to_be_more(caplog):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Which packages pip has installed."""
+    """The packages that pip has installed."""
     packages = set()
 
     def distribution(name):

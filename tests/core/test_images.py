@@ -1,4 +1,4 @@
-"""Pictures on their way in."""
+"""Reading and converting pictures."""
 
 import numpy as np
 import pytest

@@ -28,7 +28,7 @@ def keypoints(**pose):
 
 
 def mirrored(points):
-    """Points as a mirror shows them."""
+    """Mirrored points."""
     seen = points[load_file(Path(head.__file__).parent / "data" / "face_template.safetensors")["mirror"]]
     return torch.stack((1 - seen[:, 0], seen[:, 1]), dim=1)
 
@@ -95,7 +95,7 @@ def test_turning_there_and_back_returns_to_the_start(turn):
 
 @pytest.mark.parametrize("turn", [{"yaw": 30.0}, {"yaw": -30.0}, {"pitch": 25.0}])
 def test_even_from_bare_points_turning_back_nearly_returns(turn):
-    """Points that another tool passed on, without what the first turn knew."""
+    """Points that another tool passed on, without the head of the first turn."""
     start = keypoints(individual=0.0)
     there = Keypoints(edit_motion(start, **turn).points)
     back = edit_motion(there, **{name: -degrees for name, degrees in turn.items()})
@@ -118,7 +118,7 @@ def test_a_mirrored_pose_gives_the_mirrored_points():
 
 @pytest.mark.parametrize("yaw", [-50.0, 50.0])
 def test_the_contour_of_a_turned_face_stays_its_outline(yaw):
-    """On the far side it slides along the cheek: no other point of the face lies outside it."""
+    """On the far side the outline slides along the cheek: no other point of the face is outside it."""
     points = edit_motion(keypoints(individual=0.0), yaw=yaw).points
     contour = points[points_of("jaw contour"), 0]
     others = points[points_of("left eye") + points_of("right eye") + points_of("mouth outer"), 0]
@@ -248,7 +248,7 @@ def test_narrow_eyes_close_without_crossing():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_sliders_close_what_a_preset_opened(preset):
-    """As a second node would, which starts from the preset."""
+    """As a second node would, starting from the preset."""
     start, closed = keypoints(individual=0.0), Features(mouth_open=-1.0, eyes_open=-1.0)
     at_once, afterwards = (
         edit_motion(start, preset, features=closed),

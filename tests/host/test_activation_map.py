@@ -1,4 +1,4 @@
-"""Activation Map: where each person acts, in whatever way the picture was sampled."""
+"""Activation Map: where each person acts, however the picture was sampled."""
 
 import comfy.model_management
 import comfy.sample
@@ -293,7 +293,7 @@ def test_the_maps_of_two_applications_are_of_one_sampling(dynamicid):
 
 
 def test_large_latents_are_known_by_a_part_of_their_values():
-    """So that dozens of samplings of films take no memory to speak of."""
+    """So that dozens of samplings of videos take hardly any memory."""
     moments = core("comfy_host.moments")
     run, film = moments.SamplingRun(), noise(40, 48, 64)
     run.gave(film)

@@ -67,7 +67,7 @@ def test_the_trainer_paints_the_picture_that_the_nodes_paint(tiny_models, tmp_pa
     positive, negative = [[context[:1], {}]], [[context[1:], {}]]
     by_nodes = sample(*apply(load(tmp_path), face, positive=positive, negative=negative), latent, steps=3, seed=1)
     assert (by_nodes - sample(tiny_unet(), positive, negative, latent, steps=3, seed=1)).abs().max() > 0.1
-    torch.testing.assert_close(painted, by_nodes, atol=2e-3, rtol=1e-4)  # of up to 31; processors round otherwise
+    torch.testing.assert_close(painted, by_nodes, atol=2e-3, rtol=1e-4)  # of up to 31; processors round differently
 
 
 def load(folder):

@@ -1,4 +1,4 @@
-"""Files that were replaced under their names are read again."""
+"""Files that were replaced under the same name are read again."""
 
 import os
 from copy import deepcopy

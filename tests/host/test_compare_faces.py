@@ -120,7 +120,7 @@ def test_a_face_without_an_embedding_cannot_be_compared(face_analysis):
 
 
 def test_people_placed_in_a_wide_picture_are_looked_for_at_their_own_places(face_analysis, family):
-    """In the same column, one above the other: width taken for height would swap them."""
+    """In the same column, one above the other: confusing width and height would swap them."""
     photo = photos.group_of_six()
     boxes = sorted((face.box for face in face_analysis.detect(photo)), key=lambda box: box[0])
     x0, y0, x1, y1 = (round(float(edge)) for edge in boxes[0])
@@ -138,7 +138,7 @@ def test_people_placed_in_a_wide_picture_are_looked_for_at_their_own_places(face
 
 
 def photos_around(photo, box, side):
-    """A square of the photo with the middle of a box in its own."""
+    """A square of the photo, centred on a box."""
     middle_x, middle_y = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
     bordered = np.pad(photo, ((side, side), (side, side), (0, 0)))
     left, top = round(middle_x + side / 2), round(middle_y + side / 2)

@@ -1,4 +1,4 @@
-"""Saved workflows use ids of nodes, inputs and outputs: what tests/contract.json has stays what and where it is.
+"""Saved workflows use ids of nodes, inputs and outputs: those in tests/contract.json keep their names and places.
 
 Add what is new: outputs at the end; inputs at the end too, optional, and with a default that changes nothing.
 """

@@ -1,4 +1,4 @@
-"""Pictures by the path of the nodes, CLIP for CLIP-T, and a whole evaluation of tiny models with real InsightFace."""
+"""Pictures as the nodes paint them, CLIP for CLIP-T, and a whole evaluation of tiny models with real InsightFace."""
 
 import csv
 import shutil

@@ -1,4 +1,4 @@
-"""Keypoints from real photographs, and by sliders, through the nodes."""
+"""Keypoints from real photographs and from sliders, through the nodes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every attention layer of the UNet takes part, each once."""
+"""Every attention layer of the UNet takes part exactly once."""
 
 from collections import Counter
 

@@ -290,7 +290,7 @@ def test_some_pictures_are_rolled_out_to_less_noise_and_still_lead_to_their_late
         start, _, _, guided = steps[0]
         assert (batch.timesteps[rows] <= start.timesteps).all()
         assert torch.equal(batch.latents[rows], start.latents)
-        # What a sampler makes of the guided noise: the latents that it expects, with that noise in a smaller amount.
+        # What a sampler makes of the guided noise: the expected latents, with less of that noise.
         expected = denoiser.expected(start.latents, start.noise, start.timesteps, guided)
         seen = denoiser.noisy(batch.latents[rows], batch.noise[rows], batch.timesteps[rows])
         torch.testing.assert_close(seen, denoiser.noisy(expected, guided, batch.timesteps[rows]), atol=3e-3, rtol=3e-3)

@@ -24,8 +24,8 @@ def test_a_measurement_is_kept_for_the_weights_that_were_measured(tmp_path):
     weights.write_bytes(b"trained")
     asked = []
 
-    def measured(about):
-        cache = measurement_cache.MeasurementCache(tmp_path, [weights], about)
+    def measured(settings):
+        cache = measurement_cache.MeasurementCache(tmp_path, [weights], settings)
         return cache.get_or_measure("1-0-000", lambda: asked.append(1) or {"own": 0.1 + 0.2})
 
     assert measured([60, 8]) == measured([60, 8]) == {"own": 0.1 + 0.2}

@@ -38,7 +38,7 @@ def test_the_recipe_ends_with_all_files_of_a_miniature_in_half_precision(workspa
     shipped = {file.name: file.stat().st_size for file in miniature.FOLDER.glob("*.safetensors")}
     sizes = {file.name: file.stat().st_size for file in (workspace.out / "miniature").glob("*.safetensors")}
     assert sizes.keys() == shipped.keys() | {judge.JUDGE_FILE}
-    # The vocabulary differs with the data, all else only in the length of the metadata.
+    # The vocabulary depends on the data; the other files differ only in the length of the metadata.
     assert all(abs(sizes[name] - size) < 1000 for name, size in shipped.items() if name != miniature.TEXT_FILE)
 
 

@@ -17,7 +17,7 @@ LISTS = [
 
 
 def errors_of(class_type, **inputs):
-    """What the host answers to a prompt that cannot run."""
+    """The host's errors for a prompt that cannot run."""
     prompt = {
         "1": {"class_type": class_type, "inputs": inputs},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
@@ -28,7 +28,7 @@ def errors_of(class_type, **inputs):
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """Nobody has any files."""
+    """The models folders have no files."""
     for name in {name for *_, names, _ in LISTS for name in names}:
         known = folder_paths.folder_names_and_paths[name]
         monkeypatch.setitem(folder_paths.folder_names_and_paths, name, ([str(tmp_path)], known[1]))

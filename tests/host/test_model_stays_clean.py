@@ -1,4 +1,4 @@
-"""The base model and later runs are not touched by what was done with a patched one."""
+"""A patched model affects neither the base model nor later runs."""
 
 import gc
 

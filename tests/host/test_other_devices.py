@@ -1,4 +1,4 @@
-"""Everything that computes, on a device that is not the CPU: nodes and every training of the miniature.
+"""Everything that computes, on a device other than the CPU: the nodes, and all training of the miniature.
 
 A computer with a GPU is not needed, see ``tests.pretend_device``.
 """
@@ -24,7 +24,7 @@ MEMORY = pytest.mark.parametrize("state", ["NORMAL_VRAM", "NO_VRAM"])
 
 @contextmanager
 def having_a_device(monkeypatch, state="NORMAL_VRAM"):
-    """ComfyUI has this device, and plenty of memory on it. state: with NO_VRAM, it keeps all weights on the CPU."""
+    """Gives ComfyUI this device, with plenty of memory. state: with NO_VRAM, it keeps all weights on the CPU."""
 
     def free_memory(_=None, torch_free_too=False):
         return (1e12, 1e12) if torch_free_too else 1e12

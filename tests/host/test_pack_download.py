@@ -1,4 +1,4 @@
-"""An InsightFace pack that Load Face Analysis fetches, from a server on this machine."""
+"""An InsightFace pack that Load Face Analysis downloads, from a local server."""
 
 import io
 import os

@@ -20,7 +20,7 @@ SMALL_CARD = 100_000  # bytes of weights that fit
 
 
 class SmallCardPatcher(comfy.model_patcher.ModelPatcher):
-    """A model that ComfyUI loads as on a card on which hardly any of its weights fit."""
+    """A model that ComfyUI loads as on a card with room for hardly any of its weights."""
 
     def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
         return super().load(device_to, SMALL_CARD, force_patch_weights, full_load=False)
@@ -72,7 +72,7 @@ def test_model_save_keeps_the_updates_of_16_bit_weights_and_not_those_of_8_bits(
 
 
 def scaled_8_bit_unet(scale=0.01):
-    """The golden UNet as checkpoints in "scaled fp8" hold it, and a single-precision one of the same weights."""
+    """The golden UNet as in "scaled fp8" checkpoints, and a single-precision one with the same weights."""
     import json
 
     import comfy.supported_models
@@ -126,7 +126,7 @@ def test_a_partly_loaded_8_bit_model_keeps_its_updates(dynamicid):
 
 
 def test_8_bit_weights_are_known_in_the_wrapping_of_newer_hosts(dynamicid):
-    """Their quantised tensors give the dtype they compute in for their own."""
+    """Their quantised tensors report the dtype they compute in as their own."""
     model = tiny_unet()
     wrapped = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"
     comfy.utils.get_attr(model.model, wrapped)._qdata = torch.zeros(1, dtype=torch.float8_e4m3fn)
@@ -165,7 +165,7 @@ def test_a_half_precision_adapter_is_kept_in_half_precision_and_computes_in_sing
 
 
 def test_a_loaded_adapter_is_in_memory_once():
-    """The host moves networks to its device and back: what else held the file's tensors would hold them twice."""
+    """The host moves networks to its device and back: another reference to the file's tensors would double them."""
     module = core("checkpoint")
     checkpoint = module.read_checkpoint(GOLDEN / "SAA_tiny.bin", module.ADAPTER)
     names = ("face_encoder", "norm.weight"), ("saa", "1.to_k_ip.weight")
@@ -178,7 +178,7 @@ def test_a_loaded_adapter_is_in_memory_once():
 
 
 def test_no_float64_is_used(dynamicid):
-    """Apple's devices have none."""
+    """Apple's devices have no double precision."""
 
     class NoDouble(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):

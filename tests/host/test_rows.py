@@ -1,4 +1,4 @@
-"""Whose tokens the rows of a batch carry, and which part of the picture they show."""
+"""Which person's tokens the rows of a batch have, and which part of the picture they show."""
 
 from types import SimpleNamespace
 

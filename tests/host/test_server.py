@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI server: what its pages get to see."""
+"""The pack in a real ComfyUI server: what its page receives."""
 
 import itertools
 import json
@@ -118,7 +118,7 @@ def test_a_node_that_nothing_is_connected_to_does_not_stop_the_others(server, pr
 
 
 def post(server, prompt):
-    """Queue a prompt as the page does, which lets the server leave out what it refuses."""
+    """Queue a prompt as the page does, so that the server skips what it refuses."""
     request = urllib.request.Request(
         f"{server.url}/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
     )

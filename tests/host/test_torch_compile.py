@@ -1,4 +1,4 @@
-"""Models that torch.compile compiled, behind Apply DynamicID or before it."""
+"""Models compiled by torch.compile, before or after Apply DynamicID."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ compiling = pytest.importorskip("comfy_api.torch_helpers", reason="this ComfyUI 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Counts what dynamo makes of the model, with an attention that it can follow."""
+    """Counts dynamo's graphs of the model, with an attention that it can trace."""
     from torch._dynamo import reset
     from torch._dynamo.utils import counters
 
@@ -55,7 +55,7 @@ def test_applications_share_compiled_graphs_without_breaks(people, kinds, dynami
 
 
 def compiled_as_object(model):
-    """As nodes of other packs do it."""
+    """As nodes of other packs do."""
     model = model.clone()
     model.add_object_patch("diffusion_model", torch.compile(model.get_model_object("diffusion_model"), backend="eager"))
     return model

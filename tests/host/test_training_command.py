@@ -20,7 +20,7 @@ def test_a_base_model_that_does_not_predict_noise_is_refused():
 
 @pytest.fixture
 def command(tiny_models, tmp_path, monkeypatch, adapter_file):
-    """The command line, with tiny models in the place of files."""
+    """The command line, with tiny models in place of files."""
     monkeypatch.setattr(core("comfy_host.differentiable"), "load_models", lambda *_: tiny_models)
     monkeypatch.setenv("COMFYUI_PATH", str(COMFYUI))
     shards, sample = core("training.data.shards"), core("training.data.sample")

@@ -1,4 +1,4 @@
-"""The loop of both trainings: going on, states, sheets, rates, precision."""
+"""The training loop with both stages: resuming, states, sheets, rates, precision."""
 
 import signal
 

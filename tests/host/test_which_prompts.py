@@ -1,4 +1,4 @@
-"""Prompts that did and that did not pass Apply DynamicID, on either side of the sampler."""
+"""Prompts that did or did not pass through Apply DynamicID, on either side of the sampler."""
 
 import pytest
 import torch

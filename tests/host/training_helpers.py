@@ -1,4 +1,4 @@
-"""What tests of training share: a few samples, both stages on tiny models, and slopes to compare gradients with."""
+"""Helpers of training tests: a few samples, both stages on tiny models, and numerical gradient checks."""
 
 import csv
 from itertools import cycle, islice

@@ -210,7 +210,7 @@ def test_nothing_is_downloaded_into_the_models_of_the_users_comfyui(empty_reposi
     monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(empty_repository / "ComfyUI")))
     base = base_directory.prepare("use")
     sections = yaml.safe_load(base_directory.extra_paths_file(base).read_text())
-    assert list(sections) == ["own", "user"]  # a host takes the first folder of a kind
+    assert list(sections) == ["own", "user"]  # a host uses the first folder of a kind
     assert sections["own"] == {"base_path": str(base / "models"), "insightface": "insightface"}
 
 

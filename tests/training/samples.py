@@ -28,7 +28,7 @@ def sample(name, number, size=16):
 
 
 def write(folder, people, shard_size=3, before_each=lambda name: None):
-    """Adds to a data set everybody who is not done yet. people: name -> number of photos."""
+    """Adds all people who are not done yet to a data set. people: name -> number of photos."""
     with ShardWriter(folder, SETTINGS, shard_size=shard_size) as writer:
         for name, count in people.items():
             if name not in writer.done:

@@ -169,7 +169,7 @@ def test_a_resaved_or_relit_photo_is_a_duplicate(analysis, tmp_path):
 
 
 def test_a_photo_before_a_wall_is_a_duplicate_when_it_comes_back_from_a_messenger(analysis, tmp_path):
-    """Of a wall that is lit from one side, JPEG leaves steps: parts that were a little brighter are so no longer."""
+    """JPEG turns the gradient of a wall lit from one side into steps: parts that were slightly brighter are not."""
     portrait = turned(faces()["hopper"], -12)
     wall = np.zeros((portrait.height, portrait.width, 3)) + np.linspace(200, 206, portrait.width)[:, None]
     x0, y0, x1, y1 = analysis.choose(np.asarray(portrait), "largest", 0).chosen.box

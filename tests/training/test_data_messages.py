@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("pack")
 
 
 def refused(capsys, *arguments, **more):
-    """What the command says when it ends with 2."""
+    """The command's message when it exits with 2."""
     assert run(*arguments, **more) == 2
     return capsys.readouterr().err
 

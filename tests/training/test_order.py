@@ -1,4 +1,4 @@
-"""The order of a data set's samples: shuffled, shared out, repeatable, from anywhere."""
+"""The order of a data set's samples: shuffled, split among processes, reproducible, resumable."""
 
 from collections import Counter
 from itertools import islice

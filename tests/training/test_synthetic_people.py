@@ -255,5 +255,5 @@ def test_a_wardrobe_gives_other_clothes_in_every_picture_and_leaves_the_person_a
 
 
 def as_pixels(colour):
-    """A colour of clothes as pixels, in even light."""
+    """The pixel value of a cloth colour, in even light."""
     return 255 * np.array(people.CLOTH_COLOURS[colour]) ** (1 / 2.2)

@@ -1,4 +1,4 @@
-"""Exact places of faces and landmarks, against what InsightFace finds; hair and body without holes."""
+"""The exact positions of faces and landmarks against InsightFace's; hair and body without holes."""
 
 import numpy as np
 import pytest

@@ -80,8 +80,8 @@ def run_build(options: argparse.Namespace) -> None:
     _, strays, empty = find_people(job.photos)
     writer = build(job)
     found = contents(writer.progress.people, [(photo, gates.STRAY, "") for photo in strays], empty)
-    about = write_manifest(job.out, found, job.settings())
-    print(summary(about))
+    metadata = write_manifest(job.out, found, job.settings())
+    print(summary(metadata))
     print(f"{job.out}: {MANIFEST}, {REJECTED}, {SHEET}")
 
 

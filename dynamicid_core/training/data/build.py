@@ -70,11 +70,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PersonRecords:
-    """A person's samples for the writer. about: for the manifest, and to recognise the folder."""
+    """A person's samples for the writer. metadata: for the manifest, and to recognise the folder."""
 
     name: str
     records: dict[str, Record]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def build(job: Job) -> ShardWriter:
@@ -93,10 +93,10 @@ def build(job: Job) -> ShardWriter:
     bar = tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True)
     with writer, bar, closing(in_parallel(partial(_process_person, job), todo, job.workers)) as results:
         for built in results:
-            writer.add(built.name, built.records, built.about)
+            writer.add(built.name, built.records, built.metadata)
             _warn_of_several_people(built)
-            counts.update(people=1, accepted=len(built.records), rejected=len(built.about["rejected"]))
-            bar.update(built.about["photos"])
+            counts.update(people=1, accepted=len(built.records), rejected=len(built.metadata["rejected"]))
+            bar.update(built.metadata["photos"])
             bar.set_postfix(people=counts["people"], accepted=counts["accepted"], rejected=counts["rejected"])
     return writer
 
@@ -209,24 +209,24 @@ def _process_person(job: Job, person: Person) -> PersonRecords:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses what scikit-image is about to rename
         samples, rejected = build_person(_open_analysis(job.pack, job.provider), person, job.gates)
-    about = {
+    metadata = {
         "checksum": person.checksum(),
         "photos": len(person.photos),
         "expressions": Counter(sample.expression for sample in samples),
         "views": Counter(sample.face_prompt.split(", ", 1)[1] for sample in samples),
         "rejected": [[found.photo, found.reason, found.detail] for found in rejected],
     }
-    return PersonRecords(person.name, {sample.key: to_record(sample) for sample in samples}, about)
+    return PersonRecords(person.name, {sample.key: to_record(sample) for sample in samples}, metadata)
 
 
 def _warn_of_several_people(built: PersonRecords) -> None:
-    strangers = sum(reason == gates.ANOTHER_PERSON for _, reason, _ in built.about["rejected"])
-    if 2 * strangers > built.about["photos"]:
+    strangers = sum(reason == gates.ANOTHER_PERSON for _, reason, _ in built.metadata["rejected"])
+    if 2 * strangers > built.metadata["photos"]:
         _log.warning(
             "The folder %s looks like one of several people: %d of %d photos show another person than the others.",
             built.name,
             strangers,
-            built.about["photos"],
+            built.metadata["photos"],
         )
 
 

@@ -83,17 +83,17 @@ def manifest(found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary(about: Mapping[str, Any]) -> str:
+def summary(metadata: Mapping[str, Any]) -> str:
     """A manifest in a few lines."""
-    people, photos, target = about["people"], about["photos"], about["variface"]
+    people, photos, target = metadata["people"], metadata["photos"], metadata["variface"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in photos["rejected_by_reason"].items())
     missing = ", ".join(target["expressions_missing"])
     return "\n".join(
         [
             f"{people['kept']} of {people['given']} people, {photos['accepted']} of {photos['given']} photos",
             f"left out: {reasons or 'none'}",
-            f"expressions: {_listed(about['expressions'])}{'; none ' + missing if missing else ''}",
-            f"poses: {_listed(about['views'])}",
+            f"expressions: {_listed(metadata['expressions'])}{'; none ' + missing if missing else ''}",
+            f"poses: {_listed(metadata['views'])}",
             f"against VariFace's N people x {target['photos_per_person']} photos: {people['kept']} x "
             f"{target['median_photos_per_person']:g} (median), {target['people_with_as_many']} people have as many, "
             f"{target['photos_missing']} photos are missing",
@@ -106,15 +106,15 @@ def write_manifest(folder: Path, found: Contents, settings: Mapping[str, Any]) -
 
     Raises InputError when the disk is full.
     """
-    about = manifest(found, settings)
-    write_atomically(folder / MANIFEST, json.dumps(about, indent=2).encode())
+    metadata = manifest(found, settings)
+    write_atomically(folder / MANIFEST, json.dumps(metadata, indent=2).encode())
     table = io.StringIO(newline="")
     csv.writer(table).writerows([("photo", "reason", "detail"), *found.rejected])
     write_atomically(folder / REJECTED, table.getvalue().encode(errors="backslashreplace"))
     sheet = io.BytesIO()
     contact_sheet(SampleIndex(folder)).save(sheet, "JPEG", quality=90)
     write_atomically(folder / SHEET, sheet.getvalue())
-    return about
+    return metadata
 
 
 def contact_sheet(index: SampleIndex) -> Image.Image:

@@ -50,17 +50,17 @@ class ShardWriter:
         """Names of the people who are in complete shards, or were left out, in this run or an earlier one."""
         return {person["name"] for person in self.progress.people}
 
-    def add(self, name: str, records: Mapping[str, Record], about: Mapping[str, Any]) -> None:
+    def add(self, name: str, records: Mapping[str, Record], metadata: Mapping[str, Any]) -> None:
         """Adds a person with their samples by key; a person without samples is recorded as left out.
 
-        about: further entries for ``progress.jsonl``. Raises InputError when the disk is full; complete shards stay.
+        metadata: further entries for ``progress.jsonl``. Raises InputError when the disk is full; complete shards stay.
         """
         with writing(self._folder, RESUME_HINT):
             for key, record in records.items():
                 if self._open is None:
                     self._open = _OpenShard(self._folder / f"{self._split}-{len(self._shards()):06d}.tar")
                 self._open.write(key, record)
-            self._people.append({"name": name, "keys": list(records), **about})
+            self._people.append({"name": name, "keys": list(records), **metadata})
             if self._open is not None and self._open.samples >= self._shard_size:
                 self._end_shard()
 

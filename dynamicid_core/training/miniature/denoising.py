@@ -152,8 +152,8 @@ def read_scenes(folder: Path) -> dict[int, list[Scene]]:
         raise InputError(f"There are no scenes of several people: {layout} is missing. Make the data again.")
     found: dict[int, list[Scene]] = {}
     layouts: dict[str, Any] = json.loads(layout.read_text(encoding="utf-8"))
-    for name, about in layouts.items():
+    for name, entry in layouts.items():
         with Image.open(folder / name) as picture:
-            scene = Scene(np.asarray(picture.convert("RGB")), about["caption"])
-        found.setdefault(len(about["people"]), []).append(scene)
+            scene = Scene(np.asarray(picture.convert("RGB")), entry["caption"])
+        found.setdefault(len(entry["people"]), []).append(scene)
     return found

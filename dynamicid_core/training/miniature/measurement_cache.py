@@ -12,9 +12,9 @@ from ...files import writing, written_whole
 class MeasurementCache:
     """A folder with a small file for each measurement of the same files. folder: also for the measured pictures."""
 
-    def __init__(self, folder: Path, files: Iterable[Path], about: Any) -> None:
-        """files: everything measured, and measured with. about: other settings that matter, serialisable to JSON."""
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    def __init__(self, folder: Path, files: Iterable[Path], settings: Any) -> None:
+        """files: everything measured, and measured with. settings: all else that results depend on, serialisable to JSON."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for file in sorted(files):
             digest.update(file.read_bytes())
         self.folder = folder / f"pieces-{digest.hexdigest()[:12]}"

@@ -113,9 +113,9 @@ def run(options: argparse.Namespace) -> None:
 def make(job: Job) -> dict[str, Any]:
     """Makes or completes the data set with its scenes, and returns its manifest."""
     writer = synthesize(job)
-    about = write_manifest(job.out, contents(writer.progress.people), job.settings())
+    metadata = write_manifest(job.out, contents(writer.progress.people), job.settings())
     write_groups(job)
-    return about
+    return metadata
 
 
 def find_anny(given: Path | None) -> Path:
@@ -141,8 +141,8 @@ def synthesize(job: Job) -> ShardWriter:
     total = job.identities * job.per_identity
     bar = tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True)
     with writer, bar, closing(in_parallel(partial(_render_person, job), todo, job.workers)) as results:
-        for name, records, about in results:
-            writer.add(name, records, about)
+        for name, records, metadata in results:
+            writer.add(name, records, metadata)
             bar.update(job.per_identity)
     return writer
 
@@ -192,8 +192,8 @@ def write_groups(job: Job) -> None:
         todo = [(number, people) for number, people in enumerate(who) if _scene_file(number) not in layout.scenes]
         bar = tqdm(total=len(who), initial=len(who) - len(todo), unit="scene", dynamic_ncols=True)
         with bar, closing(in_parallel(partial(_write_scene, job), todo, job.workers)) as done:
-            for name, about in done:
-                layout.add(name, about)
+            for name, metadata in done:
+                layout.add(name, metadata)
                 bar.update()
         layout.finish()
 
@@ -260,14 +260,14 @@ def _render_person(job: Job, number: int) -> tuple[str, dict[str, Record], dict[
         taken = [take_sample(analysis, figure, job, number, picture) for picture in range(job.per_identity)]
     samples = [one[0] for one in taken if one is not None]
     name = name_of(job, number)
-    about = {
+    metadata = {
         "photos": job.per_identity,
         "expressions": Counter(sample.expression for sample in samples),
         "views": Counter(sample.face_prompt.split(", ", 1)[1] for sample in samples),
         "taken_again": sum(one[1] for one in taken if one is not None),
         "rejected": [[f"{name}/{i}", NO_FACE, f"{_ATTEMPTS} pictures"] for i, one in enumerate(taken) if one is None],
     }
-    return name, {sample.key: to_record(sample) for sample in samples}, about
+    return name, {sample.key: to_record(sample) for sample in samples}, metadata
 
 
 @cache

@@ -26,13 +26,13 @@ class LayoutFile:
         if self._partial.is_file():
             self._go_on()
 
-    def add(self, name: str, about: Mapping[str, Any]) -> None:
+    def add(self, name: str, metadata: Mapping[str, Any]) -> None:
         """Adds a scene whose picture has been written; it is on disk when this returns. Raises OSError."""
         with open(self._partial, "ab") as file:
-            file.write(json.dumps({name: about}).encode() + b"\n")
+            file.write(json.dumps({name: metadata}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self.scenes[name] = about
+        self.scenes[name] = metadata
 
     def finish(self) -> None:
         """Writes layout.json. Raises InputError when the disk is full."""
