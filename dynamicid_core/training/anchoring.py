@@ -14,7 +14,7 @@ from ..images import Photo
 from ..saa import SaaSettings
 from .config import AnchorSettings
 from .data.sample import Sample
-from .inputs import embeddings_of, faces, keypoints_of, pictures
+from .inputs import embeddings_of, face_inputs, keypoints_of, pictures
 from .losses import loss_dict, noise_loss
 from .networks import Layouts, TrainableAdapter, token_spread
 
@@ -95,7 +95,7 @@ class AnchorCollator:
         timesteps = torch.randint(self._timesteps, (len(samples),), generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
         shown = with_other_clothes(samples, config.other_clothes, generator) if config.other_clothes else samples
-        seen, features = faces(shown, self._encoders, self._variant)
+        seen, features = face_inputs(shown, self._encoders, self._variant)
         identities = embeddings_of(samples)
         seen[no_face] = 0
         identities[no_face] = 0

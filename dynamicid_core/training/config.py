@@ -164,31 +164,31 @@ def load_config(path: str | Path, kind: type[Config]) -> Config:
     if not path.is_file():
         raise InputError(f"There is no config file {path}.")
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a YAML file: {error}") from error
-    if not isinstance(given, dict):
-        raise InputError(f"{path} must hold lines such as steps: 1000; found {type(given).__name__}.")
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold lines such as steps: 1000; found {type(values).__name__}.")
     try:
-        return kind(**_checked(given, kind))
+        return kind(**_checked(values, kind))
     except InputError as error:
         raise InputError(f"{error} ({path})") from error
 
 
-def _checked(given: dict[str, Any], kind: type[Config]) -> dict[str, Any]:
+def _checked(values: dict[str, Any], kind: type[Config]) -> dict[str, Any]:
     known = {setting.name: setting for setting in fields(kind)}
-    for name in given:
+    for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it can be one of {', '.join(known)}"
             raise InputError(f'There is no setting "{name}"; {hint}')
-    missing = [name for name, setting in known.items() if _is_needed(setting) and name not in given]
+    missing = [name for name, setting in known.items() if _is_required(setting) and name not in values]
     if missing:
         raise InputError(f"The setting {' and '.join(missing)} is missing")
-    return {name: _typed(name, value, known[name].type) for name, value in given.items()}
+    return {name: _typed(name, value, known[name].type) for name, value in values.items()}
 
 
-def _is_needed(setting: Field[Any]) -> bool:
+def _is_required(setting: Field[Any]) -> bool:
     return setting.default is MISSING and setting.default_factory is MISSING
 
 

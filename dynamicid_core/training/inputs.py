@@ -26,7 +26,7 @@ def embeddings_of(samples: list[Sample]) -> Tensor:
     return torch.stack([torch.from_numpy(sample.embedding).float() for sample in samples])
 
 
-def faces(samples: list[Sample], encoders: FrozenEncoders, variant: Variant) -> tuple[Tensor, Tensor]:
+def face_inputs(samples: list[Sample], encoders: FrozenEncoders, variant: Variant) -> tuple[Tensor, Tensor]:
     """ArcFace embeddings [B, 512] and CLIP features [B, patches, size] of samples, as a variant takes them."""
     name = "embedding" if variant.embedding_channel_order == "bgr" else "embedding_rgb"
     embeddings = torch.stack([torch.from_numpy(getattr(sample, name)).float() for sample in samples])

@@ -43,7 +43,7 @@ class LowRankUpdates(nn.Module):
             layer = cast(nn.ModuleDict, self.layers[str(index)])
             for in_file, in_unet in UPDATED.items():
                 projection = unet.get_submodule(f"{path}.{in_unet}")
-                handles.append(projection.register_forward_hook(_adding(layer[f"{in_file}_lora"])))
+                handles.append(projection.register_forward_hook(_update_hook(layer[f"{in_file}_lora"])))
         return handles
 
 
@@ -82,11 +82,11 @@ class TrainableAdapter(nn.Module):
         adapter.face_encoder.load_state_dict(encoder)
         adapter.projections.load_state_dict(projection_weights(tensors))
         updates = {f"layers.{key}": tensor for key, tensor in update_weights(tensors).items()}
-        lacking = sorted({key.split(".")[2] for key in adapter.updates.state_dict().keys() - updates.keys()})
-        if lacking:
+        missing = sorted({key.split(".")[2] for key in adapter.updates.state_dict().keys() - updates.keys()})
+        if missing:
             raise InputError(
                 f"Training can start from adapters with low-rank updates of all projections; this has none of "
-                f"{', '.join(name.removesuffix('_lora') for name in lacking)}."
+                f"{', '.join(name.removesuffix('_lora') for name in missing)}."
             )
         adapter.updates.load_state_dict(updates)
         return adapter
@@ -213,7 +213,7 @@ def _update(source: int, rank: int, channels: int) -> nn.ModuleDict:
     return nn.ModuleDict({"down": down, "up": up})
 
 
-def _adding(update: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+def _update_hook(update: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     pair = cast(nn.ModuleDict, update)
     down, up = cast(nn.Linear, pair["down"]), cast(nn.Linear, pair["up"])
 

@@ -15,7 +15,7 @@ from ..keypoints import encoder_input
 from ..saa import SaaSettings
 from .config import ReconfigureSettings
 from .data.sample import Sample
-from .inputs import faces, pictures
+from .inputs import face_inputs, pictures
 from .losses import diffusion_consistency_loss, feature_loss, loss_dict
 from .networks import TrainableAdapter
 
@@ -150,7 +150,7 @@ class ReconfigureCollator:
 
     @torch.no_grad()
     def _tokens(self, samples: list[Sample], device: torch.device) -> Tensor:
-        embeddings, features = faces(samples, self._encoders, self._adapter.variant)
+        embeddings, features = face_inputs(samples, self._encoders, self._adapter.variant)
         return self._adapter.tokens(embeddings.to(device), features.to(device))
 
 

@@ -32,7 +32,7 @@ from ..saa import SaaSettings
 from .anchoring import AnchorBatch, AnchorCollator, Anchoring
 from .config import AnchorSettings, LoopConfig, ReconfigureSettings
 from .data.sample import Sample
-from .inputs import faces, pictures
+from .inputs import face_inputs, pictures
 from .networks import TrainableAdapter, init_as_identity
 from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureCollator
 
@@ -240,10 +240,10 @@ def _check_motion_networks(
         raise InputError(
             f"The IMR edits tokens of {imr.token_size}, the adapter makes tokens of {token_size}. Give an IMR for it."
         )
-    given = keypoint_encoder.features + text_size
-    if imr.feature_size != given:
+    features = keypoint_encoder.features + text_size
+    if imr.feature_size != features:
         raise InputError(
-            f"The IMR takes motions of {imr.feature_size}; keypoint encoder and text encoder give {given} together "
+            f"The IMR takes motions of {imr.feature_size}; keypoint encoder and text encoder give {features} together "
             f"({keypoint_encoder.features} and {text_size}). Give a keypoint encoder that was trained with this IMR."
         )
 
@@ -257,7 +257,7 @@ def save_motion_network(part: str, network: nn.Module, file: Path) -> None:
 @torch.no_grad()
 def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[Sample]) -> tuple[Tensor, Tensor]:
     """Tokens [B, T, D] of samples, and the unconditional ones [1, T, D]."""
-    embeddings, features = faces(samples, encoders, adapter.variant)
+    embeddings, features = face_inputs(samples, encoders, adapter.variant)
     return adapter.tokens(embeddings.to(encoders.device), features), unconditional_tokens(adapter, encoders)
 
 

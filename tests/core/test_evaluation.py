@@ -53,7 +53,7 @@ def test_a_place_that_cannot_be_written_is_reported(references, tmp_path, place)
         run_evaluation(FakePipeline(), references, tmp_path / "out")
 
 
-def test_what_no_motion_is_asked_of_is_painted_once_for_all_motions(references, tmp_path):
+def test_pictures_without_editing_are_painted_once_for_all_motions(references, tmp_path):
     pipeline, settings = FakePipeline(), (FULL, NO_IMR)
     results = Results(tmp_path, {})
     cases = cases_of(references, 2, limit=70)

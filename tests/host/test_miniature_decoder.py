@@ -25,7 +25,7 @@ def stage(workspace, tmp_path):
     return DecoderStage(encoders, source, config, open_perception(workspace.pack, encoders.device), vae)
 
 
-def test_what_a_decoder_learns_makes_its_pictures_better(stage):
+def test_a_decoder_that_trains_reconstructs_better(stage):
     optimizer = torch.optim.Adam(stage.network.parameters(), lr=1e-3)
     (batch,) = batches(stage, 1)
     seen = []
@@ -56,7 +56,7 @@ def test_the_loader_decodes_as_the_stage_did(stage, workspace, tmp_path):
     torch.testing.assert_close(painted.float().cpu(), wanted, atol=1e-3, rtol=1e-3)
 
 
-def test_latents_of_a_batch_are_shaken_no_further_than_the_unet_errs(stage):
+def test_latents_of_a_batch_get_no_more_noise_than_the_unet_errs(stage):
     (batch,) = batches(stage, 1)
     (raw,) = islice(stage.raw_batches(0, 1), 1)
     exact = stage._encoders.latents(torch.stack([torch.from_numpy(one.picture.copy()) for one in raw]) / 255)

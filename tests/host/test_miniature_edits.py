@@ -38,7 +38,7 @@ def test_half_of_the_people_are_edited_and_never_those_whose_faces_were_dropped(
     assert [] in rows
 
 
-def test_edits_lead_from_the_other_photo_to_the_one_that_is_painted(pairs_and_edits):
+def test_edits_go_from_the_other_photo_to_the_painted_one(pairs_and_edits):
     pairs, batches = pairs_and_edits
     for one in batches:
         for turn, row in enumerate([] if one is None else one.rows.tolist()):

@@ -61,7 +61,7 @@ def test_what_has_been_painted_is_not_painted_again(workspace, bench, folder, pi
     assert torch.equal(again.keypoints, pictures.keypoints)
 
 
-def test_what_is_learned_from_painted_pictures_makes_their_people_nearer(workspace, tmp_path, pictures):
+def test_training_on_painted_pictures_makes_their_people_more_alike(workspace, tmp_path, pictures):
     stage = stage_on(workspace, tmp_path, pictures)
     optimizer = torch.optim.Adam(stage.network.parameters(), lr=2e-4)
     (batch,) = batches(stage, 1)
@@ -105,7 +105,7 @@ def test_the_packed_vae_is_the_finished_one(workspace):
     assert changed == {"decoder", "post_quant_conv"}
 
 
-def test_faces_are_turned_and_moved_each_by_itself_and_a_little_only():
+def test_each_face_is_jittered_independently_and_slightly():
     points = torch.rand(1, 106, 2, generator=torch.Generator().manual_seed(0)).expand(6, -1, -1)
     moved = finishing.jitter_keypoints(points, torch.Generator().manual_seed(1))
     away = (moved - points).norm(dim=-1)

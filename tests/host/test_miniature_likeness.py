@@ -136,7 +136,7 @@ def test_some_people_are_painted_by_edited_tokens_and_the_others_by_those_of_the
     assert (tokens[edits.rows] - own[edits.rows]).abs().amax() > 1e-3
 
 
-def test_what_the_unet_paints_of_edited_tokens_teaches_the_imr(likeness_stage, late_batch):
+def test_the_noise_loss_of_edited_tokens_trains_the_imr(likeness_stage, late_batch):
     network = likeness_stage.network
     network.zero_grad(set_to_none=True)
     network.noise_loss(late_batch, network.predict(late_batch, network.tokens(late_batch))).backward()
@@ -153,7 +153,7 @@ def test_pictures_with_gradients_are_those_without(likeness_stage):
     assert float(latents.grad.abs().sum()) > 0
 
 
-def test_what_arcface_sees_teaches_unet_and_adapter_but_not_the_face_encoder(likeness_stage, late_batch):
+def test_arcface_losses_train_unet_and_adapter_but_not_the_face_encoder(likeness_stage, late_batch):
     network = likeness_stage.network
     network.zero_grad(set_to_none=True)
     predicted = network.predict(late_batch, network.tokens(late_batch))
@@ -165,7 +165,7 @@ def test_what_arcface_sees_teaches_unet_and_adapter_but_not_the_face_encoder(lik
     assert all(p.grad is None for p in likeness_stage._perception._network.parameters())
 
 
-def test_the_true_noise_leaves_nothing_for_arcface_to_find_wrong(likeness_stage, late_batch):
+def test_the_true_noise_has_no_arcface_losses(likeness_stage, late_batch):
     with torch.no_grad():
         right = likeness_stage.network._arcface_losses(late_batch, late_batch.noise)
         worse = likeness_stage.network._arcface_losses(late_batch, torch.zeros_like(late_batch.noise))
@@ -174,7 +174,7 @@ def test_the_true_noise_leaves_nothing_for_arcface_to_find_wrong(likeness_stage,
         assert float(worse[name]) > much, name
 
 
-def test_faces_in_too_much_noise_and_faces_that_were_dropped_are_not_looked_at(likeness_stage, late_batch):
+def test_very_noisy_and_dropped_faces_get_no_arcface_losses(likeness_stage, late_batch):
     early = dataclasses.replace(late_batch, timesteps=torch.full_like(late_batch.timesteps, 900))
     nobody = dataclasses.replace(late_batch, identities=torch.zeros_like(late_batch.identities))
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_the_worse_a_face_is_the_more_it_teaches():
     assert poor > 5 * good
 
 
-def test_everybody_of_a_data_set_is_known_by_one_photo(workspace):
+def test_known_identities_are_of_one_photo_per_person(workspace):
     known = perception.known_identities(workspace.data_folder(PEOPLE))
     index = SampleIndex(workspace.data_folder(PEOPLE))
     assert len(known) == len(index.people) > 1
@@ -246,7 +246,7 @@ def test_edited_people_are_to_be_like_the_photo_that_is_edited_and_others_like_t
         torch.testing.assert_close(batch.sources[row], expected)
 
 
-def test_a_face_like_nobody_is_wrong_and_so_is_one_like_everybody(strangers):
+def test_faces_similar_to_nobody_or_to_everybody_are_errors(strangers):
     identities, shared = strangers
     true = identities[:2]
 

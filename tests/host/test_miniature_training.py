@@ -42,7 +42,7 @@ def test_the_recipe_ends_with_all_files_of_a_miniature_in_half_precision(workspa
     assert all(abs(sizes[name] - size) < 1000 for name, size in shipped.items() if name != miniature.TEXT_FILE)
 
 
-def test_a_finished_recipe_makes_nothing_again(workspace):
+def test_a_finished_recipe_repeats_nothing(workspace):
     files = [file for file in workspace.out.rglob("*.safetensors") if file.parent.name != "miniature"]
     files += workspace.data_folder(PEOPLE).rglob("*.png")
     before = {file: file.stat().st_mtime_ns for file in files}
@@ -50,7 +50,7 @@ def test_a_finished_recipe_makes_nothing_again(workspace):
     assert {file: file.stat().st_mtime_ns for file in files} == before
 
 
-def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_from(workspace):
+def test_the_judge_and_measuring_use_people_the_model_never_saw(workspace):
     from dynamicid_core.training.data.shards import SampleIndex
 
     names = [set(SampleIndex(workspace.data_folder(name)).people) for name in (PEOPLE, OTHERS, UNSEEN)]
@@ -73,7 +73,7 @@ def test_a_wrong_option_is_reported_before_anything_is_made(wrong, message, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_less_effort_is_less_of_everything_but_of_what_is_measured():
+def test_less_effort_scales_training_but_not_measuring():
     whole, tenth, least = Effort(), Effort().scaled(0.1), Effort().scaled(1e-9)
     stays = {"unseen", "ceiling", "measured", "few_steps", "batch_divisor", "painted"}  # of each of fewer people
     assert whole.scaled(1) == whole
@@ -116,7 +116,7 @@ def test_comfyui_reads_texts_and_pictures_as_the_trainer_did(workspace, tmp_path
     torch.testing.assert_close(embedding.float(), seen.image_embeds, atol=2e-2, rtol=0)
 
 
-def test_captions_read_together_are_read_as_one_by_one(workspace):
+def test_captions_encoded_in_a_batch_equal_those_encoded_singly(workspace):
     encoders = workspace.encoders()
     prompts = ["a portrait of a person", "", "a photo of a man, wearing a red T-shirt"]
     torch.testing.assert_close(encoders.contexts(prompts), encoders.texts(prompts)[0], atol=1e-5, rtol=0)
@@ -163,7 +163,7 @@ def test_an_error_on_the_face_counts_more():
     assert float(inside[0, 0] / weights[0, 0, 0, 0]) == pytest.approx(3)
 
 
-def test_what_counts_how_much_is_found_on_the_device_of_the_batch():
+def test_weights_are_computed_on_the_device_of_the_batch():
     # The device "meta" refuses tensors of another one, as CUDA and MPS do.
     keypoints, latents = torch.zeros(2, 106, 2, device="meta"), torch.zeros(2, 8, 18, 16, device="meta")
     assert framing.close_up_weights(keypoints, latents).shape == (2, 1, 18, 16)

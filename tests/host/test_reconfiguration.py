@@ -27,7 +27,7 @@ def test_networks_that_were_not_trained_together_are_reported(tiny_models, tmp_p
         reconfigure_stage(tiny_models, tmp_path, adapter_file, **{name: str(file) for name, file in files.items()})
 
 
-def test_the_consistency_is_no_number_until_the_unet_has_looked(tiny_models, tmp_path, adapter_file):
+def test_the_consistency_is_nan_until_the_unet_has_seen_a_batch(tiny_models, tmp_path, adapter_file):
     train(*reconfigure_stage(tiny_models, tmp_path, adapter_file, steps=3, diffusion_share=0.0))
     assert np.isnan(losses(tmp_path, "consistency")).all()
 

@@ -50,7 +50,7 @@ def test_a_running_mean_is_that_of_each_value_and_those_before_it(count, width):
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -1e30])
-def test_a_value_that_is_huge_or_no_number_counts_in_its_own_means_only(odd):
+def test_a_huge_or_non_finite_value_affects_only_its_own_means(odd):
     values = [1.0, 2.0, 3.0, odd, 5.0, 6.0, 7.0, 8.0]
     expected = [1.0, 1.5, 2.5, odd / 2, odd / 2, 5.5, 6.5, 7.5]
     assert running_mean(values, 2) == pytest.approx(expected, nan_ok=True)

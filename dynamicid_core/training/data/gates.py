@@ -135,17 +135,17 @@ def strangers(embeddings: Sequence[NDArray[np.float32]], agreement: float) -> di
     hundreds of photos of all sorts of people. No face is compared with a median that it is part of: each of two
     different people would pass.
     """
-    rows, there = np.asarray(embeddings), np.arange(len(embeddings))
-    gone: dict[int, float] = {}
-    while len(there) > 1:
-        cosines = _cosines_to_the_others(rows[there])
+    rows, remaining = np.asarray(embeddings), np.arange(len(embeddings))
+    removed: dict[int, float] = {}
+    while len(remaining) > 1:
+        cosines = _cosines_to_the_others(rows[remaining])
         count = int((cosines < agreement).sum())
         if not count:
             break
-        leaving = cosines.argsort(kind="stable")[: max(1, int(count * _REMOVED_PER_ROUND))]
-        gone |= zip(there[leaving].tolist(), cosines[leaving].tolist(), strict=True)
-        there = np.delete(there, leaving)
-    return gone
+        worst = cosines.argsort(kind="stable")[: max(1, int(count * _REMOVED_PER_ROUND))]
+        removed |= zip(remaining[worst].tolist(), cosines[worst].tolist(), strict=True)
+        remaining = np.delete(remaining, worst)
+    return removed
 
 
 def _cosines_to_the_others(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:

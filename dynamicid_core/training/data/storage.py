@@ -36,12 +36,12 @@ class Progress:
         self._path = folder / PROGRESS
         self.lines: list[dict[str, Any]] = []
         if self._path.is_file():
-            self._go_on(settings)
+            self._resume(settings)
             return
         unfinished = self._path.with_name(PROGRESS + ".part")  # left by a run that was killed at its start
         if folder.exists() and (not folder.is_dir() or any(path != unfinished for path in folder.iterdir())):
             raise InputError(f"{folder} is not empty and holds no data set. Choose a new or empty folder for --out.")
-        self._begin(settings)
+        self._create(settings)
 
     @property
     def people(self) -> list[dict[str, Any]]:
@@ -62,12 +62,12 @@ class Progress:
             raise
         self.lines.append(line)
 
-    def _begin(self, settings: Mapping[str, Any]) -> None:
+    def _create(self, settings: Mapping[str, Any]) -> None:
         with writing(self._path.parent, RESUME_HINT):
             self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path, _encoded({"format": _FORMAT, "version": _VERSION, "settings": settings}))
 
-    def _go_on(self, settings: Mapping[str, Any]) -> None:
+    def _resume(self, settings: Mapping[str, Any]) -> None:
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
         try:
@@ -81,7 +81,7 @@ class Progress:
         mine = json.loads(json.dumps(settings))
         differing = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
         if differing and not self.lines:  # nothing is made with them yet
-            self._begin(settings)
+            self._create(settings)
             return
         if differing:
             changes = ", ".join(f"{name} {theirs.get(name)} (now {mine.get(name)})" for name in differing)

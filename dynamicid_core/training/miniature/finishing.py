@@ -72,11 +72,11 @@ class Finishing(Decoding[FinishingBatch]):
     def forward(self, batch: FinishingBatch) -> dict[str, Tensor]:
         """Losses by name; "loss" is the one to minimise."""
         losses = super().forward(batch)
-        of_painted = self._of_painted(batch)
-        losses["loss"] = losses["loss"] + sum(weight * loss for weight, loss in of_painted.values())
-        return losses | {name: loss.detach() for name, (_, loss) in of_painted.items()}
+        painted_losses = self._painted_losses(batch)
+        losses["loss"] = losses["loss"] + sum(weight * loss for weight, loss in painted_losses.values())
+        return losses | {name: loss.detach() for name, (_, loss) in painted_losses.items()}
 
-    def _of_painted(self, batch: FinishingBatch) -> dict[str, tuple[float, Tensor]]:
+    def _painted_losses(self, batch: FinishingBatch) -> dict[str, tuple[float, Tensor]]:
         painted, own = batch.painted, batch.painted.identities
         if not len(painted):
             return {}

@@ -13,7 +13,7 @@ class MeasurementCache:
     """A folder with a small file for each measurement of the same files. folder: also for the measured pictures."""
 
     def __init__(self, folder: Path, files: Iterable[Path], settings: Any) -> None:
-        """files: everything measured, and measured with. settings: all else that results depend on, serialisable to JSON."""
+        """files: everything measured, and measured with. settings: all else that results depend on, as JSON values."""
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for file in sorted(files):
             digest.update(file.read_bytes())

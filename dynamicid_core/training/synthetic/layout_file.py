@@ -24,7 +24,7 @@ class LayoutFile:
         if self._whole.is_file():
             self.scenes |= _scenes(self._whole, self._whole.read_bytes())
         if self._partial.is_file():
-            self._go_on()
+            self._resume()
 
     def add(self, name: str, metadata: Mapping[str, Any]) -> None:
         """Adds a scene whose picture has been written; it is on disk when this returns. Raises OSError."""
@@ -39,7 +39,7 @@ class LayoutFile:
         write_atomically(self._whole, json.dumps(self.scenes, indent=1).encode())
         self._partial.unlink(missing_ok=True)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         content = self._partial.read_bytes()
         whole = content.rfind(b"\n") + 1
         for line in content[:whole].splitlines():
