@@ -175,7 +175,7 @@ def test_the_variant_says_what_clip_sees(tiny_models):
     module, variants = core("training.inputs"), core("checkpoint").VARIANTS
     rng = np.random.default_rng(0)
     one = replace(make_samples()[0], picture=rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
-    seen = {name: module.faces([one], tiny_models[1], variant)[1] for name, variant in variants.items()}
+    seen = {name: module.face_inputs([one], tiny_models[1], variant)[1] for name, variant in variants.items()}
     landmarks = (one.keypoints[[38, 88, 86, 52, 61]] * SIDE).astype(np.float32)
     aligned = core("face_analysis").align_for_clip(one.picture, landmarks)
     for name, photo in (("DynamicID", one.picture), ("IP-Adapter FaceID Plus", aligned)):
@@ -237,11 +237,11 @@ def test_data_of_another_recognition_model_than_the_adapters_is_refused(
 @pytest.mark.parametrize(
     ("lacking", "message"),
     [
-        ("_lora.", "low-rank updates of one rank; this one has none"),
-        ("to_out_lora.", "low-rank updates of all projections; this one has none of to_out"),
+        ("_lora.", "low-rank updates of one rank; this has none"),
+        ("to_out_lora.", "low-rank updates of all projections; this has none of to_out"),
     ],
 )
-def test_going_on_from_an_adapter_without_low_rank_updates_is_refused(
+def test_starting_from_an_adapter_without_low_rank_updates_is_refused(
     tiny_models, tmp_path, adapter_file, lacking, message
 ):
     parts = torch.load(adapter_file, weights_only=True)
