@@ -13,19 +13,19 @@ from torch import Tensor
 
 CFG = 5.0
 BOOSTED, PLAIN = 900, 500
-"""Timesteps: the layout boost acts at the first (before 24 % of the schedule), no more at the second."""
+"""Timesteps: the layout boost is active at the first (before 24 % of the schedule), but not at the second."""
 
 
 @dataclass
 class Steps:
-    """A sampler that asks the model at given timesteps and hands each question to ``around``."""
+    """A sampler that calls the model at given timesteps, each call through ``around``."""
 
     timesteps: list[int]
     around: Callable[[Callable[[], Tensor]], Any]
-    answers: list[Any] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
 
     def sample(self, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, noise: Tensor, *_: Any) -> Tensor:
-        """Called by the host in place of a sampler of its own."""
+        """Called by the host in place of its own samplers."""
         for timestep in self.timesteps:
             sigma = guider.inner_model.model_sampling.sigma(torch.tensor([timestep])).to(noise)
             x = noise * (sigma**2 + 1) ** 0.5
@@ -33,11 +33,11 @@ class Steps:
             def step(x: Tensor = x, sigma: Tensor = sigma) -> Tensor:
                 return guider(x, sigma.expand(len(x)), **extra_args)
 
-            self.answers.append(self.around(step))
+            self.results.append(self.around(step))
         return noise
 
     def max_denoise(self, *_: Any) -> bool:
-        """Asked by the host."""
+        """Called by the host."""
         return True
 
 
@@ -49,4 +49,4 @@ def sample(variant: Variant, size: int, steps: Steps) -> list[Any]:
     guider.set_conds(variant.positive, variant.negative)
     guider.set_cfg(CFG)
     guider.sample(noise, latent, steps, torch.tensor([1.0, 0.0]), disable_pbar=True)
-    return steps.answers
+    return steps.results

@@ -1,4 +1,4 @@
-"""What takes time and memory on the device that ComfyUI has chosen."""
+"""Measures time and memory on the device that ComfyUI has chosen."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ import torch
 
 CUDA = comfy.model_management.get_torch_device().type == "cuda"
 DTYPE = torch.float16 if CUDA else torch.float32
-"""Of the models whose steps are timed."""
+"""The dtype of the models whose steps are timed."""
 
 
 class Meter:
-    """Adds up the time spent in functions, by name. On CUDA with events, which do not make the host wait."""
+    """Adds up the time spent in functions, by name. On CUDA it uses events, which do not synchronise."""
 
     def __init__(self) -> None:
         self._spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its time taken."""
+        """The function, timed."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            begun = self._now()
+            start = self._now()
             try:
                 return function(*args, **kwargs)
             finally:
-                self._spans[name].append((begun, self._now()))
+                self._spans[name].append((start, self._now()))
 
         return run
 
     def take(self) -> tuple[Counter[str], Counter[str]]:
-        """Seconds and number of calls by name, and start anew."""
+        """Return seconds and number of calls by name, and reset."""
         synchronize()
         seconds = Counter({name: sum(self._seconds(*span) for span in spans) for name, spans in self._spans.items()})
         calls = Counter({name: len(spans) for name, spans in self._spans.items()})
@@ -50,15 +50,15 @@ class Meter:
         event.record()
         return event
 
-    def _seconds(self, begun: Any, ended: Any) -> float:
-        return begun.elapsed_time(ended) / 1000 if CUDA else ended - begun
+    def _seconds(self, start: Any, end: Any) -> float:
+        return start.elapsed_time(end) / 1000 if CUDA else end - start
 
 
 class PeakMemory:
     """The most memory held at once between ``start`` and ``stop``, in bytes, and how much was held at the start.
 
     CUDA: torch's allocator. Linux: the high-water mark of the resident set, which the kernel lets a process reset.
-    Elsewhere, and where a container forbids that, 0.
+    Elsewhere, and if a container forbids that, 0.
     """
 
     def start(self) -> None:
@@ -84,6 +84,6 @@ class PeakMemory:
 
 
 def synchronize() -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if CUDA:
         torch.cuda.synchronize()

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 RANK = 128
 TEXT_WIDTH, TOKENS = 768, 4
-# Of the low-rank updates, relative to 1/sqrt(fan_in): they should show in the picture and not take it over.
+# Of the low-rank updates, relative to 1/sqrt(fan_in): they should affect the picture without dominating it.
 UPDATE_STRENGTH = 0.1
 
 
@@ -42,7 +42,7 @@ def sd15(dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
 
 
 def random_adapter(unet: comfy.model_patcher.ModelPatcher) -> DynamicID:
-    """An adapter for the UNet of the released file's sizes, loaded as its file would be."""
+    """An adapter for the UNet with the released file's sizes, loaded as its file would be."""
     layers = attention_layers(unet.model.diffusion_model)
     checkpoint = TrainableAdapter(layers, FaceEncoderSizes(TEXT_WIDTH), RANK, DYNAMICID).checkpoint()
     generator = torch.Generator().manual_seed(1)
@@ -53,7 +53,7 @@ def random_adapter(unet: comfy.model_patcher.ModelPatcher) -> DynamicID:
 
 
 def unet_config() -> dict[str, object]:
-    """Stable Diffusion 1.5's UNet in the host's terms."""
+    """The host's config of Stable Diffusion 1.5's UNet."""
     return {
         "image_size": 32,
         "in_channels": 4,
@@ -76,9 +76,9 @@ def unet_config() -> dict[str, object]:
 
 
 def random_tensor(name: str, shape: Shape, generator: torch.Generator) -> Tensor:
-    """Matrices and kernels keep the size of what passes through them; norms and biases do nothing."""
+    """Random weights: matrices and kernels preserve the scale of activations; norms and biases do nothing."""
     if len(shape) < 2:
-        # Of one dimension are norms, biases and CLIP's class embedding, for which ones are as good as anything.
+        # One-dimensional ones are norms, biases and CLIP's class embedding, for which ones will do.
         return (
             torch.zeros(shape, dtype=torch.float16) if name.endswith("bias") else torch.ones(shape, dtype=torch.float16)
         )

@@ -1,4 +1,4 @@
-"""Which operations the pack dispatches, and how often it makes the host wait for the device."""
+"""Counts the operations that the pack dispatches, and how often it makes the host wait for the device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READS_BY_HOST = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", 
 
 
 class KernelCounter(TorchDispatchMode):
-    """Lists the aten operations that launch a kernel. Composite ones come as their parts, if not in inference mode."""
+    """Lists the aten operations that launch a kernel; composite ones by their parts, except in inference mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class KernelCounter(TorchDispatchMode):
 
 
 def count_kernels(kinds: Iterable[Variant], dtype: torch.dtype) -> list[dict[str, Any]]:
-    """The counts of all kinds with people, on models of that dtype."""
+    """The counts of all variants with people, on models of that dtype."""
     name = str(dtype).removeprefix("torch.")
     return [{"dtype": name, **row} for kind in kinds if kind.people > 0 for row in _kernels_of(kind)]
 
@@ -82,7 +82,7 @@ def _kernels_of(kind: Variant) -> list[dict[str, Any]]:
 
 
 def summary(people: int, boost: bool, layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the layers of a step: the longest list of operations, and all waits of the host for the device."""
+    """Summarises the layers of a step: the longest list of operations, and all waits of the host for the device."""
     longest = max((layer["operations"] for layer in layers), key=len)
     reads = sum(name.startswith(READS_BY_HOST) for layer in layers for name in layer["operations"])
     return {
@@ -97,7 +97,7 @@ def summary(people: int, boost: bool, layers: list[dict[str, Any]]) -> dict[str,
 
 @contextmanager
 def watch_syncs(active: bool = True) -> Iterator[list[Any]]:
-    """Collects a warning for each wait of the host for the device; on CUDA only. Not active: a pause in collecting."""
+    """Collects a warning for each wait of the host for the device, on CUDA only. active: False suspends collecting."""
     if not CUDA:
         yield []
         return

@@ -1,8 +1,8 @@
-"""Measure what the people cost: seconds and memory of a UNet step with 0, 1, 2, 4 and 8 of them.
+"""Measure the cost of people: seconds and memory of a UNet step with 0, 1, 2, 4 and 8 of them.
 
-A model of Stable Diffusion 1.5's shapes and random weights, made in memory, runs through ComfyUI's own sampling path.
+A model with Stable Diffusion 1.5's shapes and random weights, made in memory, runs through ComfyUI's own sampling path.
 The result goes to benchmarks/results/ as a table, as figures and as a plot; benchmarks/README.md says how to read it.
-With COMFYUI_PATH set, uses that ComfyUI, else the newest one the tests use.
+Uses the ComfyUI in COMFYUI_PATH if that is set, else the newest one that the tests use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 MEASUREMENT = HERE / "saa_measurement.py"
 ATTENTION = {"default": [], "pytorch": ["--use-pytorch-cross-attention"]}
-# Models on CUDA run in half precision, whose conversions are kernels too; that can be counted anywhere.
+# Models on CUDA run in half precision, whose conversions are kernels too; these can be counted on any device.
 COUNT_IN = {"cpu": ["float32", "float16"], "cuda": ["float16"]}
 
 
@@ -51,16 +51,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """A whole number above 0, as argparse wants its types."""
+    """A whole number above 0, as a type of argparse."""
     if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)
 
 
 def picture_side(text: str) -> int:
     """A side of a square picture; the UNet halves its latent three times."""
     if positive(text) % 64:
-        raise argparse.ArgumentTypeError(f"{text} is no multiple of 64")
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 64")
     return int(text)
 
 
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SetupError(f"PyTorch {torch.__version__} in {VENV} finds no CUDA device. Leave out --device cuda.")
-    begun = time.monotonic()
+    start = time.monotonic()
     host = hosts.user_host() or hosts.ensure_host()
     kinds = list(dict.fromkeys(options.attention))
     measurements = [measure(host, kind, options, count=kind == kinds[0]) for kind in kinds]
@@ -79,20 +79,20 @@ def run(options: argparse.Namespace) -> None:
     stem = RESULTS / f"{options.device}-{time.strftime('%Y-%m-%d')}{of_masks}"
     text = saa_report.write(stem, measurements)
     print(f"\n{text}\nWritten to {stem.relative_to(ROOT)}.md, .csv and .png; "
-          f"took {time.monotonic() - begun:.0f} s.")  # fmt: skip
+          f"took {time.monotonic() - start:.0f} s.")  # fmt: skip
 
 
 def measure(host: Path, attention: str, options: argparse.Namespace, count: bool) -> dict[str, Any]:
-    """What saa_measurement.py finds. A process for each kind of attention, which the host chooses when it starts.
+    """The result of saa_measurement.py, in a process for each kind of attention, which the host selects at startup.
 
-    count: whether to count kernels too, which are the same for every kind of attention to the text.
+    count: whether to count kernels, too, which do not depend on the kind of attention.
     """
     steps = options.steps if len(options.steps) > 1 else options.steps * len(options.sizes)
-    # Threads that wait without sleeping would take the processor from whatever else runs, and be measured with it.
+    # Threads that spin while waiting would take the processor from other work and distort the measurement.
     variables = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        order = {
+        job = {
             "host": str(host),
             "host_version": hosts.host_version(host),
             "host_arguments": ATTENTION[attention] + (["--cpu"] if options.device == "cpu" else []),
@@ -103,14 +103,14 @@ def measure(host: Path, attention: str, options: argparse.Namespace, count: bool
             "count_in": COUNT_IN[options.device] if count else [],
             "result": str(result),
         }
-        print(f"ComfyUI {order['host_version']}, attention: {attention}", flush=True)
-        if subprocess.run([sys.executable, str(MEASUREMENT), json.dumps(order)], env=variables).returncode:
+        print(f"ComfyUI {job['host_version']}, attention: {attention}", flush=True)
+        if subprocess.run([sys.executable, str(MEASUREMENT), json.dumps(job)], env=variables).returncode:
             raise SetupError("The measurement ended early; its own messages are above.")
         return json.loads(result.read_text(encoding="utf-8"))
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code. Outside the environment: makes it and runs this file again in it."""
+    """Exit code. Outside of the environment, makes it and runs this file again in it."""
     options = parse(arguments)
     return environment.command(Path(__file__), arguments, lambda: run(options))
 

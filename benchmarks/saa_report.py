@@ -1,4 +1,4 @@
-"""The files of saa_overhead.py: table (Markdown), single steps (CSV) and plot (PNG), from what the processes found."""
+"""The output files of saa_overhead.py: table (Markdown), single steps (CSV) and plot (PNG)."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def write(stem: Path, measurements: list[Measurement]) -> str:
 
 
 def attention_name(measurement: Measurement) -> str:
-    """Such as `sub_quad` or `pytorch --use-pytorch-cross-attention`: what ran, and the flag that chose it."""
+    """The attention that ran and the flag that chose it, such as `pytorch (--use-pytorch-cross-attention)`."""
     machine = measurement["machine"]
     flags = machine["flags"].replace("--cpu", "").strip()
     return f"{machine['attention']} ({flags or 'the default'})"
 
 
 def target(device: str, size: int) -> float | None:
-    """The largest overhead wanted, in percent."""
+    """The target for the overhead, in percent."""
     return 2.0 if device == "cuda" else {256: 0.9, 512: 0.5}.get(size)
 
 
 def overhead(row: Row) -> float:
-    """Of one step, in percent."""
+    """The overhead of one step, in percent."""
     return 100 * row["added"] / (row["seconds"] - row["added"])
 
 
@@ -68,7 +68,7 @@ def markdown(measurements: list[Measurement]) -> str:
 
 
 def size_section(measurement: Measurement, size: int) -> list[str]:
-    """Title, table and verdict of one size."""
+    """Title, table and verdict for one size."""
     rows = [row for row in measurement["steps"] if row["size"] == size]
     merged = {row["step"]: row for row in rows if row["people"] == 0}
     header = ("people", "step, s", "added, ms", "overhead, %", "step / merged", "once per run, ms", "memory, MiB")
@@ -80,7 +80,7 @@ def size_section(measurement: Measurement, size: int) -> list[str]:
 
 
 def table_line(rows: list[Row], merged: dict[int, Row]) -> list[str]:
-    """One number of people."""
+    """The table line of one number of people."""
     people = rows[0]["people"]
     ratios = [row["seconds"] / merged[row["step"]]["seconds"] for row in rows]
     memory = f"{median(r['peak'] for r in rows) / 2**20:.0f} (+{median(r['working'] for r in rows) / 2**20:.0f})"
@@ -96,7 +96,7 @@ def table_line(rows: list[Row], merged: dict[int, Row]) -> list[str]:
 
 
 def once_per_run(rows: list[Row]) -> str:
-    """Sums over the sampling runs, of which each has up to two steps."""
+    """Sums over sampling runs, which have up to two steps each."""
     runs = [rows[i : i + STEPS_A_RUN] for i in range(0, len(rows), STEPS_A_RUN)]
     once, projection = (median(1000 * sum(row[name] for row in run) for run in runs) for name in ("once", "projection"))
     count = median(sum(row["projections"] for row in run) for run in runs)
@@ -116,7 +116,7 @@ def verdict(device: str, size: int, rows: list[Row]) -> str:
 
 
 def kernel_section(rows: list[Row]) -> list[str]:
-    """What the pack dispatches in a layer. Empty when nothing was counted."""
+    """The operations that the pack dispatches in a layer. Empty when nothing was counted."""
     if not rows:
         return []
     header = ("people", "dtype", "layout boost", "operations a layer", "waits a step", "which")
@@ -143,7 +143,7 @@ def kernel_section(rows: list[Row]) -> list[str]:
 
 
 def device_kernels(measurement: Measurement) -> str:
-    """Kernels of whole steps on CUDA, and what a person adds to each layer."""
+    """Kernels of whole steps on CUDA, and how many a person adds to each layer."""
     counts = {int(people): count for people, count in measurement["device_kernels"].items()}
     layers = measurement["kernels"][0]["layers"] if measurement["kernels"] else 16
     lines = [
@@ -155,12 +155,12 @@ def device_kernels(measurement: Measurement) -> str:
 
 
 def spread(values: list[float], form: str) -> str:
-    """Median, and in brackets smallest and largest."""
+    """The median, with the smallest and largest in brackets."""
     return f"{form} ({form} to {form})".format(median(values), min(values), max(values))
 
 
 def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     header = list(header)
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
 
@@ -169,7 +169,7 @@ def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def write_csv(path: Path, measurements: list[Measurement]) -> None:
-    """One line for each measured step. Times in seconds, memory in bytes; -1 people: the unpatched model."""
+    """Writes a line per measured step. Times in seconds, memory in bytes; -1 people means the unpatched model."""
     rows = [{"attention": m["machine"]["attention"], **row} for m in measurements for row in m["steps"]]
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
@@ -178,7 +178,7 @@ def write_csv(path: Path, measurements: list[Measurement]) -> None:
 
 
 def plot(path: Path, measurements: list[Measurement]) -> None:
-    """Overhead over the number of people, a panel for each size. Bars: smallest to largest step."""
+    """Plots overhead by number of people, a panel for each size. Bars: smallest to largest step."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -198,7 +198,7 @@ def plot(path: Path, measurements: list[Measurement]) -> None:
 
 
 def draw_panel(panel: Any, size: int, measurements: list[Measurement]) -> None:
-    """One size: a line for each kind of attention, and the target."""
+    """Draws one size: a line for each kind of attention, and the target."""
     for measurement in measurements:
         rows = [row for row in measurement["steps"] if row["size"] == size and row["people"] > 0]
         people = sorted({row["people"] for row in rows})

@@ -1,4 +1,4 @@
-"""How long steps take, and how much of it the pack. Its code runs unchanged; functions around it take the time."""
+"""Times steps, and the pack's share of them. Its code runs unchanged, with timing functions around it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dynamicid_core import adapter
 from dynamicid_core.comfy_host import identity_patch
 
 ADDED = {"around_model": 1, "forward": -1, "attend": 1, "text": -1, "once": -1}
-"""What the pack adds to a step, by the names of ``hooks``."""
+"""The time that the pack adds to a step, as a signed sum over the names of ``hooks``."""
 
 
 def timed_step(meter: Meter) -> Callable[[Callable[[], Tensor]], dict[str, Any]]:
-    """Time and memory of one step. ``added``: what the pack did in it, less what it does once per run."""
+    """Time and memory of one step. ``added``: the pack's time in it, without what it does once per run."""
 
     def around(step: Callable[[], Tensor]) -> dict[str, Any]:
         memory = PeakMemory()
         meter.take()
         memory.start()
-        answer = meter.timed("step", step)()
+        output = meter.timed("step", step)()
         seconds, calls = meter.take()
         peak = memory.stop()
-        if not answer.isfinite().all():
-            raise RuntimeError("the model's answer has values that are not numbers")
+        if not output.isfinite().all():
+            raise RuntimeError("the model's output has non-finite values")
         return {
             "seconds": seconds["step"] - seconds["once"],
             "added": sum(sign * seconds[name] for name, sign in ADDED.items()),
@@ -48,26 +48,26 @@ def timed_step(meter: Meter) -> Callable[[Callable[[], Tensor]], dict[str, Any]]
 
 
 def measure_size(kinds: list[Variant], meter: Meter, size: int, steps: int) -> list[dict[str, Any]]:
-    """Every kind in turn, in sampling runs of two steps (with and without layout boost), until each has its steps."""
+    """All variants in turn, in sampling runs of two steps (with and without layout boost), until each has its steps."""
     rows = []
     sample(kinds[0], size, Steps([BOOSTED], timed_step(meter)))  # the first forward of a size is slower
     for begin in range(0, steps, 2):
         timesteps = [BOOSTED, PLAIN][: steps - begin]
         for kind in kinds:
-            answers = sample(kind, size, Steps(timesteps, timed_step(meter)))
-            for number, answer in enumerate(answers):
-                rows.append({"size": size, "people": kind.people, "step": begin + number, **answer})
-            print(f"  {size} pixels, {describe(kind.people)}: {answers[-1]['seconds']:.2f} s a step", flush=True)
+            results = sample(kind, size, Steps(timesteps, timed_step(meter)))
+            for number, result in enumerate(results):
+                rows.append({"size": size, "people": kind.people, "step": begin + number, **result})
+            print(f"  {size} pixels, {describe(kind.people)}: {results[-1]['seconds']:.2f} s per step", flush=True)
     return rows
 
 
 @contextmanager
 def hooks(meter: Meter) -> Iterator[None]:
-    """While open, whatever the pack adds to a forward is timed.
+    """Within the context, everything that the pack adds to a forward is timed.
 
-    Per forward: "around_model" without "forward" within it. Per layer: "attend" without "text" within it, the
-    attention it wraps. "once": inside "attend", what the pack then keeps for the rest of the sampling run; most of it
-    is "projection", the identity tokens' keys and values.
+    Per forward: "around_model" without the "forward" within it. Per layer: "attend" without the "text" within it, the
+    attention it wraps. "once": inside "attend", what the pack caches for the rest of the sampling run, mostly
+    "projection", the identity tokens' keys and values.
     """
     cls = identity_patch.IdentityPatch
     attention, around_model, keep = cls._attention, cls.around_model, cls._cached
@@ -103,17 +103,17 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class TimedExecutor:
-    """The rest of a forward, as the host hands it to a wrapper."""
+    """The rest of a forward, as the host passes it to a wrapper."""
 
     def __init__(self, executor: Any, meter: Meter) -> None:
         self.class_obj = executor.class_obj
         self._call = meter.timed("forward", executor)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward."""
+        """Run the forward."""
         return self._call(*args, **kwargs)
 
 
 def load() -> float:
-    """How many processes want a processor, averaged over the last minute; -1 where the system does not tell."""
+    """The load average over the last minute; -1 if the system does not report it."""
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else -1.0

@@ -1,4 +1,4 @@
-"""The models that are measured: without people, and with some."""
+"""The models to measure, with and without people."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dynamicid_core.face import Face, Placement
 from dynamicid_core.regions import Box, MaskRegion, Region, from_mask
 
 UNPATCHED = -1
-"""Stands for a number of people: the model as it was, without even the low-rank updates."""
+"""In place of a number of people: the original model, without even the low-rank updates."""
 TEXT_TOKENS = 77
 MASK_SIZE = 512
 
 
 @dataclass
 class Variant:
-    """A model to measure with its conditioning."""
+    """A model to measure, with its conditioning."""
 
     people: int
     model: comfy.model_patcher.ModelPatcher
@@ -33,7 +33,7 @@ class Variant:
 
 
 def placements(count: int, soft_masks: bool) -> list[Placement]:
-    """People side by side, each in a box of their own, or in a mask with a soft edge in its place."""
+    """People side by side, each in their own box, or in a mask with a soft edge instead."""
     generator = torch.Generator().manual_seed(2)
     shape = (1, TOKENS, TEXT_WIDTH)
     tokens = [torch.randn(shape, generator=generator) for _ in range(count + 1)]
@@ -44,7 +44,7 @@ def placements(count: int, soft_masks: bool) -> list[Placement]:
 
 
 def softened(box: Box) -> MaskRegion:
-    """A mask of the box whose edge is blurred over an eighth of the picture."""
+    """A mask of the box, its edge blurred over an eighth of the picture."""
     drawn = box.coverage(MASK_SIZE, MASK_SIZE)[None, None]
     blur = MASK_SIZE // 16
     return from_mask(F.avg_pool2d(drawn, 2 * blur + 1, stride=1, padding=blur)[0])
@@ -69,5 +69,5 @@ def variants(
 
 
 def describe(people: int) -> str:
-    """A kind in words."""
+    """A variant in words."""
     return "unpatched" if people == UNPATCHED else f"{people} people"

@@ -45,7 +45,7 @@ def attach(mesh: HeadMesh, front: Array) -> Array:
 
     vertices = mesh.vertices(average_shape())
     jaw = mesh.displacements(average_shape(), {"jawOpen": 1.0})[:, 1]
-    skin, eyes = mesh.made_of("skin"), mesh.made_of("eyes")
+    skin, eyes = mesh.material_mask("skin"), mesh.material_mask("eyes")
     margin = skin & (mesh.lids > 0.5)
     upper, lower = (mesh.lips > 0.2) & (jaw < 0.05), (mesh.lips > 0.2) & (jaw > 0.15)
     allowed = [skin & (vertices[:, 2] > 0)] * POINTS

@@ -129,5 +129,5 @@ def attach_68(mesh: HeadMesh, rows: Array) -> Array:
     u, stretch, vt = np.linalg.svd(from_points.T @ to_points)
     rotation = u @ vt
     laid = (mean - from_middle) @ rotation * (stretch.sum() / (from_points**2).sum()) + to_middle
-    skin = np.flatnonzero(mesh.made_of("skin"))
+    skin = np.flatnonzero(mesh.material_mask("skin"))
     return np.array([skin[np.linalg.norm(vertices[skin] - point, axis=1).argmin()] for point in laid])

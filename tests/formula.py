@@ -1,4 +1,4 @@
-"""The weights of golden cases that are not stored: pseudo-random by formula, from a tensor's name and shape.
+"""Weights of golden cases that are not stored: pseudo-random by formula, from a tensor's name and shape.
 
 The seed is the FNV-1a hash of salt and name; values are splitmix64 of the flat index, made uniform in [-1, 1), then
 scaled by the kind of tensor.
@@ -45,7 +45,7 @@ def _value(name: str, shape: tuple[int, ...], gain: float, salt: str) -> np.ndar
 
 
 def fill(network: torch.nn.Module, salt: str, gains: Mapping[str, float]) -> None:
-    """Gives a network the weights of its golden case. gains: part of a name -> gain of such matrices, else 1."""
+    """Fills a network with the weights of its golden case. gains: part of a name -> gain of such matrices, else 1."""
     state = {}
     for name, tensor in network.state_dict().items():
         gain = next((gain for part, gain in gains.items() if part in name), 1.0)

@@ -1,6 +1,6 @@
-"""A device that is not the CPU, for machines that have no other: operations that mix both fail, as on CUDA and MPS.
+"""A pretended device, for machines that have only a CPU: operations that mix both fail, as on CUDA and MPS.
 
-It goes by the name "meta", which every build of PyTorch has, but computes: its tensors hold one on the CPU.
+It uses the name "meta", which every build of PyTorch has, but computes: its tensors wrap CPU tensors.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _INDEXED_FROM_ANYWHERE = {  # their indices may be on the CPU, on CUDA too
 
 
 class PretendTensor(torch.Tensor):
-    """Says that it is on DEVICE. ``held`` is where its numbers are."""
+    """Claims to be on DEVICE. ``held`` is the CPU tensor with its values."""
 
     @staticmethod
     def __new__(cls, held):
@@ -37,7 +37,7 @@ class PretendTensor(torch.Tensor):
         return f"PretendTensor({self.held})"
 
     def tolist(self):
-        """PyTorch has none for such classes."""
+        """PyTorch implements none for such classes."""
         return self.held.tolist()
 
     @classmethod
@@ -47,20 +47,20 @@ class PretendTensor(torch.Tensor):
 
 @contextmanager
 def pretended() -> Iterator[torch.device]:
-    """While this lasts, DEVICE is a device."""
+    """Within the context, DEVICE is a device."""
     with _FromData(), _FromNothing():
         yield DEVICE
 
 
 class _FromNothing(TorchDispatchMode):
-    """Tensors can be made on DEVICE."""
+    """Lets factory functions make tensors on DEVICE."""
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         return _run(operation, args, kwargs or {})
 
 
 class _FromData(TorchFunctionMode):
-    """So can tensors of given numbers, which PyTorch would throw away."""
+    """Lets tensors be made on DEVICE from values, which PyTorch would discard."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -76,13 +76,13 @@ class _FromData(TorchFunctionMode):
 
 def _run(operation, args, kwargs):
     if operation is _aten._has_compatible_shallow_copy_type.default:
-        return False  # so that networks take new parameters where they go
+        return False  # so that networks take the moved parameters
     tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
     there = any(isinstance(one, PretendTensor) for one in tensors)
     if there and operation not in _BETWEEN_DEVICES:
         _refuse_mixtures(operation, tree_leaves(args[:1]) if operation in _INDEXED_FROM_ANYWHERE else tensors)
     if any(one.is_meta and not isinstance(one, PretendTensor) for one in tensors):
-        raise RuntimeError(f"{operation}: a tensor came to be on the device without its numbers")
+        raise RuntimeError(f"{operation}: a tensor got onto the device without its values")
     device = kwargs.get("device")
     if device is not None:
         there, kwargs = _is_there(device), {**kwargs, "device": torch.device("cpu")}
@@ -104,7 +104,7 @@ def _writes_into_first(operation):
 
 def _refuse_mixtures(operation, operands):
     for one in operands:
-        # Single numbers may come from anywhere.
+        # Scalars may come from any device.
         if isinstance(one, torch.Tensor) and not isinstance(one, PretendTensor) and one.ndim > 0:
             raise RuntimeError(f"{operation}: expected all tensors on the same device, but one is on the CPU")
 
@@ -114,7 +114,7 @@ def _is_there(device):
 
 
 def _with_tensors(index):
-    """An index in which tensors have the place of lists, which PyTorch would make tensors on "meta"."""
+    """An index with tensors in place of lists, of which PyTorch would make tensors on "meta"."""
     if isinstance(index, list):
         return torch.tensor(index)
     if isinstance(index, tuple):

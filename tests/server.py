@@ -1,4 +1,4 @@
-"""A server on this machine that sends files, breaks off when it is told to, and goes on where it is asked to."""
+"""A local server that sends files, breaks off as configured, and resumes where it is asked to."""
 
 import io
 import re
@@ -12,8 +12,8 @@ import pytest
 
 
 class Server(ThreadingHTTPServer):
-    """files: by path. cut: after how many bytes each answer breaks off, one after the other. refuse: status codes of
-    the first answers. content_type: what all files are said to be. asked: the ranges.
+    """files: by path. cut: numbers of bytes after which successive answers break off. refuse: status codes of the first
+    answers. content_type: of all files. asked: the requested ranges.
     """
 
     def __init__(self, files, cut=(), ranges=True, refuse=(), content_type="application/zip", retry_after=None):

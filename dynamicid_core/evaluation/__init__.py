@@ -1,1 +1,1 @@
-"""Measures what an adapter can do, as the paper's tables do; the nodes need none of it."""
+"""Evaluates an adapter with the measures of the paper's tables. The nodes need none of it."""

@@ -1,4 +1,4 @@
-"""What an evaluation asks for: which people, in which scenes, with which expressions and poses."""
+"""The cases of an evaluation: which people, in which scenes, with which expressions and poses."""
 
 import hashlib
 import logging
@@ -18,7 +18,7 @@ from ..keypoints import Keypoints
 from ..layouts import MAX_PEOPLE
 from ..motion import MAX_TURN, edit_motion
 from .metrics import DOWN, FRONT, POSES, SIDE, UP
-from .results import BETWEEN
+from .results import SEPARATOR
 
 SCENES = (
     "a portrait photo of {who} on a beach at sunset",
@@ -36,20 +36,20 @@ SCENES = (
 
 _log = logging.getLogger(__name__)
 _WHO = ("a person", *(f"{n} people" for n in ("two", "three", "four", "five", "six", "seven", "eight")))
-# Pitch and yaw that are asked for, in degrees: well beyond the 10 at which a class begins.
+# Requested pitch and yaw in degrees: well beyond the 10 at which a class begins.
 _ANGLES = {FRONT: (0.0, 0.0), SIDE: (0.0, 30.0), UP: (20.0, 0.0), DOWN: (-20.0, 0.0)}
-_LONGEST_NAME, _LONGEST_KEY = 50, 200  # bytes; names of people become names of files, which have an end
-_BETWEEN_NAMES = ("+", BETWEEN)  # in the names of pictures, and in tables
+_LONGEST_NAME, _LONGEST_KEY = 50, 200  # bytes; names of people become file names, whose length is limited
+_SEPARATORS = ("+", SEPARATOR)  # in the names of pictures, and in tables
 # Step from one person of a group to the next through MOTIONS: another expression and another pose.
 _NEXT_MOTION = 9
-# Step from one scene of a group to its next. It has no factor in common with the number of scenes, so that the group
-# meets each; and it is more than 1, so that few groups, who begin with neighbouring scenes, soon have met all of them.
+# Step from one scene of a group to its next. It is coprime to the number of scenes, so that each group gets all of
+# them, and more than 1, so that few groups, which start with neighbouring scenes, soon cover all scenes.
 _NEXT_SCENE = 3
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A person and the photo of them that is encoded and compared with."""
+    """A person, and the photo of them that is encoded and compared with."""
 
     name: str
     path: Path
@@ -61,7 +61,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Motion:
-    """An expression of EXPRESSIONS and a pose of POSES. right: to which side of the picture a side view looks."""
+    """An expression of EXPRESSIONS and a pose of POSES. right: whether a side view looks to the picture's right."""
 
     expression: str
     pose: str
@@ -74,7 +74,7 @@ class Motion:
         return face_prompt(self.expression, torch.tensor([pitch, yaw, 0.0]))
 
     def keypoints(self, own: Keypoints) -> Keypoints:
-        """A person's own keypoints, turned to the pose, with the preset of the expression; roll stays as it is."""
+        """A person's own keypoints, turned to the pose, with the preset of the expression; roll is unchanged."""
         pitch, yaw = self._angles()
         still = edit_motion(own)
         start = (0.0, 0.0, 0.0) if still.pose is None else still.pose.tolist()
@@ -86,14 +86,14 @@ class Motion:
         return pitch, yaw if self.right else -yaw
 
 
-# The seven expressions and four poses have no common factor, so that counting on in both meets each pair once, and any
-# few neighbours differ in both.
+# The numbers of expressions (7) and poses (4) are coprime, so that counting both up meets each pair once, and
+# neighbours differ in both.
 MOTIONS = tuple((EXPRESSIONS[i % 7], POSES[i % 4]) for i in range(len(EXPRESSIONS) * len(POSES)))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture to ask for. people: names, from left to right. motions: one each. scene: index into SCENES."""
+    """One picture to paint. people: names, from left to right. motions: one each. scene: index into SCENES."""
 
     people: tuple[str, ...]
     motions: tuple[Motion, ...]
@@ -102,23 +102,23 @@ class Case:
 
     @property
     def prompt(self) -> str:
-        """The text of the picture. Expression and pose are not in it: only the IMR is asked for them."""
+        """The picture's prompt, without expression and pose: these come from the IMR alone."""
         return SCENES[self.scene].format(who=_WHO[len(self.people) - 1])
 
     @property
     def base_key(self) -> str:
-        """The name of the base model's picture of it, which knows no people."""
+        """The name of the base model's picture of it, which does not depend on who the people are."""
         return f"people{len(self.people)}_scene{self.scene}_seed{self.seed}"
 
     @property
     def key(self) -> str:
-        """Its name, which differs from that of every other case."""
-        asked = "+".join(f"{motion.expression}-{motion.pose}" for motion in self.motions)
-        return self._key(f"{'+'.join(self.people)}_{asked}")
+        """Its unique name."""
+        motions = "+".join(f"{motion.expression}-{motion.pose}" for motion in self.motions)
+        return self._key(f"{'+'.join(self.people)}_{motions}")
 
     @property
     def unedited_key(self) -> str:
-        """The name of a picture of it that no motion is asked of."""
+        """The name of its picture without editing."""
         return self._key("+".join(self.people))
 
     def _key(self, who: str) -> str:
@@ -127,18 +127,18 @@ class Case:
         return f"{who}_scene{self.scene}_seed{self.seed}"
 
 
-def motions_of(first: int, people: int, right: bool) -> tuple[Motion, ...]:
-    """What is asked of the people of a picture: neighbours differ in expression and pose. first: index into MOTIONS,
-    counting on; 28 in a row ask for each pair once.
+def motions_for(first: int, people: int, right: bool) -> tuple[Motion, ...]:
+    """The motions of the people of a picture; neighbours differ in expression and pose. first: index into MOTIONS,
+    modulo its length; 28 in a row give each pair once.
     """
     pairs = [MOTIONS[(first + _NEXT_MOTION * i) % len(MOTIONS)] for i in range(people)]
     return tuple(Motion(expression, pose, right) for expression, pose in pairs)
 
 
 def find_references(folder: Path) -> list[Reference]:
-    """The people in a folder, sorted by name: a photo for each, or a folder for each, whose first photo counts.
+    """The people in a folder, sorted by name: a photo of each, or a folder for each, whose first photo is used.
 
-    What is a photo is as ``build`` has it, see ``is_photo``.
+    Photos are recognised as in the data set builder, see ``is_photo``.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Give one with a photo, or a folder of photos, of each person.")
@@ -164,12 +164,12 @@ def find_references(folder: Path) -> list[Reference]:
 
 
 def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None) -> list[Case]:
-    """The cases with so many people in a picture: every group, scene, seed and motion, at most ``limit`` of them.
+    """The cases with ``people`` people per picture: every group, scene, seed and motion, at most ``limit`` of them.
 
-    Groups are neighbours in the list of names, which goes round: as many groups as people. The order is fixed and
-    even: each 28 in a row ask for each expression and pose once, any first ones have each group equally often (give or
-    take one), in scene after scene, and no group, scene and seed again before all have come. So a higher limit keeps
-    the cases of a lower one. Raises InputError when there are fewer names than people.
+    Groups are neighbours in the cyclic list of names, so there are as many groups as names. The order is fixed and
+    balanced: any 28 in a row have each expression and pose once, any first cases have each group equally often (give or
+    take one), in scene after scene, and no group, scene and seed is repeated before all have occurred. So a higher
+    limit keeps the cases of a lower one. Raises InputError when there are fewer names than people.
     """
     if not 1 <= people <= MAX_PEOPLE:
         raise InputError(f"{people} people were asked for; it can be 1 to {MAX_PEOPLE}.")
@@ -182,38 +182,38 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
         raise InputError("--seeds and --limit must be at least 1.")
     groups = [tuple(names[(first + i) % len(names)] for i in range(people)) for first in range(len(names))]
     settings = _settings(groups, seeds)
-    # Counting on in both lists at once meets new pairs until both end together; from there on, each setting goes with
-    # the motion after the one it began with.
-    both_end = math.lcm(len(MOTIONS), len(settings))
+    # Counting up both lists at once gives new pairs until both end together; from there on, each setting is paired with
+    # the motion after the one it started with.
+    period = math.lcm(len(MOTIONS), len(settings))
     cases = [
-        _case(*settings[i % len(settings)], (i + i // both_end) % len(MOTIONS))
+        _case(*settings[i % len(settings)], (i + i // period) % len(MOTIONS))
         for i in range(len(MOTIONS) * len(settings))
     ]
     return cases[:limit]
 
 
 def _settings(groups: Sequence[tuple[str, ...]], seeds: int) -> list[tuple[tuple[str, ...], int, int]]:
-    """Every group in every scene with every seed: rounds in which each group comes once, in another scene each time.
+    """Every group in every scene with every seed: in rounds that have each group once, each time in another scene.
 
-    The order within a round is drawn anew, lest somebody always meets the same few motions.
+    The order within each round is random, so that nobody always gets the same few motions.
     """
-    chance = random.Random(0)
+    rng = random.Random(0)
     return [
         (group, (number + _NEXT_SCENE * turn) % len(SCENES), seed)
         for seed in range(seeds)
         for turn in range(len(SCENES))
-        for number, group in chance.sample(list(enumerate(groups)), len(groups))
+        for number, group in rng.sample(list(enumerate(groups)), len(groups))
     ]
 
 
 def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
     right = (scene + seed) % 2 == 0
-    return Case(group, motions_of(first, len(group), right), scene, seed)
+    return Case(group, motions_for(first, len(group), right), scene, seed)
 
 
 def _check(reference: Reference) -> None:
-    """Raises InputError for a file that is no picture, which would else be told when the models are loaded, and for a
-    name that no picture can be called by.
+    """Raises InputError for a file that is not a picture, before any model is loaded, and for a name that cannot be
+    part of file names.
     """
     name = reference.name
     try:
@@ -224,12 +224,12 @@ def _check(reference: Reference) -> None:
         raise InputError(
             f"The name {name} takes {len(name.encode())} bytes; {_LONGEST_NAME} are allowed. Rename the photo."
         )
-    if any(sign in name for sign in _BETWEEN_NAMES):
-        raise InputError(f"The name {name} has one of {' '.join(_BETWEEN_NAMES)} in it. Rename the photo.")
+    if any(sign in name for sign in _SEPARATORS):
+        raise InputError(f"The name {name} has one of {' '.join(_SEPARATORS)} in it. Rename the photo.")
 
 
 def _first_photo(entry: Path) -> Path | None:
-    """Of a person's folder, unless it is hidden; or the entry itself, where it is a photo."""
+    """The first photo of a person's folder, unless it is hidden; or the entry itself, if it is a photo."""
     if not entry.is_dir():
         return entry if is_photo(entry) else None
     photos = [] if entry.name.startswith(".") else list_photos(entry)

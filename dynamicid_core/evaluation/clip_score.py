@@ -12,7 +12,7 @@ from .metrics import clip_t
 
 
 class ClipScore:
-    """How well pictures agree with texts."""
+    """Measures how well pictures agree with texts."""
 
     def __init__(self, clip: Any, clip_vision: Any) -> None:
         """clip, clip_vision: a pair with projections, see ``clip_pair.load_text_and_vision``. Raises InputError for two
@@ -37,6 +37,6 @@ class ClipScore:
 
     @torch.inference_mode()
     def _picture(self, photo: Photo) -> torch.Tensor:
-        # Of the model's own size the host resizes nothing, so the picture is that of CLIP's reference preprocessing.
-        seen = clip_pixels(photo, self._clip_vision.image_size)[None]
-        return self._clip_vision.encode_image(seen)["image_embeds"][0].float().cpu()
+        # At the model's own size the host resizes nothing, so this is exactly CLIP's reference preprocessing.
+        pixels = clip_pixels(photo, self._clip_vision.image_size)[None]
+        return self._clip_vision.encode_image(pixels)["image_embeds"][0].float().cpu()

@@ -17,7 +17,7 @@ from ..images import Photo
 FRONT, SIDE, UP, DOWN = "front", "side", "up", "down"
 POSES = (FRONT, SIDE, UP, DOWN)
 MARGIN = 0.5
-"""How far face boxes are grown for ``disruption``, in their longer sides: hair, ears and neck belong to the face."""
+"""Margin of face boxes for ``disruption``, in their longer sides: hair, ears and neck belong to the face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ def clip_t(image: Tensor, text: Tensor) -> float:
 
 
 def assign(seen: Sequence[SeenFace], people: Sequence[NDArray[np.float32]]) -> list[Match | None]:
-    """For each person, by reference embedding [512], the face that counts as them; None where faces are too few.
+    """For each person, by reference embedding [512], the face that counts as them; None where there are too few faces.
 
-    The assignment has the largest sum of cosines, for one person too: the most similar face of the picture.
+    The assignment maximises the sum of cosines; for one person, it is the most similar face of the picture.
     """
     comparison = compare([one.face for one in seen], [one.embedding for one in seen], people)
     owners = {id(one.face): one for one in seen}
@@ -72,17 +72,17 @@ def faces_found(matches: Sequence[Match | None]) -> float:
 
 
 def expression_share(matches: Sequence[Match | None], asked: Sequence[str]) -> float:
-    """Expr: share of the people whose expression was classified as the one asked. No face is not it."""
+    """Expr: share of the people whose expression is classified as the one asked for. A missing face counts as wrong."""
     return share([None if match is None else match.seen.expression for match in matches], asked)
 
 
 def pose_share(matches: Sequence[Match | None], asked: Sequence[str]) -> float:
-    """Pose: share of the people whose ``pose_class`` is the one asked. No face is not it."""
+    """Pose: share of the people whose ``pose_class`` is the one asked for. A missing face counts as wrong."""
     return share([None if match is None else pose_class(match.seen.pose) for match in matches], asked)
 
 
 def share(seen: Sequence[str | None], asked: Sequence[str]) -> float:
-    """Of the people, those whose class is the one asked; None is no class."""
+    """The share of classes that are those asked for; None matches nothing."""
     return sum(one == wanted for one, wanted in zip(seen, asked, strict=True)) / len(asked)
 
 
@@ -102,10 +102,10 @@ def pose_class(pose: Tensor) -> str:
 
 
 def disruption(picture: Photo, base: Photo, boxes: Sequence[NDArray[np.float32]], margin: float = MARGIN) -> float:
-    """Mean absolute difference, 0 to 1, of a picture to the base model's with the same seed, outside all faces.
+    """Mean absolute difference, 0 to 1, between a picture and the base model's with the same seed, outside all faces.
 
-    boxes: [4] x0, y0, x1, y1 in pixels, the faces of both pictures; each is grown by ``margin`` longer sides on all
-    sides. NaN where they leave nothing of the picture. The paper names no such measure; this one is ours.
+    boxes: [4] x0, y0, x1, y1 in pixels, the faces of both pictures; each is enlarged by ``margin`` longer sides on all
+    sides. NaN if they cover the whole picture. The paper names no such measure; this one is ours.
     """
     outside = np.ones(picture.shape[:2], dtype=bool)
     for box in boxes:

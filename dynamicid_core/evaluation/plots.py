@@ -1,4 +1,4 @@
-"""Pictures of the results: bars beside the paper's figures, and sheets of what was painted."""
+"""Plots of the results: bars beside the paper's figures, and sheets of the pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from ..drawing import image_grid, person_colour, sheet_font, wrap_text
 from ..errors import InputError
 from ..images import Photo, open_photo
 from .cases import Reference
-from .results import MEASURES, Row, parted
+from .results import MEASURES, Row, split_people
 from .settings import BASE, SETTINGS
 from .tables import Table
 
 _THUMBNAIL, _MARGIN = 256, 3
-_LETTERS, _LINE = 13, 16  # size of the font, and of a line in it
+_FONT_SIZE, _LINE = 13, 16  # pixels; the second of a line
 _CASES_SHOWN = 8
 
 
 def draw_bars(tables: Sequence[Table], file: Path) -> None:
-    """A row for each table, a plot for each measure, a bar for each setting; a diamond is the paper's figure."""
+    """Plots a row per table, a column per measure and a bar per setting; diamonds are the paper's figures."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -37,7 +37,7 @@ def draw_bars(tables: Sequence[Table], file: Path) -> None:
             axes.set_xticks(range(len(lines)), [line.setting.name for line in lines], rotation=30, fontsize=8)
             for place, line in enumerate(lines):
                 found = line.measured[name]
-                # Means of the resamples bracket the mean but for rounding.
+                # The interval contains the mean except for rounding.
                 spread = [[max(0.0, found.mean - found.low)], [max(0.0, found.high - found.mean)]]
                 colour = [part / 255 for part in person_colour(SETTINGS.index(line.setting))]
                 axes.bar(place, found.mean, yerr=spread, color=colour, capsize=3)
@@ -47,9 +47,9 @@ def draw_bars(tables: Sequence[Table], file: Path) -> None:
 
 
 def draw_sheets(rows: Sequence[Row], folder: Path, references: Sequence[Reference]) -> None:
-    """For each number of people ``sheet_N.jpg``: lines of cases with the references and a picture of each setting.
+    """Saves ``sheet_N.jpg`` for each number N of people: rows of cases with references and a picture of each setting.
 
-    folder: that of the pictures, for the sheets too. references: of everybody in the rows.
+    folder: of the pictures, and for the sheets. references: of all people in the rows.
     """
     for people in sorted({row.people for row in rows}):
         some = [row for row in rows if row.people == people]
@@ -66,7 +66,7 @@ def _draw_sheet(rows: Sequence[Row], folder: Path, references: Sequence[Referenc
     lines: list[list[_Cell]] = []
     for painted in list(cases.values())[:_CASES_SHOWN]:
         first = next(iter(painted.values()))
-        cells = [_Cell(known[name].read(), name) for name in parted(first.names)]
+        cells = [_Cell(known[name].read(), name) for name in split_people(first.names)]
         cells.append(_painted(base.get((first.prompt, first.seed)), folder, BASE.label))
         for setting in SETTINGS:
             if any(setting.name in others for others in cases.values()):
@@ -84,18 +84,18 @@ def _painted(row: Row | None, folder: Path, caption: str) -> "_Cell":
 
 
 class _Cell:
-    """A thumbnail over its caption, in lines."""
+    """A thumbnail above its wrapped caption."""
 
     def __init__(self, photo: Photo, caption: str) -> None:
         self.picture = ImageOps.pad(Image.fromarray(photo), (_THUMBNAIL, _THUMBNAIL), color=(255, 255, 255))
-        self.caption = wrap_text(caption, _LETTERS, _THUMBNAIL - 2 * _MARGIN)
+        self.caption = wrap_text(caption, _FONT_SIZE, _THUMBNAIL - 2 * _MARGIN)
 
     def draw(self, lines: int) -> Photo:
-        """[height, _THUMBNAIL, 3] with room for so many lines."""
+        """The cell [height, _THUMBNAIL, 3], with room for that many lines."""
         cell = Image.new("RGB", (_THUMBNAIL, _THUMBNAIL + lines * _LINE + 2 * _MARGIN), (255, 255, 255))
         cell.paste(self.picture)
         draw = ImageDraw.Draw(cell)
         for number, line in enumerate(self.caption):
             place = (_MARGIN, _THUMBNAIL + _MARGIN + number * _LINE)
-            draw.text(place, line, fill=(0, 0, 0), font=sheet_font(_LETTERS))
+            draw.text(place, line, fill=(0, 0, 0), font=sheet_font(_FONT_SIZE))
         return np.asarray(cell)

@@ -1,4 +1,4 @@
-"""The rows of an evaluation, in a file that an interrupted run goes on with."""
+"""The rows of an evaluation, in a file from which an interrupted run resumes."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ from ..files import atomic_write, explain_write_errors
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A case with a setting. setting: by name. case: its key. people: how many. names, asked, seen, similarities: one
-    for each person, see ``joined``. The measures are means over the people of the picture, None where there is nothing
-    to measure. disruption: see ``metrics.disruption``. picture: below the folder of the file; several cases may have
-    one together.
+    entry per person, see ``join_people``. The measures are means over the people of the picture, None where there is
+    nothing to measure. disruption: see ``metrics.disruption``. picture: path relative to the file; several cases may
+    share one.
     """
 
     setting: str
@@ -46,56 +46,56 @@ MEASURES: Mapping[str, str] = {
     "faces": "Faces found",
     "disruption": "Disruption",
 }
-"""Column of a measure -> heading in tables and plots."""
-BETWEEN = ";"
-"""Stands between what a column has of several people."""
+"""Column of each measure -> heading in tables and plots."""
+SEPARATOR = ";"
+"""Separates the people's entries in a column."""
 _COLUMNS = [field.name for field in fields(Row)]
 _NUMBERS = {"people": int, "seed": int}
 
-MEND = ", close the file elsewhere, or choose another folder for --out; the same command then goes on."
+RESUME_HINT = ", close the file elsewhere, or choose another folder for --out; the same command then resumes."
 """See ``files.writing``."""
 
 
-def joined(parts: Iterable[str]) -> str:
-    """Something of each person, for one column."""
-    return f"{BETWEEN} ".join(parts)
+def join_people(parts: Iterable[str]) -> str:
+    """One column's text from an entry per person."""
+    return f"{SEPARATOR} ".join(parts)
 
 
-def parted(text: str) -> list[str]:
-    """What was joined."""
-    return text.split(f"{BETWEEN} ")
+def split_people(text: str) -> list[str]:
+    """The inverse of ``join_people``."""
+    return text.split(f"{SEPARATOR} ")
 
 
 class Results:
-    """Rows in ``results.csv`` of a folder, each written as soon as it is there."""
+    """Rows in ``results.csv`` of a folder, each written at once."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """about: settings by which the pictures differ. Raises InputError when the folder holds rows of others; what
-        was not set before, such as a further person's photo, is added.
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """settings: those that the pictures depend on. Raises InputError when the folder holds rows of other settings;
+        new settings, such as a further person's photo, are added.
         """
-        with explain_write_errors(folder, MEND):
+        with explain_write_errors(folder, RESUME_HINT):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._file = folder, folder / "results.csv"
         self.rows = self._read()
-        self._claim(folder / "settings.json", about)
+        self._check_settings(folder / "settings.json", settings)
         self._write_all()
-        self._there = {(row.setting, row.case) for row in self.rows}
+        self._measured = {(row.setting, row.case) for row in self.rows}
 
     def has(self, setting: str, case: str) -> bool:
-        """Whether that picture has been measured."""
-        return (setting, case) in self._there
+        """Whether a case has been measured with a setting."""
+        return (setting, case) in self._measured
 
     def add(self, row: Row) -> None:
-        """One more row, on the disk when this returns."""
-        with explain_write_errors(self._file, MEND), self._file.open("a", encoding="utf-8", newline="") as file:
+        """Appends a row; it is in the file when this returns."""
+        with explain_write_errors(self._file, RESUME_HINT), self._file.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow(_texts(row))
         self.rows.append(row)
-        self._there.add((row.setting, row.case))
+        self._measured.add((row.setting, row.case))
 
     def _read(self) -> list[Row]:
         if not self._file.is_file():
             return []
-        # Line ends within names stay as they are; spreadsheets may have put a mark before UTF-8.
+        # Line breaks within names are preserved; spreadsheets may have added a byte order mark.
         text = self._file.read_bytes().decode("utf-8-sig")
         whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a row
         header, *rows = csv.reader(io.StringIO(whole, newline="")) if whole else [_COLUMNS]
@@ -103,20 +103,20 @@ class Results:
             raise InputError(f"{self._file} has other columns than this version writes. Choose another folder.")
         return [_row(values) for values in rows]
 
-    def _claim(self, file: Path, about: Mapping[str, Any]) -> None:
+    def _check_settings(self, file: Path, settings: Mapping[str, Any]) -> None:
         before = json.loads(file.read_text(encoding="utf-8")) if self.rows and file.is_file() else {}
-        changed = [name for name in about if name in before and before[name] != about[name]]
+        changed = [name for name in settings if name in before and before[name] != settings[name]]
         if changed:
             raise InputError(
                 f"{self.folder} holds another evaluation: {', '.join(changed)} differ ({file.name}). Choose another "
                 "folder for --out."
             )
-        with explain_write_errors(file, MEND), atomic_write(file) as unfinished:
-            unfinished.write_text(json.dumps({**before, **about}, indent=1), encoding="utf-8")
+        with explain_write_errors(file, RESUME_HINT), atomic_write(file) as unfinished:
+            unfinished.write_text(json.dumps({**before, **settings}, indent=1), encoding="utf-8")
 
     def _write_all(self) -> None:
         with (
-            explain_write_errors(self._file, MEND),
+            explain_write_errors(self._file, RESUME_HINT),
             atomic_write(self._file) as unfinished,
             unfinished.open("w", encoding="utf-8", newline="") as file,
         ):

@@ -1,4 +1,4 @@
-"""Paints and measures every case with every setting, and goes on where an earlier run stopped."""
+"""Paints and measures every case with every setting, resuming where an earlier run stopped."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from ..images import Photo, open_photo
 from ..portrait import missing_keypoints_model
 from . import metrics
 from .cases import Case, Motion, Reference
-from .results import MEND, Results, Row, joined, parted
+from .results import RESUME_HINT, Results, Row, join_people, split_people
 from .settings import BASE, Setting
 
 
-class Studio(Protocol):
-    """What makes and reads pictures."""
+class Pipeline(Protocol):
+    """Paints and analyses pictures."""
 
     def encode(self, photo: Photo) -> Face:
         """The largest face of a photo."""
@@ -30,34 +30,34 @@ class Studio(Protocol):
         """The face with another expression and pose."""
 
     def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
-        """A picture of these people, from left to right; of nobody: by the base model alone."""
+        """A picture of these people, from left to right; without any, by the base model alone."""
 
-    def look(self, photo: Photo) -> list[metrics.SeenFace]:
+    def find_faces(self, photo: Photo) -> list[metrics.SeenFace]:
         """All faces of a picture."""
 
-    def agreement(self, photo: Photo, prompt: str) -> float | None:
+    def clip_t(self, photo: Photo, prompt: str) -> float | None:
         """CLIP-T; None without a CLIP for it."""
 
 
 def evaluate(
-    studio: Studio,
+    pipeline: Pipeline,
     references: Sequence[Reference],
     cases: Sequence[Case],
     settings: Sequence[Setting],
     results: Results,
 ) -> None:
-    """Adds to the results a row for every case with every setting, and one for every picture of the base model.
+    """Adds a row to the results for every case with every setting, and one for every picture of the base model.
 
-    What is there already is not painted again. Without editing, cases that differ in the motion only have one picture
-    together. Raises InputError for a reference without a usable face.
+    What is there already is not painted again. Without editing, cases that differ only in the motion share a picture.
+    Raises InputError for a reference without a usable face.
     """
     every = [(case, setting) for case in cases for setting in settings]
     missing = [(case, setting) for case, setting in every if not results.has(setting.name, case.key)]
     needed = {name for case, _ in missing for name in case.people}
-    faces = {one.name: _encode(studio, one) for one in references if one.name in needed}
+    faces = {one.name: _encode(pipeline, one) for one in references if one.name in needed}
     without_editing = {setting.name for setting in settings if not setting.edit}
     unedited = {_subject(row): row for row in results.rows if row.setting in without_editing}
-    run = _Run(studio, results, faces, unedited)
+    run = _Run(pipeline, results, faces, unedited)
     for case, setting in tqdm(missing, initial=len(every) - len(missing), total=len(every), unit="picture"):
         run.measure(case, setting)
 
@@ -74,9 +74,9 @@ _Subject = tuple[str, str, str, int]
 
 @dataclass(eq=False)
 class _Run:
-    """unedited: a row of each picture that is there already, of the settings without editing."""
+    """unedited: a row of each existing picture without editing."""
 
-    studio: Studio
+    pipeline: Pipeline
     results: Results
     faces: dict[str, Face]
     unedited: dict[_Subject, Row]
@@ -85,22 +85,22 @@ class _Run:
     def measure(self, case: Case, setting: Setting) -> None:
         twin = None if setting.edit else self.unedited.get((setting.name, _names(case), case.prompt, case.seed))
         if twin is not None and (self.results.folder / twin.picture).is_file():
-            self.results.add(_of_another_motion(twin, case))
+            self.results.add(_row_for_motion(twin, case))
             return
-        row = self._painted(case, setting)
+        row = self._paint_and_measure(case, setting)
         self.results.add(row)
         if not setting.edit:
             self.unedited[_subject(row)] = row
 
-    def _painted(self, case: Case, setting: Setting) -> Row:
+    def _paint_and_measure(self, case: Case, setting: Setting) -> Row:
         base = self._base(case)
         people = [self.faces[name] for name in case.people]
         if setting.edit:
-            edited = [self.studio.edit(face, motion) for face, motion in zip(people, case.motions, strict=True)]
-        photo = self.studio.paint(edited if setting.edit else people, setting.gate, case.prompt, case.seed)
+            edited = [self.pipeline.edit(face, motion) for face, motion in zip(people, case.motions, strict=True)]
+        photo = self.pipeline.paint(edited if setting.edit else people, setting.gate, case.prompt, case.seed)
         path = _picture_path(setting.name, case.key if setting.edit else case.unedited_key)
         _save(photo, self.results.folder / path)
-        seen = self.studio.look(photo)
+        seen = self.pipeline.find_faces(photo)
         matches = metrics.assign(seen, [face.require_embedding().numpy() for face in people])
         disruption = metrics.disruption(photo, base.photo, [one.face.box for one in [*seen, *base.faces]])
         return Row(
@@ -111,9 +111,9 @@ class _Run:
             prompt=case.prompt,
             seed=case.seed,
             asked=_asked(case),
-            seen=joined(_describe(match) for match in matches),
-            similarities=joined("none" if match is None else f"{match.similarity:.4f}" for match in matches),
-            clip_t=self.studio.agreement(photo, case.prompt),
+            seen=join_people(_describe(match) for match in matches),
+            similarities=join_people("none" if match is None else f"{match.similarity:.4f}" for match in matches),
+            clip_t=self.pipeline.clip_t(photo, case.prompt),
             face_sim=metrics.face_similarity(matches),
             expression=metrics.expression_share(matches, [motion.expression for motion in case.motions]),
             pose=metrics.pose_share(matches, [motion.pose for motion in case.motions]),
@@ -123,17 +123,17 @@ class _Run:
         )
 
     def _base(self, case: Case) -> _BasePicture:
-        """The base model's picture of a case, painted once for all cases that differ in people or motion only."""
+        """The base model's picture of a case, painted once for all cases that differ only in people or motion."""
         key = case.base_key
         if key not in self.base_pictures:
             path = _picture_path(BASE.name, key)
-            # Without a row, a run with other settings may have left it.
+            # Without a row, it may be left over from a run with other settings.
             if self.results.has(BASE.name, key) and (self.results.folder / path).is_file():
                 photo = open_photo(self.results.folder / path)
             else:
-                photo = self.studio.paint([], False, case.prompt, case.seed)
+                photo = self.pipeline.paint([], False, case.prompt, case.seed)
                 _save(photo, self.results.folder / path)
-            self.base_pictures[key] = _BasePicture(photo, self.studio.look(photo))
+            self.base_pictures[key] = _BasePicture(photo, self.pipeline.find_faces(photo))
             if not self.results.has(BASE.name, key):
                 self.results.add(self._base_row(case, photo, path))
         return self.base_pictures[key]
@@ -149,7 +149,7 @@ class _Run:
             asked="",
             seen="",
             similarities="",
-            clip_t=self.studio.agreement(photo, case.prompt),
+            clip_t=self.pipeline.clip_t(photo, case.prompt),
             face_sim=None,
             expression=None,
             pose=None,
@@ -159,19 +159,19 @@ class _Run:
         )
 
 
-def _encode(studio: Studio, reference: Reference) -> Face:
+def _encode(pipeline: Pipeline, reference: Reference) -> Face:
     try:
-        face = studio.encode(reference.read())
+        face = pipeline.encode(reference.read())
     except InputError as error:
         raise InputError(f"{error} (reference {reference.name}: {reference.path})") from error
-    if face.keypoints is None:  # by which poses are asked for and measured
+    if face.keypoints is None:  # needed to edit and to measure poses
         raise missing_keypoints_model()
     return face
 
 
-def _of_another_motion(row: Row, case: Case) -> Row:
-    """The row of a case whose picture has been measured for one that differs in the motion only."""
-    seen = [described.split() for described in parted(row.seen)]  # "none" is no expression and no pose
+def _row_for_motion(row: Row, case: Case) -> Row:
+    """The row of a case from that of another one that differs only in the motion and shares the picture."""
+    seen = [described.split() for described in split_people(row.seen)]  # "none" matches no expression and no pose
     return replace(
         row,
         case=case.key,
@@ -186,11 +186,11 @@ def _subject(row: Row) -> _Subject:
 
 
 def _names(case: Case) -> str:
-    return joined(case.people)
+    return join_people(case.people)
 
 
 def _asked(case: Case) -> str:
-    return joined(f"{motion.expression} {motion.pose}" for motion in case.motions)
+    return join_people(f"{motion.expression} {motion.pose}" for motion in case.motions)
 
 
 def _describe(match: metrics.Match | None) -> str:
@@ -202,8 +202,8 @@ def _picture_path(setting: str, key: str) -> str:
 
 
 def _save(photo: Photo, path: Path) -> None:
-    """Writes a picture whole or not at all."""
-    with explain_write_errors(path, MEND):
+    """Writes a picture atomically."""
+    with explain_write_errors(path, RESUME_HINT):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as unfinished:
             Image.fromarray(photo).save(unfinished, format="PNG")

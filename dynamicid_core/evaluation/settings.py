@@ -1,4 +1,4 @@
-"""What an evaluation switches on and off to compare, and which of its rows can be compared."""
+"""The settings that an evaluation compares, and which of its rows are comparable."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from .results import Row
 
 @dataclass(frozen=True)
 class Setting:
-    """What is switched on. name: in files. label: in tables. gate: SAA's gate. edit: expression and pose by the IMR."""
+    """What is enabled. name: in files. label: in tables. gate: SAA's gate. edit: expression and pose by the IMR."""
 
     name: str
     label: str
@@ -26,20 +26,20 @@ SETTINGS = (FULL, NO_GATE, NO_IMR, NEITHER, BASE)
 
 
 def settings_for(imr: bool) -> tuple[Setting, ...]:
-    """The settings to paint the cases with, besides the base model; without an IMR only those that need none."""
+    """The settings to paint cases with, besides the base model; without an IMR, only those that need none."""
     return (FULL, NO_GATE, NO_IMR) if imr else (NO_IMR, NEITHER)
 
 
-def compared(rows: Sequence[Row], cases: Sequence[Case], settings: Sequence[Setting]) -> list[Row]:
-    """The rows of the cases that every setting has, and of the base model's pictures of them, in the order of ``rows``.
+def comparable_rows(rows: Sequence[Row], cases: Sequence[Case], settings: Sequence[Setting]) -> list[Row]:
+    """The rows of the cases that all settings have, and of the base model's pictures of them, in the order of ``rows``.
 
-    A folder may hold more, of runs with other people, seeds or limits: means over these would be of other pictures.
-    Where faces leave nothing of a picture to measure disruption in, its case has none with the other settings either.
+    A folder may hold rows of other runs with other people, seeds or limits, over which means would not be comparable.
+    A case whose faces cover the whole picture with one setting gets no disruption with the others either.
     """
-    there = {(row.setting, row.case) for row in rows}
-    whole = [case for case in cases if all((setting.name, case.key) in there for setting in settings)]
-    wanted = {(setting.name, case.key) for case in whole for setting in settings}
-    wanted |= {(BASE.name, case.base_key) for case in whole}
-    kept = [row for row in rows if (row.setting, row.case) in wanted]
-    covered = {row.case for row in kept if row.setting != BASE.name and row.disruption is None}
-    return [replace(row, disruption=None) if row.case in covered else row for row in kept]
+    present = {(row.setting, row.case) for row in rows}
+    complete = [case for case in cases if all((setting.name, case.key) in present for setting in settings)]
+    wanted = {(setting.name, case.key) for case in complete for setting in settings}
+    wanted |= {(BASE.name, case.base_key) for case in complete}
+    chosen = [row for row in rows if (row.setting, row.case) in wanted]
+    covered = {row.case for row in chosen if row.setting != BASE.name and row.disruption is None}
+    return [replace(row, disruption=None) if row.case in covered else row for row in chosen]

@@ -38,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Line:
-    """A setting in a table. pictures: how many were painted. measured, paper: by measure; unknown ones are missing."""
+    """A setting in a table. pictures: how many were painted. measured, paper: by measure, without unknown ones."""
 
     setting: Setting
     pictures: int
@@ -48,27 +48,27 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """The settings for one number of people, or several."""
+    """The settings for one number of people, or for several numbers."""
 
     title: str
     lines: list[Line]
 
 
 def estimate(groups: Sequence[Sequence[float]]) -> Estimate:
-    """The mean of all values with a 95 % percentile bootstrap over groups; the same ones always give the same interval.
+    """The mean of all values with a 95 % percentile bootstrap interval over groups; deterministic.
 
-    groups: values that hang together. Drawn one by one, values of one picture would count as so many pictures.
+    groups: dependent values. Resampled one by one, values of the same picture would count as that many pictures.
     """
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     sums, counts = np.array([(sum(group), len(group)) for group in groups], np.float64).T
-    draws = (chance.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
+    draws = (rng.integers(len(groups), size=len(groups)) for _ in range(_RESAMPLES))
     means = [sums[drawn].sum() / counts[drawn].sum() for drawn in draws]
     low, high = np.percentile(means, (2.5, 97.5))
     return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
 
 
 def make_tables(rows: Sequence[Row]) -> list[Table]:
-    """One person, several people, and each number of several where there is more than one."""
+    """Tables for one person, for several people, and, if there are several such numbers, for each of them."""
     numbers = sorted({row.people for row in rows if row.people > 1})
     chosen = {ONE: [1], SEVERAL: numbers}
     if len(numbers) > 1:
@@ -78,7 +78,7 @@ def make_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def render(tables: Sequence[Table]) -> str:
-    """The tables as Markdown whose columns line up, so that they read well in a terminal too."""
+    """The tables as Markdown with aligned columns, so that they also read well in a terminal."""
     parts = [f"## {table.title}\n\n{_aligned(_cells(table))}" for table in tables]
     if any("clip_t" not in line.measured for table in tables for line in table.lines):
         parts.append(NO_CLIP_T)
@@ -101,7 +101,7 @@ def _lines(title: str, rows: Sequence[Row], people: Sequence[int]) -> Iterator[L
 
 
 def _grouped(rows: Sequence[Row], measure: str) -> list[list[float]]:
-    """Its values where it is known, those of the same people, scene and noise together."""
+    """The known values of a measure, grouped by people, scene and seed."""
     groups: dict[tuple[str, str, int], list[float]] = {}
     for row in rows:
         value = getattr(row, measure)

@@ -1,1 +1,1 @@
-"""What makes training data and trains; the nodes need none of it."""
+"""Training and its data sets. The nodes need none of it."""

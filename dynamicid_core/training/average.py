@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is what gets saved: it changes less from step to step."""
+"""An exponential moving average (EMA) of the weights, which is what gets saved: it varies less from step to step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Of a network's parameters, and of its buffers with fractions: what batch normalisation measures belongs to its
-    weights. With decay 0 it is the last weights.
+    """The average of a network's parameters and floating-point buffers, since batch normalisation's statistics belong
+    to its weights. With decay 0 it is the latest weights.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -20,32 +20,32 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes the weights after a step in. Early on it follows faster, so that the start is soon forgotten."""
+        """Takes in the weights after a step. The decay is lower early on, so that the initial weights soon fade."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, tensor in self._tensors.items():
             self.weights[name].lerp_(tensor.detach(), 1 - decay)
 
     @torch.no_grad()
-    def mend(self) -> None:
-        """Puts the average in the place of what is no number any more, as batch normalisation's after such a batch."""
+    def restore_nonfinite(self) -> None:
+        """Replaces tensors that are not finite with the average, such as batch normalisation's after a bad batch."""
         for name, tensor in self._tensors.items():
             if not tensor.isfinite().all():
                 tensor.copy_(self.weights[name])
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Goes on from saved ones."""
+        """Continues from saved averages."""
         for name, tensor in weights.items():
             self.weights[name].copy_(tensor)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While this lasts, the network has the averaged weights."""
-        kept = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+        """Within the context, the network has the averaged weights."""
+        current = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
         self._set(self.weights)
         try:
             yield
         finally:
-            self._set(kept)
+            self._set(current)
 
     @torch.no_grad()
     def _set(self, weights: dict[str, Tensor]) -> None:

@@ -16,15 +16,15 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What the training loop needs, whatever it trains.
+    """Settings of the training loop, whatever it trains.
 
-    output: folder for weights, states, curves and sheets. steps: of the whole run. batch_size: what a device sees at
-    once; accumulation: how many of those make one step. learning_rate, weight_decay: of AdamW. warmup_steps: over which
-    the learning rate rises; cooldown_steps: the last ones, over which it falls to 0. rates: how many times faster parts
-    of the network learn, by how the names of their parameters begin. ema_decay: of the averaged weights that are saved,
-    0 for none. precision: "bf16" computes in bfloat16 where that is safe. seed: of chance and of the order of data.
-    save_every, sample_every, log_every: steps; 0 for never. sample_steps: of the sampler, for the sheets.
-    clip_gradients: their longest length, 0 for any. keep: how many states to keep.
+    output: folder for weights, states, curves and sheets. steps: of the whole run. batch_size: per device;
+    accumulation: batches per step. learning_rate, weight_decay: of AdamW. warmup_steps: the first ones, over which the
+    learning rate rises; cooldown_steps: the last ones, over which it falls to 0. rates: factors on the learning rate,
+    by prefix of parameter names. ema_decay: of the averaged weights that are saved, 0 for no averaging. precision:
+    "bf16" computes in bfloat16 where that is safe. seed: of all randomness and of the order of data. save_every,
+    sample_every, log_every: steps; 0 for never. sample_steps: of the sampler, for the sheets. clip_gradients: their
+    greatest norm, 0 for no clipping. keep: number of states to keep.
     """
 
     output: str
@@ -52,8 +52,8 @@ class LoopConfig:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         for setting in fields(self):
             value = getattr(self, setting.name)
-            endless = isinstance(value, float) and not math.isfinite(value)
-            _require(not endless, f"{setting.name} is {value}; it must be finite")
+            infinite = isinstance(value, float) and not math.isfinite(value)
+            _require(not infinite, f"{setting.name} is {value}; it must be finite")
         _require(self.seed < 2**63, f"seed is {self.seed}; it must be less than 2 to the power of 63")
         for name in (
             "weight_decay", "warmup_steps", "cooldown_steps", "clip_gradients", "seed", "log_every", "save_every",
@@ -62,18 +62,18 @@ class LoopConfig:
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be more than 0")
         for part, rate in self.rates.items():
-            _require(isinstance(part, str), f"rates has {part!r}; it must be how the names of parameters begin")
-            wanted = isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < math.inf
-            _require(wanted, f"rates has {rate!r} for {part}; it must be a number of more than 0")
+            _require(isinstance(part, str), f"rates has {part!r}; it must be a prefix of parameter names")
+            valid = isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < math.inf
+            _require(valid, f"rates has {rate!r} for {part}; it must be a number greater than 0")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay:g}; it must be from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(LoopConfig):
-    """What is read from files before either stage.
+    """The files that either stage reads.
 
-    data: folder of shards (training.data). base_model, clip_vision: files of a UNet checkpoint and of CLIP's vision
-    model. gradient_checkpointing: less memory for more time.
+    data: folder of shards (training.data). base_model, clip_vision: files of a UNet checkpoint and of a CLIP vision
+    model. gradient_checkpointing: trades time for memory.
     """
 
     data: str
@@ -86,11 +86,11 @@ class RunConfig(LoopConfig):
 class AnchorSettings(LoopConfig):
     """Anchoring (paper section 3.4): face encoder and SAA on pictures of single people.
 
-    start_from: an adapter file to go on from, else new weights. variant: what kind of adapter (see
-    ``checkpoint.Variant``); "" for what ``start_from`` says, and DynamicID for new weights. rank: of the low-rank
-    updates of new weights. threshold: of the gate while training; the paper has 0.
-    drop_text, drop_face, drop_both: shares of pictures that train without. other_clothes: share of the photos that CLIP
-    sees with the shoulders of another photo, so that clothes come from the text.
+    start_from: an adapter file to start from, else new weights. variant: the kind of adapter (see
+    ``checkpoint.Variant``); "" for that of ``start_from``, or DynamicID for new weights. rank: of the low-rank updates
+    of new weights. threshold: of the gate while training; 0 in the paper.
+    drop_text, drop_face, drop_both: shares of pictures that train without them. other_clothes: share of the photos that
+    CLIP sees with the shoulders of another photo, so that clothes come from the text.
     """
 
     start_from: str = ""
@@ -108,26 +108,23 @@ class AnchorSettings(LoopConfig):
         _require(self.rank >= 1, f"rank is {self.rank}; it must be at least 1")
         _require(0 <= self.threshold < 1, f"threshold is {self.threshold:g}; it must be from 0 to below 1")
         shares = (self.drop_text, self.drop_face, self.drop_both)
-        _require(
-            min(shares) >= 0 and sum(shares) <= 1, "the shares dropped must not be negative or more than 1 together"
-        )
+        _require(min(shares) >= 0 and sum(shares) <= 1, "the drop shares must be 0 or more and add up to at most 1")
         _require(0 <= self.other_clothes <= 1, f"other_clothes is {self.other_clothes:g}; it must be from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorConfig(RunConfig, AnchorSettings):
-    """Anchoring of a model in files."""
+    """Anchoring on models from files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconfigureSettings(LoopConfig):
-    """Reconfiguration (paper section 3.4): IMR and keypoint encoder, with the adapter of the anchoring stage frozen.
+    """Reconfiguration (paper section 3.4): IMR and keypoint encoder, with the anchored adapter frozen.
 
-    adapter: its file; variant: as when anchoring. imr, keypoint_encoder: files to go on from, else new weights: of
-    the given size, depth and queries, and with so many features and that width.
-    targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, how much the
-    diffusion consistency counts beside the features; diffusion_share: of the batches, which alone are seen by the UNet,
-    the slow part.
+    adapter: its file; variant: as for anchoring. imr, keypoint_encoder: files to start from, else new weights: an IMR
+    of the given size, depth and queries, and an encoder of that many features and that width.
+    targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, the weight of the
+    diffusion consistency beside the features; diffusion_share: of the batches that the UNet, the slow part, sees.
     """
 
     adapter: str
@@ -155,43 +152,43 @@ class ReconfigureSettings(LoopConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconfigureConfig(RunConfig, ReconfigureSettings):
-    """Reconfiguration of a model in files."""
+    """Reconfiguration on models from files."""
 
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
 def load_config(path: str | Path, kind: type[Config]) -> Config:
-    """Reads a YAML file of settings. Raises InputError that names the setting which is missing, unknown or wrong."""
+    """Reads a YAML file of settings. Raises InputError that names a setting that is missing, unknown or wrong."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no config file {path}.")
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML file: {error}") from error
-    if not isinstance(given, dict):
-        raise InputError(f"{path} must hold lines such as steps: 1000; found {type(given).__name__}.")
+        raise InputError(f"{path} is not a YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold lines such as steps: 1000; found {type(values).__name__}.")
     try:
-        return kind(**_checked(given, kind))
+        return kind(**_checked(values, kind))
     except InputError as error:
         raise InputError(f"{error} ({path})") from error
 
 
-def _checked(given: dict[str, Any], kind: type[Config]) -> dict[str, Any]:
+def _checked(values: dict[str, Any], kind: type[Config]) -> dict[str, Any]:
     known = {setting.name: setting for setting in fields(kind)}
-    for name in given:
+    for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it can be one of {', '.join(known)}"
             raise InputError(f'There is no setting "{name}"; {hint}')
-    missing = [name for name, setting in known.items() if _is_needed(setting) and name not in given]
+    missing = [name for name, setting in known.items() if _is_required(setting) and name not in values]
     if missing:
         raise InputError(f"The setting {' and '.join(missing)} is missing")
-    return {name: _typed(name, value, known[name].type) for name, value in given.items()}
+    return {name: _typed(name, value, known[name].type) for name, value in values.items()}
 
 
-def _is_needed(setting: Field[Any]) -> bool:
+def _is_required(setting: Field[Any]) -> bool:
     return setting.default is MISSING and setting.default_factory is MISSING
 
 

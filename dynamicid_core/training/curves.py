@@ -1,4 +1,4 @@
-"""Figures of a run as they come in: a CSV file that survives interruptions, and a picture of the curves."""
+"""Metrics of a run as they come in: a CSV file that survives interruptions, and a plot of the curves."""
 
 import csv
 import io
@@ -16,45 +16,47 @@ _log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Rows of figures by step, in ``metrics.csv`` and ``curves.png`` of a folder.
+    """Rows of metrics by step, in ``metrics.csv`` and ``curves.png`` of a folder.
 
-    A row that cannot be written, since the disk is full or the file is open elsewhere, ends no training: the log tells
-    it, and it is written with the next row or picture.
+    A row that cannot be written, because the disk is full or the file is open elsewhere, does not end training: it is
+    logged, and written with the next row or plot.
     """
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
-        """resumed_at: later rows of an interrupted run are dropped, since their steps come again.
+        """resumed_at: later rows of an interrupted run are dropped, since their steps are repeated.
 
-        Raises InputError when they cannot be written from the beginning.
+        Raises InputError when the file cannot be written at the start.
         """
         self._file, self._picture = folder / "metrics.csv", folder / "curves.png"
         self._names: list[str] = []
-        self._all_written = False
+        self._up_to_date = False
         self._rows = [row for row in self._read() if row["step"] <= resumed_at]
-        mend = ", or close the file elsewhere; running the same command again goes on from the last state."
-        with explain_write_errors(f"The figures of the run, {self._file},", mend):
-            self._write_anew()
+        hint = ", or close the file elsewhere; running the same command again resumes from the last state."
+        with explain_write_errors(f"The metrics of the run, {self._file},", hint):
+            self._rewrite()
 
     def add(self, step: int, figures: dict[str, float]) -> None:
-        """One more row."""
+        """Appends a row."""
         row = {"step": step, **figures}
         self._rows.append(row)
-        with self._told(self._file):
-            if self._all_written and row.keys() <= set(self._names):
-                self._all_written = False
+        with self._logging_errors(self._file):
+            if self._up_to_date and row.keys() <= set(self._names):
+                self._up_to_date = False
                 with self._file.open("a", encoding="utf-8", newline="") as file:
                     file.write(self._lines([row]))
-                self._all_written = True
+                self._up_to_date = True
             else:
-                self._write_anew()
+                self._rewrite()
 
     def draw(self) -> None:
-        """The curves, with a running mean over a twentieth of the run; and rows that could not be written before."""
+        """Plots the curves, with a running mean over a twentieth of the run. Also writes rows that could not be written
+        before.
+        """
         from matplotlib.figure import Figure
 
-        if not self._all_written:
-            with self._told(self._file):
-                self._write_anew()
+        if not self._up_to_date:
+            with self._logging_errors(self._file):
+                self._rewrite()
         names = [name for name in (self._rows[-1] if self._rows else {}) if name != "step"]
         if not names:
             return
@@ -67,25 +69,25 @@ class Metrics:
             axes.plot(steps, running_mean(values, max(1, len(values) // 20)), color="#0072b2")
             axes.set_ylabel(name)
         axes.set_xlabel("step")
-        with self._told(self._picture):
+        with self._logging_errors(self._picture):
             figure.savefig(self._picture, dpi=100)
 
     def _read(self) -> list[dict[str, float]]:
         if not self._file.is_file():
             return []
-        text = self._file.read_text(encoding="utf-8-sig")  # a spreadsheet may have put a mark before it
-        whole = text[: text.rfind("\n") + 1]  # a computer that went off may have left half a row
+        text = self._file.read_text(encoding="utf-8-sig")  # a spreadsheet may have added a byte order mark
+        whole = text[: text.rfind("\n") + 1]  # a crash may have left half a row
         rows = csv.DictReader(io.StringIO(whole))
         found = [{name: float(figure) for name, figure in row.items() if figure} for row in rows]
         return [row | {"step": int(row["step"])} for row in found if math.isfinite(row.get("step", math.inf))]
 
-    def _write_anew(self) -> None:
-        """All rows, with a column for every figure; the file before it stays until this one is whole."""
+    def _rewrite(self) -> None:
+        """Writes all rows, with a column for every metric. The old file stays until the new one is complete."""
         self._names = list(dict.fromkeys(name for row in self._rows for name in row)) or ["step"]
-        self._all_written = False
+        self._up_to_date = False
         with atomic_write(self._file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
             file.write(",".join(self._names) + "\n" + self._lines(self._rows))
-        self._all_written = True
+        self._up_to_date = True
 
     def _lines(self, rows: list[dict[str, float]]) -> str:
         lines = io.StringIO(newline="")
@@ -93,7 +95,7 @@ class Metrics:
         return lines.getvalue()
 
     @contextmanager
-    def _told(self, file: Path) -> Iterator[None]:
+    def _logging_errors(self, file: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -103,8 +105,8 @@ class Metrics:
 def running_mean(values: list[float], width: int) -> list[float]:
     """The mean of each value and up to ``width`` - 1 before it."""
     count = len(values)
-    # In blocks as long as the window, a window is the end of one and the beginning of the next. Differences of one sum
-    # over all would let a value that is huge, or no number, spoil every mean after it.
+    # In blocks as long as the window, every window is the end of one block and the beginning of the next. Differences
+    # of a single cumulative sum would let one huge or non-finite value spoil every later mean.
     blocks = np.pad(np.asarray(values, np.float64), (width, -count % width)).reshape(-1, width)
     sums = blocks.cumsum(axis=1)[1:]
     sums[:, :-1] += blocks[:-1, :0:-1].cumsum(axis=1)[:, ::-1]

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps: a run that stopped within one could not go on from what it had."""
+"""Handles Ctrl-C between two steps: a run stopped within a step could not be resumed exactly."""
 
 import signal
 import threading
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 IMPATIENCE = 1.0
-"""Seconds. A second Ctrl-C that comes sooner is no second one: launchers pass on to their processes what those have had
-from the terminal already.
+"""Seconds within which a second Ctrl-C does not count: launchers forward to their processes the signal that those have
+already received from the terminal.
 """
 
 
@@ -20,11 +20,11 @@ class StopRequest:
         self._first: float | None = None
 
     @property
-    def made(self) -> bool:
-        """Since the beginning."""
+    def received(self) -> bool:
+        """Whether a request has come."""
         return self._first is not None
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = now
@@ -34,17 +34,17 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """While this lasts, the first Ctrl-C or SIGTERM only makes a note; a second Ctrl-C interrupts as usual.
+    """Within the context, the first Ctrl-C or SIGTERM is only recorded; a second Ctrl-C interrupts as usual.
 
-    In threads other than the main one, which cannot take signals, nothing is changed.
+    Changes nothing in threads other than the main one, which cannot receive signals.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, request._record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""The training loop of every stage: one device or many, interrupted and resumed at will.
+"""The training loop of every stage, on one device or many; it can be interrupted and resumed at any step.
 
-Chance depends on the seed, the step and the process alone, and data comes in an order that the seed fixes; so a run
-that was interrupted and resumed computes what an uninterrupted one does.
+Random numbers depend only on the seed, the step and the process, and the seed fixes the order of the data, so a resumed
+run computes what an uninterrupted one would.
 """
 
 import dataclasses
@@ -27,36 +27,36 @@ from .states import States
 _log = logging.getLogger(__name__)
 _AVERAGE = "average.safetensors"
 _PROCESSES = "number of processes"
-_LOST = 20  # steps in a row
-# Settings that may change when a run goes on; with others it would be another run.
-_FREE = {"steps", "log_every", "save_every", "sample_every", "sample_steps", "keep", "data", "output"}
+_MAX_SKIPPED = 20  # steps in a row
+# Settings that may change when a run is resumed; changing any other makes it another run.
+_CHANGEABLE = {"steps", "log_every", "save_every", "sample_every", "sample_steps", "keep", "data", "output"}
 
 
 class Stage(Protocol):
-    """What the loop asks of a stage of training."""
+    """What the loop needs of a training stage."""
 
     @property
     def network(self) -> nn.Module:
-        """Whose forward gives the losses of a batch by name."""
+        """The network whose forward returns the losses of a batch by name."""
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[Any]:
-        """Endless data in an order that the seed fixes, without the first ``skip`` batches."""
+        """Endless data in an order fixed by the seed, without the first ``skip`` batches."""
 
-    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> Any:
-        """What the network takes."""
+    def make_batch(self, raw: Any, generator: torch.Generator, device: torch.device) -> Any:
+        """The network's input."""
 
     def save_weights(self, folder: Path) -> None:
-        """Writes the network's present weights in the loader's own format."""
+        """Writes the network's current weights in the loader's own format."""
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """A picture of what the present weights can do."""
+        """Saves a picture of what the current weights can do."""
 
 
 def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
-    """Trains to ``config.steps``, going on from the last state in ``config.output`` if there is one.
+    """Trains to ``config.steps``, resuming from the last state in ``config.output`` if there is one.
 
-    Raises InputError when that folder holds another run, or the disk is full. The first Ctrl-C or SIGTERM ends the
-    step at hand on every process and saves a state, then raises KeyboardInterrupt; the second raises it at once.
+    Raises InputError when that folder holds another run, or the disk is full. After the first Ctrl-C or SIGTERM every
+    process finishes its step, a state is saved and KeyboardInterrupt raised; the second Ctrl-C raises it at once.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -64,7 +64,7 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The output folder {output} could not be made: {error}. Choose another one.") from error
+        raise InputError(f"The output folder {output} could not be created: {error}. Choose another one.") from error
     accelerator = Accelerator(
         gradient_accumulation_steps=config.accumulation,
         mixed_precision="bf16" if config.precision == "bf16" else "no",
@@ -74,22 +74,22 @@ def train(stage: Stage, config: LoopConfig, cpu: bool = False) -> None:
         # A stage need not use every parameter in every batch.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    groups = _groups(stage.network, config.rates)
+    groups = _parameter_groups(stage.network, config.rates)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     network, optimiser = accelerator.prepare(stage.network, optimiser)
-    average = WeightAverage(stage.network, config.ema_decay)  # only now is the network where it trains
+    average = WeightAverage(stage.network, config.ema_decay)  # only now is the network on its device
     run = _Run(stage, config, accelerator, network, optimiser, average, States(output, config.keep))
     start = run.resume()
-    with _curves_are_worth_no_training():
+    with _ignoring_tensorboard_errors():
         accelerator.init_trackers("tensorboard")
     metrics = Metrics(output, start) if accelerator.is_main_process else None
     try:
         with stop_requests() as request:
             run.steps(start, metrics, request)
     finally:
-        # Not end_training: it would part the processes for good, and a recipe has more than one stage.
+        # Not end_training, which would destroy the process group: a recipe has more than one stage.
         for tracker in accelerator.trackers:
-            with _curves_are_worth_no_training():
+            with _ignoring_tensorboard_errors():
                 tracker.finish()
 
 
@@ -103,44 +103,44 @@ class _Run:
     average: WeightAverage
     states: States
     done: int = 0
-    lost: int = 0
+    skipped: int = 0
 
     def resume(self) -> int:
         states = self.states.newest_first()
         for state in states:
-            if not self._is_anywhere(not self._load(state)):
-                _log.info("Going on from step %d", self.done)
+            if not self._on_any_process(not self._load(state)):
+                _log.info("Resuming from step %d", self.done)
                 return self.done
         if states:
             raise InputError(
                 f"No state in {states[0].parent} could be read; the log says why. Choose another output folder, or "
-                "delete that one to begin anew."
+                "delete that one to start over."
             )
         return 0
 
     def _load(self, state: Path) -> bool:
-        """Whether it could be read. Raises InputError for one of another run."""
+        """Loads a state; returns whether it could be read. Raises InputError for a state of another run."""
         try:
-            about = self.states.about(state)
-            self._check_identity(about["config"], state)
+            metadata = self.states.metadata(state)
+            self._check_identity(metadata["config"], state)
             self.accelerator.load_state(str(state))
             self.average.load(load_file(state / _AVERAGE))
-            self.done = int(about["step"])
+            self.done = int(metadata["step"])
         except InputError:
             raise
-        except Exception as error:  # each kind of file has its own for one that is damaged
+        except Exception as error:  # damaged files raise different types, by their format
             _log.warning("%s could not be read (%s: %s)", state, type(error).__name__, error)
             return False
         return True
 
     def _check_identity(self, theirs: Mapping[str, Any], state: Path) -> None:
         mine = self._identity()
-        theirs = {_PROCESSES: mine[_PROCESSES], **theirs}  # older states do not tell
+        theirs = {_PROCESSES: mine[_PROCESSES], **theirs}  # older states do not record it
         changed = [name for name in mine if theirs.get(name) != mine[name]]
         if changed:
             raise InputError(
                 f"{self.config.output} holds another run: {', '.join(changed)} differ. Choose another output folder, "
-                f"or delete {state.parent} to begin anew."
+                f"or delete {state.parent} to start over."
             )
 
     def steps(self, start: int, metrics: Metrics | None, request: StopRequest) -> None:
@@ -151,35 +151,36 @@ class _Run:
         for step in bar:
             losses = self._step(step, data)
             self.done = step + 1
-            if metrics is not None and _due(self.done, config.log_every):
-                figures = {name: float(loss) for name, loss in losses.items()} | {"learning_rate": self._rate(step)}
+            if metrics is not None and _is_due(self.done, config.log_every):
+                figures = {name: float(loss) for name, loss in losses.items()}
+                figures["learning_rate"] = self._learning_rate(step)
                 metrics.add(self.done, figures)
                 self._log(figures)
                 bar.set_postfix(loss=f"{figures['loss']:.4f}")
             last = self.done == config.steps
-            stopped = self._is_anywhere(request.made)
-            if _due(self.done, config.save_every) or last or stopped:
+            stopped = self._on_any_process(request.received)
+            if _is_due(self.done, config.save_every) or last or stopped:
                 self.save()
                 if metrics is not None:
                     metrics.draw()
-            if not stopped and (_due(self.done, config.sample_every) or (last and config.sample_every)):
-                self._sheet()
+            if not stopped and (_is_due(self.done, config.sample_every) or (last and config.sample_every)):
+                self._draw_sheet()
             if stopped:
                 raise KeyboardInterrupt
 
     def save(self) -> None:
-        """Weights for the loader, and the state to go on from."""
+        """Saves weights for the loader, and the state to resume from."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process and self.done:
             self.states.save(self.done, {"config": self._identity()}, self._write_state)
         self.accelerator.wait_for_everyone()  # the next stage may read the weights
 
     def _log(self, figures: dict[str, float]) -> None:
-        with _curves_are_worth_no_training(self.accelerator.trackers.clear):
+        with _ignoring_tensorboard_errors(self.accelerator.trackers.clear):
             self.accelerator.log(figures, step=self.done)
 
-    def _is_anywhere(self, made: bool) -> bool:
-        """On any of the processes, which must stop after the same step."""
+    def _on_any_process(self, made: bool) -> bool:
+        """Whether a flag is set on any process; all must stop after the same step."""
         if self.accelerator.num_processes == 1:
             return made
         return bool(self.accelerator.reduce(torch.tensor(float(made), device=self.accelerator.device), "sum") > 0)
@@ -189,70 +190,70 @@ class _Run:
             self.stage.save_weights(Path(self.config.output))
         try:
             self.accelerator.save_state(str(folder))
-        except RuntimeError as error:  # what torch's writer makes of a full disk
+        except RuntimeError as error:  # torch's writer raises it when the disk is full
             raise OSError(str(error)) from error
         save_file({k: v.contiguous() for k, v in self.average.weights.items()}, folder / _AVERAGE)
 
     def _step(self, step: int, data: Iterator[Any]) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
         for group in self.optimiser.param_groups:
-            group["lr"] = self._rate(step) * group["rate"]
+            group["lr"] = self._learning_rate(step) * group["rate"]
         total: dict[str, Tensor] = {}
-        sound = True
+        finite = True
         for part in range(config.accumulation):
-            chance = _chance(config.seed, step, part, accelerator.process_index)
-            batch = self.stage.make_batch(next(data), chance, accelerator.device)
+            generator = _generator(config.seed, step, part, accelerator.process_index)
+            batch = self.stage.make_batch(next(data), generator, accelerator.device)
             with accelerator.accumulate(self.network):
                 losses = self.network(batch)
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients:
-                    length = accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients or math.inf)
-                    sound = bool(torch.isfinite(length))  # the same on every process
-                if sound:
+                    norm = accelerator.clip_grad_norm_(self.network.parameters(), config.clip_gradients or math.inf)
+                    finite = bool(torch.isfinite(norm))  # the same on every process
+                if finite:
                     self.optimiser.step()
                 self.optimiser.zero_grad()
             for name, loss in losses.items():
                 total[name] = total.get(name, torch.zeros_like(loss)).detach() + loss.detach() / config.accumulation
-        if sound:
+        if finite:
             self.average.update(step)
-        self._count(sound, step + 1)
+        self._track_skipped(finite, step + 1)
         return {name: accelerator.reduce(loss, "mean") for name, loss in total.items()}
 
-    def _count(self, sound: bool, step: int) -> None:
-        """Steps whose gradients are no numbers teach nothing; many in a row are a run that is lost."""
-        self.lost = 0 if sound else self.lost + 1
-        if sound:
+    def _track_skipped(self, finite: bool, step: int) -> None:
+        """Logs steps that were skipped for non-finite gradients. Raises InputError when too many follow each other."""
+        self.skipped = 0 if finite else self.skipped + 1
+        if finite:
             return
-        _log.warning("Step %d was left out: its gradients are no numbers", step)
-        self.average.mend()
-        if self.lost == _LOST:
+        _log.warning("Step %d was skipped: its gradients are not finite", step)
+        self.average.restore_nonfinite()
+        if self.skipped == _MAX_SKIPPED:
             raise InputError(
-                f"The gradients of the last {_LOST} steps, to step {step}, are no numbers. The states before are as "
-                "they were. Choose a lower learning_rate, or fp32 as precision, in another output folder."
+                f"The gradients of the last {_MAX_SKIPPED} steps, to step {step}, are not finite. Earlier states are "
+                "unchanged. Choose a lower learning_rate, or fp32 as precision, in another output folder."
             )
 
-    def _rate(self, step: int) -> float:
+    def _learning_rate(self, step: int) -> float:
         rising = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
         falling = min(1.0, (self.config.steps - step) / (self.config.cooldown_steps + 1))
         return self.config.learning_rate * min(rising, falling)
 
-    def _sheet(self) -> None:
+    def _draw_sheet(self) -> None:
         if self.accelerator.is_main_process:
             folder = Path(self.config.output) / "sheets"
             try:
                 folder.mkdir(exist_ok=True)
                 with self.average.in_place():
                     self.stage.draw_sheet(folder / f"step-{self.done:08d}.jpg", self.config.sample_steps)
-            except (OSError, torch.cuda.OutOfMemoryError) as error:  # a picture to look at is worth no training
+            except (OSError, torch.cuda.OutOfMemoryError) as error:  # a sheet is not worth ending training for
                 _log.warning("The sheet of step %d could not be made: %s", self.done, error)
 
     def _identity(self) -> dict[str, Any]:
-        settings = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _FREE}
-        return {**settings, _PROCESSES: self.accelerator.num_processes}  # who sees which data
+        settings = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in _CHANGEABLE}
+        return {**settings, _PROCESSES: self.accelerator.num_processes}  # it determines which process sees which data
 
 
 @contextmanager
-def _curves_are_worth_no_training(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
+def _ignoring_tensorboard_errors(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -260,8 +261,8 @@ def _curves_are_worth_no_training(otherwise: Callable[[], None] = lambda: None) 
         otherwise()
 
 
-def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The parameters that train, for the optimiser, by how many times faster than the rest they learn."""
+def _parameter_groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The optimiser's parameter groups: trainable parameters by their factor on the learning rate."""
     groups: dict[float, list[nn.Parameter]] = {}
     unused = set(rates)
     for name, parameter in network.named_parameters():
@@ -272,19 +273,19 @@ def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, An
     if unused:
         parts = sorted({name.rpartition(".")[0] for name, _ in network.named_parameters()})
         raise InputError(
-            f"rates names {', '.join(sorted(unused))}, but nothing that trains begins so. Parts are "
+            f"rates names {', '.join(sorted(unused))}, but no trainable parameter begins so. Parts are "
             f"{', '.join(parts[:8])} and so on."
         )
     return [{"params": parameters, "rate": rate} for rate, parameters in groups.items()]
 
 
-def _chance(*numbers: int) -> torch.Generator:
-    """Chance for one part of one step of one process."""
+def _generator(*numbers: int) -> torch.Generator:
+    """A generator for one part of one step of one process."""
     import numpy as np
 
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) % 2**63)
 
 
-def _due(step: int, every: int) -> bool:
+def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0

@@ -1,16 +1,16 @@
-"""The losses of both stages (paper section 3.4), and how a network tells them."""
+"""The losses of both stages (paper section 3.4), and the form in which networks return them."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def told(loss: Tensor, **parts: Tensor) -> dict[str, Tensor]:
-    """Losses by name as the loop takes them: "loss", which is minimised, and what curves and logs show beside it."""
+def loss_dict(loss: Tensor, **parts: Tensor) -> dict[str, Tensor]:
+    """Losses by name as the loop takes them: "loss", which is minimised, and detached parts for curves and logs."""
     return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
 
 
 def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
-    """Anchoring: mean squared error of the noise, both [B, 4, h, w], in float32."""
+    """Anchoring: mean squared error of the predicted noise, both [B, 4, h, w], in float32."""
     return F.mse_loss(predicted.float(), noise.float())
 
 
@@ -20,12 +20,12 @@ def min_snr_weights(snr: Tensor, limit: float = 5.0) -> Tensor:
 
 
 def feature_loss(edited: Tensor, target: Tensor) -> Tensor:
-    """Reconfiguration: mean squared error of edited tokens to those of the target photo, both [B, T, D]."""
+    """Reconfiguration: mean squared error between edited tokens and those of the target photo, both [B, T, D]."""
     return F.mse_loss(edited.float(), target.float())
 
 
 def diffusion_consistency_loss(with_edited: Tensor, with_target: Tensor) -> Tensor:
     """Reconfiguration: mean squared error between the noise predicted with edited tokens and with those of the target
-    photo, both [B, 4, h, w]. The second is what to reach and takes no gradient.
+    photo, both [B, 4, h, w]. The second is the target and takes no gradient.
     """
     return F.mse_loss(with_edited.float(), with_target.detach().float())

@@ -1,4 +1,4 @@
-"""The adapter as it is trained: the very layers that the nodes run, with parameters that take gradients."""
+"""The adapter for training: the very layers that the nodes run, with trainable parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -29,7 +29,7 @@ Layouts = Callable[[int, int], saa.Layout | None]
 
 
 class LowRankUpdates(nn.Module):
-    """up @ down beside every projection of every attention layer, under the released names."""
+    """up @ down for every projection of every attention layer, under the released names."""
 
     def __init__(self, layers: Sequence[AttentionLayer], rank: int) -> None:
         super().__init__()
@@ -37,15 +37,13 @@ class LowRankUpdates(nn.Module):
         self.layers = nn.ModuleDict({str(layer.index): _updates(layer, rank) for layer in layers})
 
     def add_to(self, unet: nn.Module) -> list[RemovableHandle]:
-        """From now on the UNet's projections give what they would with the updates merged, until the handles are
-        removed.
-        """
+        """Makes the UNet's projections act as with the updates merged, until the handles are removed."""
         handles = []
         for index, path in self._paths.items():
             layer = cast(nn.ModuleDict, self.layers[str(index)])
             for in_file, in_unet in LORA_TARGETS.items():
                 projection = unet.get_submodule(f"{path}.{in_unet}")
-                handles.append(projection.register_forward_hook(_adding(layer[f"{in_file}_lora"])))
+                handles.append(projection.register_forward_hook(_update_hook(layer[f"{in_file}_lora"])))
         return handles
 
 
@@ -71,32 +69,32 @@ class TrainableAdapter(nn.Module):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, layers: Sequence[AttentionLayer]) -> "TrainableAdapter":
-        """An adapter to go on from, in float32. Raises InputError for one without low-rank updates of all projections,
-        and for one of another UNet.
+        """A trainable adapter in float32. Raises InputError for a checkpoint without low-rank updates of all
+        projections, and for one of another UNet.
         """
         encoder, tensors = checkpoint.modules["face_encoder"], checkpoint.modules["saa"]
         check_fit(projection_sizes(tensors), layers)
         ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("_lora.down.weight")}
         if len(ranks) != 1:
             found = f"updates of the ranks {', '.join(map(str, sorted(ranks)))}" if ranks else "none"
-            raise InputError(f"Training goes on from adapters with low-rank updates of one rank; this one has {found}.")
+            raise InputError(f"Training can start from adapters with low-rank updates of one rank; this has {found}.")
         adapter = cls(
             layers, FaceEncoderSizes.from_state_dict(encoder), ranks.pop(), checkpoint.variant, checkpoint.recognition
         )
         adapter.face_encoder.load_state_dict(encoder)
         adapter.projections.load_state_dict(projection_weights(tensors))
         updates = {f"layers.{key}": tensor for key, tensor in update_weights(tensors).items()}
-        lacking = sorted({key.split(".")[2] for key in adapter.updates.state_dict().keys() - updates.keys()})
-        if lacking:
+        missing = sorted({key.split(".")[2] for key in adapter.updates.state_dict().keys() - updates.keys()})
+        if missing:
             raise InputError(
-                f"Training goes on from adapters with low-rank updates of all projections; this one has none of "
-                f"{', '.join(name.removesuffix('_lora') for name in lacking)}."
+                f"Training can start from adapters with low-rank updates of all projections; this has none of "
+                f"{', '.join(name.removesuffix('_lora') for name in missing)}."
             )
         adapter.updates.load_state_dict(updates)
         return adapter
 
-    def start_from_text(self, unet: Mapping[str, Tensor]) -> None:
-        """Identity keys and values begin as those of the text (paper section 3.4). unet: its state dict."""
+    def init_from_text(self, unet: Mapping[str, Tensor]) -> None:
+        """Initialises identity keys and values with those of the text (paper section 3.4). unet: its state dict."""
         paths = {layer.index: layer.path for layer in self.layers}
         with torch.no_grad():
             for index in projection_sizes(self.saa_weights()):
@@ -105,19 +103,19 @@ class TrainableAdapter(nn.Module):
                     linear = cast(nn.Linear, layer[f"{name}_ip"])
                     linear.weight.copy_(unet[f"{paths[index]}.{name}.weight"])
 
-    def start_with_embeddings(self) -> None:
-        """The face encoder's first layer begins with outputs of spread 1.
+    def init_embedding_layer(self) -> None:
+        """Initialises the face encoder's first layer so that its outputs have standard deviation 1.
 
-        An embedding has length 1, so each of its numbers is small: with weights as usual the biases would drown it, and
-        all tokens would be much the same.
+        An embedding has length 1, so each of its values is small: with the usual weights the biases would drown it, and
+        all tokens would be nearly the same.
         """
         first = cast(nn.Linear, self.face_encoder.proj[0])
         nn.init.normal_(first.weight)
         nn.init.zeros_(first.bias)
 
-    def start_silent(self) -> None:
-        """Identity values begin at zero: the tokens add nothing that training would first have to take away, which a
-        small model does by making them the same for everybody.
+    def init_silent(self) -> None:
+        """Initialises identity values with zero, so that training need not first remove what tokens add: a small model
+        does that by making them the same for everybody.
         """
         for name, parameter in self.projections.named_parameters():
             if name.endswith("to_v_ip.weight"):
@@ -134,10 +132,10 @@ class TrainableAdapter(nn.Module):
         text_attention: Callable[..., Tensor],
         layout: Layouts | None = None,
     ) -> dict[Any, Callable[..., Tensor]]:
-        """Per cross-attention layer, under ComfyUI's key, what takes the attention's place: text and identity.
+        """The replacement of each cross-attention layer, text and identity, under ComfyUI's key.
 
-        tokens: [B, T, D], one person a row. text_attention: the host's own, see ``identity_patch``. layout: where the
-        people are, on a grid of so many rows and columns.
+        tokens: [B, T, D], one person per row. text_attention: the host's own, see ``identity_patch``. layout: where the
+        people are, on a grid of given rows and columns.
         """
         return {
             layer.block: self._attention(layer, tokens, settings, text_attention, layout)
@@ -146,7 +144,7 @@ class TrainableAdapter(nn.Module):
         }
 
     def checkpoint(self) -> Checkpoint:
-        """What is saved, in the loader's own format."""
+        """The adapter in the loader's own format."""
         encoder = {key: tensor.detach().cpu().clone() for key, tensor in self.face_encoder.state_dict().items()}
         return Checkpoint(ADAPTER, {"face_encoder": encoder, "saa": self.saa_weights()}, self.variant, self.recognition)
 
@@ -168,7 +166,7 @@ class TrainableAdapter(nn.Module):
             identity = saa.project_tokens(keys, values, extra_options["n_heads"], q.dtype)
             placed = None if layout is None else layout(*extra_options["activations_shape"][-2:])
             text = text_attention(q, k, v, extra_options)
-            # Autocast would take the gate in bfloat16, too.
+            # Autocast would compute the gate in bfloat16, too.
             exact = nullcontext() if q.dtype == torch.float32 else torch.autocast(q.device.type, enabled=False)
             with exact:
                 return saa.semantic_activated_attention(text, q, identity, settings, placed)
@@ -177,16 +175,16 @@ class TrainableAdapter(nn.Module):
 
 
 @torch.no_grad()
-def start_with_the_tokens(imr: Imr) -> None:
-    """A new IMR begins by leaving tokens as they are (for tokens of mean 0 and variance 1, as the face encoder gives
-    them), so that training has only to learn what an edit changes.
+def init_as_identity(imr: Imr) -> None:
+    """Initialises an IMR so that it leaves tokens unchanged (tokens of mean 0 and variance 1, as the face encoder
+    returns), and training only has to learn what an edit changes.
 
-    Nearly so when the IMR has no more channels than the tokens.
+    Only approximately when the IMR has no more channels than the tokens.
     """
     size, token_size = imr.sizes.size, imr.sizes.token_size
-    kept = min(size - 1, token_size)
-    # Columns at right angles to each other and to a vector of ones, which normalisation takes away.
-    directions = torch.linalg.qr(torch.cat((torch.ones(size, 1), torch.randn(size, kept)), dim=1))[0][:, 1:]
+    rank = min(size - 1, token_size)
+    # Columns orthogonal to each other and to a vector of ones, which normalisation removes.
+    directions = torch.linalg.qr(torch.cat((torch.ones(size, 1), torch.randn(size, rank)), dim=1))[0][:, 1:]
     for linear, weight in ((imr.proj_in, directions), (imr.proj_out, directions.T * (token_size / size) ** 0.5)):
         nn.init.zeros_(linear.weight)
         linear.weight[: weight.shape[0], : weight.shape[1]] = weight
@@ -199,8 +197,8 @@ def start_with_the_tokens(imr: Imr) -> None:
 
 @torch.no_grad()
 def token_spread(tokens: Tensor) -> Tensor:
-    """How much tokens [B, T, D] differ from row to row, as a standard deviation: near 0 when the face encoder says the
-    same of everybody.
+    """The standard deviation of tokens [B, T, D] from row to row: near 0 when the face encoder returns the same for
+    everybody.
     """
     return tokens.std(dim=0, unbiased=False).mean()
 
@@ -213,11 +211,11 @@ def _updates(layer: AttentionLayer, rank: int) -> nn.ModuleDict:
 def _update(source: int, rank: int, channels: int) -> nn.ModuleDict:
     down, up = nn.Linear(source, rank, bias=False), nn.Linear(rank, channels, bias=False)
     nn.init.normal_(down.weight, std=1 / rank)
-    nn.init.zeros_(up.weight)  # a new adapter leaves the UNet as it was
+    nn.init.zeros_(up.weight)  # a new adapter leaves the UNet unchanged
     return nn.ModuleDict({"down": down, "up": up})
 
 
-def _adding(update: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+def _update_hook(update: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     pair = cast(nn.ModuleDict, update)
     down, up = cast(nn.Linear, pair["down"]), cast(nn.Linear, pair["up"])
 

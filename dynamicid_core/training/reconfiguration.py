@@ -15,8 +15,8 @@ from ..keypoints import encoder_input
 from ..saa import SaaSettings
 from .config import ReconfigureSettings
 from .data.sample import Sample
-from .inputs import faces, pictures
-from .losses import diffusion_consistency_loss, feature_loss, told
+from .inputs import face_inputs, pictures
+from .losses import diffusion_consistency_loss, feature_loss, loss_dict
 from .networks import TrainableAdapter
 
 
@@ -35,7 +35,7 @@ class ReconfigureBatch:
     """B people, each with one source photo and R targets; targets of all people are rows one after the other.
 
     source_tokens: [B, T, D]; target_tokens: [B * R, T, D]. source_rasters: [B, 1, 96, 96]; target_rasters. source_text:
-    [B, X], pooled face prompts; target_text. diffusion: what the UNet sees, or None when it does not look.
+    [B, X], pooled face prompts; target_text. diffusion: the UNet's batch, None without the diffusion loss.
     """
 
     source_tokens: Tensor
@@ -48,7 +48,7 @@ class ReconfigureBatch:
 
 
 class Reconfiguration(nn.Module):
-    """The losses of a batch; what trains is ``imr`` and ``keypoint_encoder``."""
+    """The losses of a batch. Trains ``imr`` and ``keypoint_encoder``."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class Reconfiguration(nn.Module):
         super().__init__()
         self.imr, self.keypoint_encoder = imr, keypoint_encoder
         self._denoiser, self._weight = denoiser, config.diffusion_weight
-        # When the UNet last looked, no number before: every step tells the same losses.
+        # The latest value, NaN before the first, so that every step reports the same losses.
         self._consistency = torch.tensor(float("nan"))
-        self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it does not count as ours
+        self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it is no submodule
         self._settings = SaaSettings()
         denoiser.attach_updates(adapter.updates.add_to)
 
@@ -72,25 +72,25 @@ class Reconfiguration(nn.Module):
         edited = self.edit(batch)
         features = feature_loss(edited, batch.target_tokens)
         if self._weight == 0:
-            return told(features, feature=features)
+            return loss_dict(features, feature=features)
         if batch.diffusion is None:
             last = self._consistency.to(features.device)
-            return told(features, feature=features, consistency=last)
+            return loss_dict(features, feature=features, consistency=last)
         with torch.no_grad():
-            wanted = self.predict(batch.diffusion, batch.target_tokens)
-        consistency = diffusion_consistency_loss(self.predict(batch.diffusion, edited), wanted)
+            target = self.predict(batch.diffusion, batch.target_tokens)
+        consistency = diffusion_consistency_loss(self.predict(batch.diffusion, edited), target)
         self._consistency = consistency.detach()
-        return told(features + self._weight * consistency, feature=features, consistency=self._consistency)
+        return loss_dict(features + self._weight * consistency, feature=features, consistency=self._consistency)
 
     def edit(self, batch: ReconfigureBatch) -> Tensor:
         """Each source's tokens with the motion of each of its targets, [B * R, T, D]."""
         return edited_tokens(self.imr, self.keypoint_encoder, batch)
 
     def predict(self, batch: DiffusionBatch, tokens: Tensor) -> Tensor:
-        """The noise that UNet and adapter see in the targets' latents with these tokens, [B * R, 4, h, w]."""
+        """The noise that UNet and adapter predict in the targets' latents with these tokens, [B * R, 4, h, w]."""
         patches = self._frozen[0].patches(tokens, self._settings, text_attention)
-        seen = self._denoiser.add_noise(batch.latents, batch.noise, batch.timesteps)
-        return self._denoiser(seen, batch.timesteps, batch.context, patches)
+        noisy = self._denoiser.add_noise(batch.latents, batch.noise, batch.timesteps)
+        return self._denoiser(noisy, batch.timesteps, batch.context, patches)
 
 
 def edited_tokens(imr: Imr, keypoint_encoder: KeypointEncoder, batch: ReconfigureBatch) -> Tensor:
@@ -112,23 +112,23 @@ def edited_tokens(imr: Imr, keypoint_encoder: KeypointEncoder, batch: Reconfigur
     return torch.cat(edited)
 
 
-class ReconfigureBatches:
-    """Makes batches of people, each a list of samples: the source and its targets."""
+class ReconfigureCollator:
+    """Makes batches of people. Each is a list of samples: the source and its targets."""
 
     def __init__(
         self, encoders: FrozenEncoders, denoiser: DenoisingModel, adapter: TrainableAdapter, diffusion_share: float
     ) -> None:
-        """diffusion_share: of the batches, which the UNet sees."""
+        """diffusion_share: of the batches that the UNet sees."""
         self._encoders, self._timesteps, self._adapter = encoders, denoiser.timesteps, adapter
         self._share = diffusion_share
 
-    def make(self, people: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
+    def make(self, people: list[list[Sample]], generator: torch.Generator, device: torch.device) -> ReconfigureBatch:
         """A batch on the device."""
         sources = [samples[0] for samples in people]
         targets = [sample for samples in people for sample in samples[1:]]
         source_text = self._encoders.texts([sample.face_prompt for sample in sources])[1]
         target_text = self._encoders.texts([sample.face_prompt for sample in targets])[1]
-        looks = float(torch.rand(1, generator=chance)) < self._share
+        with_diffusion = float(torch.rand(1, generator=generator)) < self._share
         return ReconfigureBatch(
             self._tokens(sources, device),
             self._tokens(targets, device),
@@ -136,21 +136,21 @@ class ReconfigureBatches:
             _rasters(targets).to(device),
             source_text.to(device),
             target_text.to(device),
-            self._seen(targets, chance, device) if looks else None,
+            self._diffusion(targets, generator, device) if with_diffusion else None,
         )
 
-    def _seen(self, targets: list[Sample], chance: torch.Generator, device: torch.device) -> DiffusionBatch:
+    def _diffusion(self, targets: list[Sample], generator: torch.Generator, device: torch.device) -> DiffusionBatch:
         latents = self._encoders.latents(pictures(targets)).to(device)
         return DiffusionBatch(
             latents,
-            torch.randn(latents.shape, generator=chance).to(device),
-            torch.randint(self._timesteps, (len(targets),), generator=chance).to(device),
+            torch.randn(latents.shape, generator=generator).to(device),
+            torch.randint(self._timesteps, (len(targets),), generator=generator).to(device),
             self._encoders.contexts([sample.caption for sample in targets]).to(device),
         )
 
     @torch.no_grad()
     def _tokens(self, samples: list[Sample], device: torch.device) -> Tensor:
-        embeddings, features = faces(samples, self._encoders, self._adapter.variant)
+        embeddings, features = face_inputs(samples, self._encoders, self._adapter.variant)
         return self._adapter.tokens(embeddings.to(device), features.to(device))
 
 

@@ -1,4 +1,4 @@
-"""Both stages as the loop runs them: their networks, their data, what they save and show."""
+"""Both stages as the loop runs them: their networks, their data, what they save and draw."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -29,12 +29,12 @@ from ..face_encoder import FaceEncoderSizes
 from ..images import Photo, to_photos
 from ..imr import Imr, ImrSizes, KeypointEncoder, KeypointEncoderSizes
 from ..saa import SaaSettings
-from .anchoring import AnchorBatch, AnchorBatches, Anchoring
+from .anchoring import AnchorBatch, AnchorCollator, Anchoring
 from .config import AnchorSettings, LoopConfig, ReconfigureSettings
 from .data.sample import Sample
-from .inputs import faces, pictures
-from .networks import TrainableAdapter, start_with_the_tokens
-from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureBatches
+from .inputs import face_inputs, pictures
+from .networks import TrainableAdapter, init_as_identity
+from .reconfiguration import Reconfiguration, ReconfigureBatch, ReconfigureCollator
 
 SHEET_ROWS = 4
 _SHEET_CFG = 5.0
@@ -42,17 +42,17 @@ _FEED_FORWARD = 4  # times the size of the IMR, as in the released one
 
 
 class SampleSource(Protocol):
-    """Training data in an order that a seed fixes; endless."""
+    """Endless training data in an order fixed by a seed."""
 
     @property
     def recognition(self) -> str:
-        """The recognition model of the embeddings, as ``Checkpoint.recognition``."""
+        """The recognition model of the embeddings, see ``Checkpoint.recognition``."""
 
     def samples(self, process: int, processes: int, skip: int = 0) -> Iterator[Sample]:
         """Every picture of every person, for one of several processes, without its first ``skip``."""
 
     def people(self, process: int, processes: int, photos: int, skip: int = 0) -> Iterator[list[Sample]]:
-        """Every person with so many photos of them, the first one unlike the others."""
+        """Every person with this many photos, the first of which differs from the others."""
 
 
 def sample_batches(source: SampleSource, size: int, process: int, processes: int, skip: int) -> Iterator[list[Sample]]:
@@ -63,7 +63,7 @@ def sample_batches(source: SampleSource, size: int, process: int, processes: int
 
 
 class SampleStage:
-    """What stages have in common that learn from single pictures."""
+    """The common part of stages that learn from single pictures."""
 
     def __init__(self, source: SampleSource, config: LoopConfig) -> None:
         self._source, self._config = source, config
@@ -73,7 +73,7 @@ class SampleStage:
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Nothing, for stages of which nothing can be looked at."""
+        """Does nothing, for stages that have nothing to show."""
 
     def _first(self, count: int = SHEET_ROWS) -> list[Sample]:
         return list(islice(self._source.samples(0, 1), count))
@@ -86,10 +86,10 @@ class AnchorStage:
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: AnchorSettings
     ) -> None:
         adapter = make_adapter(denoiser, encoders, config)
-        adapter.recognition = _same_recognition(adapter.recognition, source.recognition)
+        adapter.recognition = _matching_recognition(adapter.recognition, source.recognition)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
         self.network = self._anchoring(adapter)
-        self._batches = AnchorBatches(encoders, denoiser, config, adapter.variant)
+        self._batches = AnchorCollator(encoders, denoiser, config, adapter.variant)
 
     def _anchoring(self, adapter: TrainableAdapter) -> Anchoring[Any]:
         return Anchoring(self._denoiser, adapter, self._config)
@@ -98,21 +98,21 @@ class AnchorStage:
         """Lists of ``batch_size`` pictures, without the first ``skip`` lists."""
         return sample_batches(self._source, self._config.batch_size, process, processes, skip)
 
-    def to_paint(self, raw: Any) -> list[Sample]:
-        """The pictures that a raw batch asks for."""
+    def target_samples(self, raw: Any) -> list[Sample]:
+        """The samples of a raw batch that are to be painted."""
         samples: list[Sample] = raw
         return samples
 
-    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> AnchorBatch:
+    def make_batch(self, raw: Any, generator: torch.Generator, device: torch.device) -> AnchorBatch:
         """What ``network`` takes."""
-        return self._batches.make(self.to_paint(raw), chance, device)
+        return self._batches.make(self.target_samples(raw), generator, device)
 
     def save_weights(self, folder: Path) -> None:
         """adapter.safetensors."""
         save_checkpoint(self.network.adapter.checkpoint(), folder / ADAPTER_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Photos of the data, and what is painted of their captions with the tokens of each."""
+        """Draws photos of the data beside what is painted from their captions and tokens."""
         samples = list(islice(self._source.samples(0, 1), SHEET_ROWS))
         painted = paint_samples(self._denoiser, self._encoders, samples, steps, self.network.adapter)
         save_sheet(path, [[sample.picture, picture] for sample, picture in zip(samples, painted, strict=True)])
@@ -125,13 +125,13 @@ class ReconfigureStage:
         self, denoiser: DenoisingModel, encoders: FrozenEncoders, source: SampleSource, config: ReconfigureSettings
     ) -> None:
         adapter = _open_adapter(config.adapter, config.variant, denoiser, encoders)
-        _same_recognition(adapter.recognition, source.recognition)
+        _matching_recognition(adapter.recognition, source.recognition)
         self._adapter = adapter.to(encoders.device)
         imr, keypoint_encoder = _motion_networks(self._adapter, encoders, config)
         self.network = Reconfiguration(denoiser, self._adapter, imr, keypoint_encoder, config)
         self._denoiser, self._encoders, self._source, self._config = denoiser, encoders, source, config
         share = config.diffusion_share if config.diffusion_weight else 0.0
-        self._batches = ReconfigureBatches(encoders, denoiser, self._adapter, share)
+        self._batches = ReconfigureCollator(encoders, denoiser, self._adapter, share)
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[list[list[Sample]]]:
         """Lists of ``batch_size`` people, each a source and its targets, without the first ``skip`` lists."""
@@ -139,9 +139,9 @@ class ReconfigureStage:
         while True:
             yield list(islice(people, self._config.batch_size))
 
-    def make_batch(self, raw: list[list[Sample]], chance: torch.Generator, device: torch.device) -> ReconfigureBatch:
+    def make_batch(self, raw: list[list[Sample]], generator: torch.Generator, device: torch.device) -> ReconfigureBatch:
         """What ``network`` takes."""
-        return self._batches.make(raw, chance, device)
+        return self._batches.make(raw, generator, device)
 
     def save_weights(self, folder: Path) -> None:
         """imr.safetensors and keypoint_encoder.safetensors."""
@@ -149,7 +149,7 @@ class ReconfigureStage:
         save_motion_network(KEYPOINT_ENCODER, self.network.keypoint_encoder, folder / KEYPOINT_ENCODER_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Source photo, target photo, painted with the source's tokens, painted with the edited ones."""
+        """Draws source photos, target photos, and what is painted with the source's and with the edited tokens."""
         people = list(islice(self._source.people(0, 1, 2), SHEET_ROWS))
         sources, targets = [pair[0] for pair in people], [pair[1] for pair in people]
         batch = self._batches.make(people, torch.Generator().manual_seed(0), self._encoders.device)
@@ -169,15 +169,15 @@ class ReconfigureStage:
 
 
 def make_adapter(denoiser: DenoisingModel, encoders: FrozenEncoders, config: AnchorSettings) -> TrainableAdapter:
-    """What anchoring begins with: new, or what ``start_from`` holds."""
+    """The adapter that anchoring starts from: a new one, or that of ``start_from``."""
     if config.start_from:
         return _open_adapter(config.start_from, config.variant, denoiser, encoders)
     token_size = next(layer.context for layer in denoiser.layers if layer.is_cross)
     sizes = FaceEncoderSizes(token_size, clip_size=encoders.clip_size)
     torch.manual_seed(config.seed)
     adapter = TrainableAdapter(denoiser.layers, sizes, config.rank, VARIANTS.get(config.variant, DYNAMICID))
-    adapter.start_from_text(denoiser.network.state_dict())
-    adapter.start_with_embeddings()
+    adapter.init_from_text(denoiser.network.state_dict())
+    adapter.init_embedding_layer()
     return adapter
 
 
@@ -193,12 +193,12 @@ def _open_adapter(file: str, variant: str, denoiser: DenoisingModel, encoders: F
     return adapter
 
 
-def _same_recognition(of_adapter: str, of_data: str) -> str:
-    """Raises InputError when both are known, and differ."""
+def _matching_recognition(of_adapter: str, of_data: str) -> str:
+    """The one that is known. Raises InputError when both are known and differ."""
     if of_adapter and of_data and of_adapter != of_data:
         raise InputError(
             f"The adapter was trained with the recognition model {of_adapter}; the data set has embeddings of "
-            f"{of_data}. Build it with the InsightFace pack of the adapter, or begin a new adapter."
+            f"{of_data}. Build it with the InsightFace pack of the adapter, or start a new adapter."
         )
     return of_adapter or of_data
 
@@ -208,9 +208,7 @@ def _motion_networks(
 ) -> tuple[Imr, KeypointEncoder]:
     torch.manual_seed(config.seed)
     if bool(config.imr) != bool(config.keypoint_encoder):
-        raise InputError(
-            "To go on from an IMR, give both files: imr and keypoint_encoder, which were trained together."
-        )
+        raise InputError("To start from an IMR, give both files that were trained together: imr and keypoint_encoder.")
     token_size = adapter.face_encoder.sizes.token_size
     if config.imr:
         imr, keypoint_encoder = open_motion_networks(config.imr, config.keypoint_encoder)
@@ -220,20 +218,20 @@ def _motion_networks(
     feed_forward = _FEED_FORWARD * config.size
     sizes = ImrSizes(token_size, feature_size, config.size, config.queries, feed_forward, config.depth, config.depth)
     imr = Imr(sizes)
-    start_with_the_tokens(imr)
+    init_as_identity(imr)
     return imr, KeypointEncoder(KeypointEncoderSizes(config.features, config.width))
 
 
 def open_motion_networks(imr: str | Path, keypoint_encoder: str | Path) -> tuple[Imr, KeypointEncoder]:
-    """What reconfiguration has made. Raises InputError for other files."""
+    """The networks that reconfiguration saved. Raises InputError for other files."""
     weights = read_checkpoint(imr, IMR).modules[IMR]
-    of_keypoints = read_checkpoint(keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
+    encoder_weights = read_checkpoint(keypoint_encoder, KEYPOINT_ENCODER).modules[KEYPOINT_ENCODER]
     network, encoder = (
         Imr(ImrSizes.from_state_dict(weights)),
-        KeypointEncoder(KeypointEncoderSizes.from_state_dict(of_keypoints)),
+        KeypointEncoder(KeypointEncoderSizes.from_state_dict(encoder_weights)),
     )
     network.load_state_dict(weights)
-    encoder.load_state_dict(of_keypoints)
+    encoder.load_state_dict(encoder_weights)
     return network, encoder
 
 
@@ -245,30 +243,30 @@ def _check_motion_networks(
         raise InputError(
             f"The IMR edits tokens of {imr.token_size}, the adapter makes tokens of {token_size}. Give an IMR for it."
         )
-    given = keypoint_encoder.features + text_size
-    if imr.feature_size != given:
+    features = keypoint_encoder.features + text_size
+    if imr.feature_size != features:
         raise InputError(
-            f"The IMR takes motions of {imr.feature_size}; keypoint encoder and text encoder give {given} together "
+            f"The IMR takes motions of {imr.feature_size}; keypoint encoder and text encoder give {features} together "
             f"({keypoint_encoder.features} and {text_size}). Give a keypoint encoder that was trained with this IMR."
         )
 
 
 def save_motion_network(part: str, network: nn.Module, file: Path) -> None:
-    """part: IMR or KEYPOINT_ENCODER. In the loader's format."""
+    """Saves a network in the loader's format. part: IMR or KEYPOINT_ENCODER."""
     weights = {key: tensor.detach().cpu().clone() for key, tensor in network.state_dict().items()}
     save_checkpoint(Checkpoint(part, {part: weights}), file)
 
 
 @torch.no_grad()
 def _tokens(adapter: TrainableAdapter, encoders: FrozenEncoders, samples: list[Sample]) -> tuple[Tensor, Tensor]:
-    """Tokens [B, T, D] of samples, and [1, T, D] of nobody."""
-    embeddings, features = faces(samples, encoders, adapter.variant)
-    return adapter.tokens(embeddings.to(encoders.device), features), tokens_of_nobody(adapter, encoders)
+    """Tokens [B, T, D] of samples, and the unconditional ones [1, T, D]."""
+    embeddings, features = face_inputs(samples, encoders, adapter.variant)
+    return adapter.tokens(embeddings.to(encoders.device), features), unconditional_tokens(adapter, encoders)
 
 
 @torch.no_grad()
-def tokens_of_nobody(adapter: TrainableAdapter, encoders: FrozenEncoders) -> Tensor:
-    """[1, T, D], for negative prompts."""
+def unconditional_tokens(adapter: TrainableAdapter, encoders: FrozenEncoders) -> Tensor:
+    """The tokens [1, T, D] of no face, for negative prompts."""
     embedding = torch.zeros(1, adapter.face_encoder.sizes.embedding_size, device=encoders.device)
     return adapter.tokens(embedding, encoders.no_face_features())
 
@@ -281,24 +279,24 @@ def paint_samples(
     adapter: TrainableAdapter | None = None,
     tokens: Tensor | None = None,
 ) -> list[Photo]:
-    """What the base model paints of the samples' captions, in the size of their latents.
+    """Pictures that the base model paints from the samples' captions, in the size of their latents.
 
-    adapter: paints their people, with their own tokens or those given, [B, T, D].
+    adapter: adds the people, by their own tokens or the given ones, [B, T, D].
     """
-    like = encoders.latents(pictures(samples[:1]))
-    noise = torch.randn((len(samples), *like.shape[1:]), generator=torch.Generator().manual_seed(0))
+    shape = encoders.latents(pictures(samples[:1])).shape[1:]
+    noise = torch.randn((len(samples), *shape), generator=torch.Generator().manual_seed(0))
     context = encoders.contexts([sample.caption for sample in samples] + [""] * len(samples))
     attention: Mapping[Any, Any] = {}
     if adapter is not None:
-        own, nobody = _tokens(adapter, encoders, samples)
-        both = torch.cat((own if tokens is None else tokens, nobody.expand(len(own), -1, -1)))
+        own, unconditional = _tokens(adapter, encoders, samples)
+        both = torch.cat((own if tokens is None else tokens, unconditional.expand(len(own), -1, -1)))
         attention = adapter.patches(both, SaaSettings(), text_attention)
     latents = denoiser.paint(noise.to(encoders.device), steps, _SHEET_CFG, context, attention)
     return to_photos(encoders.pictures(latents))
 
 
 def save_sheet(path: Path, rows: Sequence[Sequence[Photo]]) -> None:
-    """A JPEG of rows of pictures, uint8 [H, W, 3] each, in cells of the size of the largest."""
+    """Saves rows of pictures, uint8 [H, W, 3] each, as a JPEG with cells of the size of the largest."""
     height = max(picture.shape[0] for row in rows for picture in row)
     width = max(picture.shape[1] for row in rows for picture in row)
     sheet = Image.new("RGB", (width * max(len(row) for row in rows), height * len(rows)), "white")

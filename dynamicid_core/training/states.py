@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: complete or not there, the newest few kept."""
+"""Saved states of a run: each complete or absent, the newest few kept."""
 
 import json
 import os
@@ -20,28 +20,28 @@ class States:
         self._folder, self._keep = output / "states", keep
 
     def newest(self) -> Path | None:
-        """The last complete state; None for a run that begins."""
+        """The last complete state; None for a new run."""
         return next(iter(self.newest_first()), None)
 
     def newest_first(self) -> list[Path]:
-        """All complete states."""
+        """All complete states, the newest first."""
         return self._all()[::-1]
 
-    def save(self, step: int, about: dict[str, Any], write: Callable[[Path], None]) -> Path:
-        """Lets ``write`` fill a folder, which gets its name when it is whole. Raises InputError when the disk is full;
-        the states before it stay.
+    def save(self, step: int, metadata: dict[str, Any], write: Callable[[Path], None]) -> Path:
+        """Lets ``write`` fill a folder, which gets its name once it is complete. Raises InputError when the disk is
+        full; earlier states stay.
         """
         target = self._folder / f"{_STEP}{step:08d}"
         unfinished = target.with_suffix(".part")
         for left_over in self._folder.glob("*.part"):  # of runs that were killed
             shutil.rmtree(left_over, ignore_errors=True)
         last = self.newest()
-        mend = f"; running the same command again goes on from {last.name if last else 'the beginning'}."
+        hint = f"; running the same command again resumes from {last.name if last else 'the beginning'}."
         try:
-            with explain_write_errors(f"The state of step {step}, {target},", mend):
+            with explain_write_errors(f"The state of step {step}, {target},", hint):
                 unfinished.mkdir(parents=True)
                 write(unfinished)
-                (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **about}), encoding="utf-8")
+                (unfinished / _PROGRESS).write_text(json.dumps({"step": step, **metadata}), encoding="utf-8")
                 _force_to_disk(unfinished)
                 shutil.rmtree(target, ignore_errors=True)
                 os.replace(unfinished, target)
@@ -54,13 +54,13 @@ class States:
         return target
 
     def last_step(self) -> int:
-        """Of the last complete state, even if it is damaged; 0 for a run that begins."""
+        """The step of the last complete state, even if it is damaged; 0 for a new run."""
         newest = self.newest()
         return int(newest.name.removeprefix(_STEP)) if newest else 0
 
     @staticmethod
-    def about(state: Path) -> dict[str, Any]:
-        """What was said when the state was saved, and its "step"."""
+    def metadata(state: Path) -> dict[str, Any]:
+        """The ``metadata`` that the state was saved with, and its "step"."""
         found: dict[str, Any] = json.loads((state / _PROGRESS).read_text(encoding="utf-8"))
         return found
 
@@ -71,7 +71,7 @@ class States:
 
 
 def _force_to_disk(folder: Path) -> None:
-    """So that a power cut leaves no folder with its name whose files are empty."""
+    """Flushes all files to disk, so that a power cut leaves no complete-looking folder with empty files."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""Handles for ComfyUI's page: nodes are added and linked by script, boxes are touched as a person would."""
+"""Handles for ComfyUI's page: nodes are added and linked by script, boxes are used as a person would."""
 
 import pytest
 
@@ -52,7 +52,7 @@ class Graph:
         self.settle()
 
     def set(self, node, name, value):
-        """Change a number as a script does: without telling anybody."""
+        """Change a number as a script does: without any event."""
         self.page.evaluate(f"([id, name, value]) => {{ {WIDGET} widget.value = value }}", [node, name, value])
 
     def get(self, node, name):
@@ -78,7 +78,7 @@ class Graph:
     # --- subgraphs ---------------------------------------------------------------------------------------------------
 
     def make_subgraph(self, *nodes):
-        """Id of the node that takes the place of some nodes."""
+        """The id of the node that replaces some nodes."""
         return self.page.evaluate(
             """ids => {
                 const {graph} = window.app;
@@ -88,7 +88,7 @@ class Graph:
         )
 
     def open_subgraph(self, node):
-        """Show what is inside: nodes are then those of the subgraph."""
+        """Open the subgraph: nodes are then those inside."""
         self.page.evaluate(f"id => {{ {NODE} window.app.canvas.openSubgraph(node.subgraph, node) }}", node)
         self.show_at_natural_size()
 
@@ -107,16 +107,16 @@ class Graph:
         self.settle()
 
     def remember(self):
-        """The moment that undo goes back to."""
+        """Sets the point that undo returns to."""
         self.page.evaluate("() => { window.app.canvas.emitBeforeChange(); window.app.canvas.emitAfterChange(); }")
 
     def undo(self, node, x):
-        """Take the last change back, until a node has a value of x again."""
+        """Undo the last change, until a node has a value of x again."""
         self.page.keyboard.press("Control+z")
         self.page.wait_for_function(f"([id, x]) => {{ {NODE} return node?.widgets[0].value === x }}", arg=[node, x])
 
     def settle(self):
-        """Wait until the page has been drawn anew."""
+        """Wait until the page has been redrawn."""
         self.page.evaluate(
             """async () => {
                 window.app.canvas.setDirty(true, true);
@@ -136,7 +136,7 @@ class Graph:
         return self.stage(node).evaluate("stage => stage.parentElement.querySelector('.dynamicid-message').textContent")
 
     def drawn(self, node, of=None):
-        """The box that a node's picture shows, of itself or another node, in fractions as on the screen."""
+        """The box of a node, or of another one, as its picture shows it, in fractions."""
         self.settle()
         box = self.stage(node).evaluate(
             """(stage, id) => {

@@ -73,7 +73,7 @@ def test_a_handle_resizes_the_box(graph, start, end, expected):
     assert graph.numbers(node) == pytest.approx(expected)
 
 
-def test_a_box_is_drawn_anew_on_empty_space(graph):
+def test_a_new_box_is_drawn_on_empty_space(graph):
     node = graph.add_place_face((0.02, 0.02, 0.2, 0.2))
 
     graph.drag(node, (0.9, 0.8), (0.5, 0.4))
@@ -207,7 +207,7 @@ def test_the_picture_can_be_reached_and_left_with_tab(graph):
     assert not stage.evaluate(focused)
 
 
-def test_the_box_is_told_to_screen_readers(graph):
+def test_the_box_is_described_to_screen_readers(graph):
     node = graph.add_place_face()
 
     graph.keys(node, "ArrowRight")
@@ -217,7 +217,7 @@ def test_the_box_is_told_to_screen_readers(graph):
     assert graph.page.locator("[aria-live=polite]", has_text=label).count() == 1
 
 
-def test_why_a_box_cannot_be_changed_is_told_to_screen_readers(graph):
+def test_why_a_box_cannot_be_changed_is_described_to_screen_readers(graph):
     node = graph.add_place_face(SMALL, position=(480, 160))
     stage = graph.stage(node)
     parts = "stage.getAttribute('aria-describedby').split(' ')"

@@ -1,4 +1,4 @@
-"""What of the box editor ComfyUI sees: the prompt, the workflow, the graph's own mouse, the interface's settings."""
+"""The box editor within ComfyUI: the prompt, the workflow, the graph's mouse handling, the interface's settings."""
 
 import json
 
@@ -161,7 +161,7 @@ def test_nodes_of_a_subgraph_that_is_gone_are_no_longer_looked_after(graph):
     load_workflow(graph.page, EMPTY)
     graph.settle()
 
-    # What an editor does every frame for as long as it finds itself without a place on the page.
+    # What an editor does every frame while it is not on the page.
     looks = graph.page.evaluate(
         """async () => {
             const {querySelector} = document;
@@ -180,7 +180,7 @@ def test_nodes_of_a_subgraph_that_is_gone_are_no_longer_looked_after(graph):
 
 @pytest.mark.parametrize(("locale", "text"), [("zh", "拖动方框"), ("zh-TW", "拖动方框"), ("fr", "Drag the box")])
 def test_texts_are_in_the_language_of_the_interface(graph, locale, text):
-    # Not by the setting: a change of it loads the graph anew, at some later time.
+    # Not by the setting, whose change reloads the graph at some later time.
     module = "/extensions/ComfyUI-DynamicID/js/box_editor/texts.js"
 
     hint = graph.page.evaluate(f"async locale => (await import('{module}')).textsFor(locale).hint", locale)

@@ -1,4 +1,4 @@
-"""The box editor where several people are placed: everybody is shown, and how the picture is framed."""
+"""The box editor with several placed people: everybody is shown, and the picture is framed to fit."""
 
 import pytest
 
@@ -158,7 +158,7 @@ def test_a_mask_that_never_comes_does_not_replace_the_box(graph, kind, mode):
 def test_a_mask_beside_a_bounding_box_is_called_a_mistake(graph):
     node = graph.add_place_face(SMALL, position=(480, 160))
     sources = [graph.add("SolidMask", (120, top)) for top in (160, 400)]
-    # Nodes that put out bounding boxes come with other packs.
+    # Nodes that output bounding boxes come with other packs.
     graph.page.evaluate(f"id => {{ {NODE} node.outputs[0].type = '*' }}", sources[1])
 
     graph.connect(sources[1], node, "bounding_box")
@@ -201,7 +201,7 @@ def test_a_number_from_a_muted_node_is_kept_and_one_from_a_bypassed_node_is_not(
     graph.set_mode(number, MUTED)  # the run fails
     assert "other nodes" in graph.message(node)
 
-    graph.set_mode(number, BYPASSED)  # the number on the node is taken
+    graph.set_mode(number, BYPASSED)  # the number on the node is used
     assert "other nodes" not in graph.message(node)
     assert graph.drawn(node) == near(SMALL)
 
@@ -229,7 +229,7 @@ def test_in_a_subgraph_the_numbers_of_its_node_are_shown(graph):
     graph.open_subgraph(outer)
     assert graph.drawn(node) == near((0.3, 0.4, 0.2, 0.2))
 
-    # Of two nodes of one subgraph, nobody can tell whose numbers to show.
+    # With two nodes of one subgraph, it is undecidable whose numbers to show.
     graph.close_subgraphs()
     graph.add(graph.page.evaluate("id => window.app.graph.getNodeById(id).type", outer), (480, 600))
     graph.open_subgraph(outer)

@@ -1,4 +1,4 @@
-"""What ComfyUI's page offers to somebody who opens a shipped workflow without having the model files."""
+"""What ComfyUI's page offers a user who opens a shipped workflow without its model files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a node says when it has run stands on it, in a real browser on a running ComfyUI."""
+"""The text that a node shows after it has run, in a real browser on a running ComfyUI."""
 
 import pytest
 from browser import load_workflow
@@ -16,7 +16,7 @@ def tell(graph, node, text):
 
 
 def text_on(graph, node):
-    """What a person reads in the text field of a node, and whether it can be changed."""
+    """The text in a node's text field, and whether it can be edited."""
     shown = f"""id => {{
         {NODE}
         const fields = [...document.querySelectorAll(`[data-node-id="${{id}}"] textarea`)];

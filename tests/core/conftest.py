@@ -1,4 +1,4 @@
-"""What several files of tests of the core take: people to evaluate."""
+"""Fixtures shared by tests of the core: people to evaluate."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What evaluations are tried on: faces, photos of three people, and a studio that paints nothing."""
+"""Test data of evaluations: faces, photos of three people, and a fake pipeline."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from dynamicid_core.face import Face
 from dynamicid_core.face_analysis import DetectedFace
 
 SIDE = 32
-"""Of photos, in pixels."""
+"""Side of photos, in pixels."""
 
 
 def unit(*values):
@@ -32,8 +32,8 @@ def save_photo(path, colour=(10, 20, 30)):
     Image.new("RGB", (SIDE, SIDE), colour).save(path)
 
 
-class FakeStudio:
-    """Paints plain pictures in which the people asked for are found, and counts them."""
+class FakePipeline:
+    """Paints plain pictures in which the requested people are found, and records them."""
 
     def __init__(self, stop_after=None):
         self.painted, self.stop_after, self.edited = [], stop_after, 0
@@ -54,10 +54,10 @@ class FakeStudio:
         self.people = [face.embedding.numpy() for face in faces]
         return np.full((SIDE, SIDE, 3), 10 * len(faces), np.uint8)
 
-    def look(self, photo):
+    def find_faces(self, photo):
         return [seen(embedding, x=8.0 * i + 4) for i, embedding in enumerate(self.people)] if photo.any() else []
 
-    def agreement(self, photo, prompt):
+    def clip_t(self, photo, prompt):
         return 0.25
 
 
@@ -65,10 +65,10 @@ def cases_of(references, people, limit=4):
     return plan([one.name for one in references], people, seeds=1, limit=limit)
 
 
-def go(studio, references, folder, people=(1, 2), settings=(FULL, NO_GATE, NO_IMR)):
+def run_evaluation(pipeline, references, folder, people=(1, 2), settings=(FULL, NO_GATE, NO_IMR)):
     results = Results(folder, {"steps": 2})
     cases = [case for number in people for case in cases_of(references, number)]
-    evaluate(studio, references, cases, settings, results)
+    evaluate(pipeline, references, cases, settings, results)
     return results
 
 

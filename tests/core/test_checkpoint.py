@@ -1,4 +1,4 @@
-"""Every file format in, one out; what is no adapter says so."""
+"""Every file format in, one out; files that are no adapters are reported."""
 
 import json
 import pickle
@@ -90,7 +90,7 @@ def test_the_own_format_tells_what_it_is(tmp_path):
     assert list(tmp_path.iterdir()) == [path], "no unfinished file is left behind"
 
 
-def test_ip_adapter_files_for_sd15_and_sdxl_are_told_by_their_tensors(tmp_path):
+def test_ip_adapter_files_for_sd15_and_sdxl_are_distinguished_by_their_tensors(tmp_path):
     sd15 = read_checkpoint(adapter_file(tmp_path / "a", 768, 32), ADAPTER, fallback=checkpoint.FACEID_PLUS)
     assert (sd15.family, sd15.variant) == ("sd15", checkpoint.FACEID_PLUS)
     sdxl = read_checkpoint(adapter_file(tmp_path / "b", 2048, 140), ADAPTER)

@@ -1,4 +1,4 @@
-"""Who is who."""
+"""The assignment of faces to people, and its report."""
 
 import re
 
@@ -152,14 +152,14 @@ def test_the_table_marks_who_each_face_is():
 
 
 def cells(line):
-    """Of a row of a Markdown table."""
+    """The cells of a row of a Markdown table."""
     assert line.startswith("|")
     assert line.endswith("|")
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_the_table_is_markdown_with_a_paragraph_for_each_warning():
-    """Preview Any draws it so: what is no table and no paragraph of its own runs into one line."""
+    """Preview Any renders Markdown: text outside of tables and paragraphs runs into one line."""
     result = compare([found(0), found(50)], [like(ANNA), like(ANNA, 0.7)], [ANNA, BEN])
     table, *warnings = result.table().split("\n\n")
     head, rule, *rows = table.splitlines()

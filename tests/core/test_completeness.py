@@ -1,4 +1,4 @@
-"""Weight files of which something is missing, or does not fit the rest."""
+"""Weight files with parts that are missing or do not fit the others."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine, which breaks off when it is told to."""
+"""Downloads from a real local server, which breaks off as configured."""
 
 import os
 import shutil
@@ -20,22 +20,22 @@ PIECE = downloads._CHUNK_SIZE
 
 
 class CancelledError(Exception):
-    """What a user's Cancel raises."""
+    """Raised when the user cancels."""
 
 
-def test_a_file_comes_whole_and_it_is_told_how_far(tmp_path):
-    told = []
+def test_a_file_arrives_whole_and_its_progress_is_reported(tmp_path):
+    progress = []
     with serving({"/a": CONTENT}) as server:
-        downloads.fetch(f"{server.url}/a", tmp_path / "deep" / "a.zip", lambda *so_far: told.append(so_far))
+        downloads.fetch(f"{server.url}/a", tmp_path / "deep" / "a.zip", lambda *so_far: progress.append(so_far))
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["a.zip"]
     assert (tmp_path / "deep" / "a.zip").read_bytes() == CONTENT
-    assert len(told) > 1
-    assert told[0] == (0, 0)
-    assert told == sorted(told)
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert len(progress) > 1
+    assert progress[0] == (0, 0)
+    assert progress == sorted(progress)
+    assert progress[-1] == (len(CONTENT), len(CONTENT))
 
 
-def test_a_connection_that_breaks_is_made_again_from_there(tmp_path):
+def test_a_broken_connection_resumes_where_it_stopped(tmp_path):
     with serving({"/a": CONTENT}, cut=[3 * PIECE + 5, 0, PIECE]) as server:
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
@@ -74,7 +74,7 @@ def test_a_server_that_always_breaks_off_is_given_up(tmp_path):
     assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:PIECE]
 
 
-def test_a_server_that_always_begins_anew_and_breaks_off_is_given_up(tmp_path):
+def test_a_server_that_always_restarts_and_breaks_off_is_given_up(tmp_path):
     cuts = [3 * PIECE, 2 * PIECE] * 20
     with serving({"/a": CONTENT}, cut=cuts, ranges=False) as server, pytest.raises(OSError, match="bro"):
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
@@ -90,7 +90,7 @@ def test_cancel_is_seen_before_a_server_that_says_nothing_is_asked(tmp_path):
     assert server.asked == []
 
 
-def test_a_file_that_the_server_lacks_is_told(tmp_path):
+def test_a_file_that_the_server_lacks_is_reported(tmp_path):
     with serving({}) as server, pytest.raises(InputError, match=r"/a answers 404"):
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
     assert list(tmp_path.iterdir()) == []
@@ -98,7 +98,7 @@ def test_a_file_that_the_server_lacks_is_told(tmp_path):
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """The seconds for which busy servers were left alone, without waiting for them."""
+    """Records the seconds to wait for busy servers, without waiting."""
     asked = []
     monkeypatch.setattr(downloads, "_wait", lambda seconds, ask: asked.append(seconds))
     return asked
@@ -160,17 +160,17 @@ def test_what_is_there_may_be_gone_when_the_server_has_less(tmp_path):
     unfinished = tmp_path / "a.zip.part"
     unfinished.write_bytes(CONTENT + b"more")
 
-    class Tidied(dict):
+    class TidiedFiles(dict):
         def get(self, path):
             unfinished.unlink(missing_ok=True)
             return super().get(path)
 
-    with serving(Tidied({"/a": CONTENT})) as server:
+    with serving(TidiedFiles({"/a": CONTENT})) as server:
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_a_server_that_refuses_a_range_that_nobody_asked_for_is_told(tmp_path):
+def test_a_server_that_refuses_a_range_nobody_asked_for_is_reported(tmp_path):
     with serving({"/a": b""}) as server, pytest.raises(InputError, match="/a answers 416"):
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
     assert list(tmp_path.iterdir()) == []
@@ -178,7 +178,7 @@ def test_a_server_that_refuses_a_range_that_nobody_asked_for_is_told(tmp_path):
 
 @pytest.fixture
 def release(monkeypatch):
-    """InsightFace's release page, on this machine."""
+    """InsightFace's release page, served locally."""
     with serving({}) as server:
         monkeypatch.setattr(storage, "BASE_REPO_URL", server.url)
         yield server
@@ -216,7 +216,7 @@ def test_an_empty_folder_that_a_download_left_is_filled(release, tmp_path):
 
 
 @pytest.mark.parametrize("sent", [b"<html>Please log in to this network</html>", packed("readme.txt")])
-def test_what_is_no_pack_is_told_and_fetched_anew_the_next_time(release, tmp_path, sent):
+def test_what_is_no_pack_is_reported_and_fetched_again_the_next_time(release, tmp_path, sent):
     release.files["/buffalo_s.zip"] = sent
     with pytest.raises(InputError, match=r"buffalo_s.zip is damaged .* run again"):
         face_packs.download_pack("buffalo_s", tmp_path)
@@ -229,7 +229,7 @@ def test_what_is_no_pack_is_told_and_fetched_anew_the_next_time(release, tmp_pat
     [(8, 99, "compression method"), (6, 1, "encrypted")],
     ids=["a compression that Python lacks", "a password"],
 )
-def test_an_archive_that_cannot_be_unpacked_here_is_told(release, tmp_path, where, value, message):
+def test_an_archive_that_cannot_be_unpacked_here_is_reported(release, tmp_path, where, value, message):
     sent = bytearray(packed("det.onnx"))
     for signature, start in ((b"PK\3\4", where), (b"PK\1\2", where + 2)):
         sent[sent.index(signature) + start] = value
@@ -239,10 +239,10 @@ def test_an_archive_that_cannot_be_unpacked_here_is_told(release, tmp_path, wher
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_an_archive_that_ends_too_early_is_told(release, tmp_path):
+def test_an_archive_that_ends_too_early_is_reported(release, tmp_path):
     whole = bytearray(packed("det.onnx"))
     entry = whole.index(b"PK\1\2")
-    for size in (20, 24):  # packed and unpacked, of which the archive has less
+    for size in (20, 24):  # packed and unpacked; the archive has fewer bytes
         whole[entry + size : entry + size + 4] = (100_000).to_bytes(4, "little")
     release.files["/buffalo_s.zip"] = bytes(whole)
     with pytest.raises(InputError, match=r"buffalo_s.zip is damaged .*run again"):
@@ -301,20 +301,20 @@ def test_a_folder_that_is_a_link_to_another_disk_is_filled(release, tmp_path):
     (tmp_path / "models").mkdir()
     try:
         (tmp_path / "models" / "buffalo_s").symlink_to(tmp_path / "disk", target_is_directory=True)
-    except OSError as error:  # Windows wants a right for it
+    except OSError as error:  # Windows requires a privilege for it
         pytest.skip(f"no links can be made here: {error}")
     face_packs.download_pack("buffalo_s", tmp_path)
     assert [file.name for file in (tmp_path / "disk").iterdir()] == ["det.onnx"]
 
 
 def test_a_pack_that_cannot_be_had_says_what_to_do_by_hand(release, tmp_path):
-    with pytest.raises(InputError, match=r"could not be downloaded .* put it into") as told:
+    with pytest.raises(InputError, match=r"could not be downloaded .* put it into") as progress:
         face_packs.download_pack("buffalo_s", tmp_path)
-    assert str(tmp_path / "models") in str(told.value)
+    assert str(tmp_path / "models") in str(progress.value)
     assert face_packs.find_packs([tmp_path]) == {}
 
 
-def test_without_a_network_the_same_is_told(monkeypatch, tmp_path):
+def test_without_a_network_the_same_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "BASE_REPO_URL", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="could not be downloaded"):
         face_packs.download_pack("buffalo_s", tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures to look at show things where they are, in the colour of whose they are."""
+"""Previews show things where they are, in the colour of the person they belong to."""
 
 import re
 import sys
@@ -28,7 +28,7 @@ def face(x0, y0, x1, y1):
 
 
 def has(picture, x, y, colour):
-    """Whether a colour is within two pixels of a place."""
+    """Whether a colour is within two pixels of a position."""
     near = picture[max(0, round(y) - 2) : round(y) + 3, max(0, round(x) - 2) : round(x) + 3].astype(int)
     return bool((np.abs(near - np.array(colour)).max(axis=-1) < 40).any())
 
@@ -59,7 +59,7 @@ def test_a_face_is_boxed_in_the_colour_of_the_person_it_is():
     assert has(shown, 220, 150, drawing.person_colour(0))
 
 
-def test_a_face_of_nobody_is_grey():
+def test_a_face_that_matches_nobody_is_boxed_in_grey():
     nobody = np.zeros(512, np.float32)
     nobody[500] = 1
     photo = np.zeros((200, 400, 3), np.uint8)
@@ -115,7 +115,7 @@ def fonts():
 
 @pytest.mark.parametrize("letter", ["ü", "ł", "Ж", "Ω", "ế"])
 def test_letters_of_many_languages_are_no_boxes_on_sheets(fonts, letter):
-    missing = "\U000f0000"  # of no language
+    missing = "\U000f0000"  # in no font
     assert drawn(letter, fonts(20)) != drawn(missing, fonts(20))
 
 
@@ -136,7 +136,7 @@ def test_lines_break_between_words_and_are_as_wide_as_allowed():
 
 @pytest.mark.parametrize("count", [1, 12])
 def test_the_number_of_a_face_can_be_read_on_a_node(count):
-    """Where the preview is a quarter as large: 7 pixels. It stands on the face's box, and hides nothing of the face."""
+    """Where the preview is a quarter as large: 7 pixels. It sits on the face's box, and hides nothing of the face."""
     size = drawing.PREVIEW_SIZE
     faces = [face(200, 200, 300, 320)] * count
     shown = drawing.draw_faces(np.full((size, size, 3), 90, np.uint8), faces, face(0, 0, 1, 1))

@@ -1,4 +1,4 @@
-"""What an evaluation writes and goes on with; painting stands still here (see tests/host)."""
+"""What an evaluation writes and resumes from; nothing is painted here (see tests/host)."""
 
 import csv
 import re
@@ -12,30 +12,30 @@ from dynamicid_core.errors import InputError
 from dynamicid_core.evaluation.__main__ import main, parse
 from dynamicid_core.evaluation.results import Results
 from dynamicid_core.evaluation.run import evaluate
-from dynamicid_core.evaluation.settings import BASE, FULL, NO_GATE, NO_IMR, compared, settings_for
+from dynamicid_core.evaluation.settings import BASE, FULL, NO_GATE, NO_IMR, comparable_rows, settings_for
 from dynamicid_core.evaluation.tables import make_tables
-from tests.core.evaluated_faces import SIDE, FakeStudio, cases_of, go, row, seen, unit
+from tests.core.evaluated_faces import SIDE, FakePipeline, cases_of, row, run_evaluation, seen, unit
 
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pack_without_keypoints_is_told_and_not_blamed_on_a_photo(references, tmp_path):
-    class Poor(FakeStudio):
+def test_a_pack_without_keypoints_is_reported_and_not_blamed_on_a_photo(references, tmp_path):
+    class WithoutKeypoints(FakePipeline):
         def encode(self, photo):
             return replace(super().encode(photo), keypoints=None, pose=None)
 
-    with pytest.raises(InputError, match=r"no model for keypoints .* as --pack") as told:
-        go(Poor(), references, tmp_path / "out")
-    assert "reference" not in str(told.value)
+    with pytest.raises(InputError, match=r"no model for keypoints .* as --pack") as raised:
+        run_evaluation(WithoutKeypoints(), references, tmp_path / "out")
+    assert "reference" not in str(raised.value)
 
 
 def test_every_case_is_painted_with_every_setting_and_base_pictures_once(references, tmp_path):
-    studio = FakeStudio()
-    results = go(studio, references, tmp_path / "out")
+    pipeline = FakePipeline()
+    results = run_evaluation(pipeline, references, tmp_path / "out")
     base = {(case.base_key) for people in (1, 2) for case in cases_of(references, people)}
-    assert len(studio.painted) == 2 * 4 * 3 + len(base)
+    assert len(pipeline.painted) == 2 * 4 * 3 + len(base)
     assert sum(row.setting == BASE.name for row in results.rows) == len(base)
-    assert studio.edited == 2 * 4 * 1 + 2 * 4 * 2, "full and no_gate, one and two people"
+    assert pipeline.edited == 2 * 4 * 1 + 2 * 4 * 2, "full and no_gate, one and two people"
     assert all((tmp_path / "out" / row.picture).is_file() for row in results.rows)
     full = [row for row in results.rows if row.setting == FULL.name]
     assert all(row.face_sim == pytest.approx(1) for row in full)
@@ -43,23 +43,23 @@ def test_every_case_is_painted_with_every_setting_and_base_pictures_once(referen
 
 
 @pytest.mark.parametrize("place", ["pictures", "results.csv"])
-def test_a_place_that_cannot_be_written_is_told(references, tmp_path, place):
+def test_a_place_that_cannot_be_written_is_reported(references, tmp_path, place):
     if place == "pictures":
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / place).write_text("in the way")
     else:
         (tmp_path / "out" / f"{place}.part").mkdir(parents=True)
-    with pytest.raises(InputError, match=rf"{place}.* could not be written: .*the same command then goes on"):
-        go(FakeStudio(), references, tmp_path / "out")
+    with pytest.raises(InputError, match=rf"{place}.* could not be written: .*the same command then resumes"):
+        run_evaluation(FakePipeline(), references, tmp_path / "out")
 
 
-def test_what_no_motion_is_asked_of_is_painted_once_for_all_motions(references, tmp_path):
-    studio, settings = FakeStudio(), (FULL, NO_IMR)
+def test_pictures_without_editing_are_painted_once_for_all_motions(references, tmp_path):
+    pipeline, settings = FakePipeline(), (FULL, NO_IMR)
     results = Results(tmp_path, {})
     cases = cases_of(references, 2, limit=70)
     latents = {(case.people, case.prompt, case.seed) for case in cases}
-    evaluate(studio, references, cases, settings, results)
-    assert sum(gate and people == 2 for people, gate, *_ in studio.painted) == 70 + len(latents)
+    evaluate(pipeline, references, cases, settings, results)
+    assert sum(gate and people == 2 for people, gate, *_ in pipeline.painted) == 70 + len(latents)
     assert len(latents) == 30
     plain = [row for row in results.rows if row.setting == NO_IMR.name]
     assert [row.case for row in plain] == [case.key for case in cases]
@@ -70,15 +70,15 @@ def test_what_no_motion_is_asked_of_is_painted_once_for_all_motions(references, 
 
 @pytest.mark.parametrize("faces", [0, 1, 2])
 def test_the_row_of_another_motion_is_the_one_that_its_own_picture_would_have(references, tmp_path, faces):
-    studio = FakeStudio()
+    pipeline = FakePipeline()
     shown = [seen(unit(1), 8, "sad", (15.0, 0, 0)), seen(unit(0, 1), 20, "happy")]
-    studio.look = lambda photo: shown[:faces]
+    pipeline.find_faces = lambda photo: shown[:faces]
     cases = cases_of(references, 2, limit=70)
-    evaluate(studio, references, cases, [NO_IMR], Results(tmp_path / "together", {}))
+    evaluate(pipeline, references, cases, [NO_IMR], Results(tmp_path / "together", {}))
     results = Results(tmp_path / "each", {})
     for case in cases:
         alone = Results(tmp_path / case.key, {})
-        evaluate(studio, references, [case], [NO_IMR], alone)
+        evaluate(pipeline, references, [case], [NO_IMR], alone)
         results.rows += [row for row in alone.rows if row.setting == NO_IMR.name]
     together = [row for row in Results(tmp_path / "together", {}).rows if row.setting == NO_IMR.name]
     assert together == results.rows
@@ -87,12 +87,12 @@ def test_the_row_of_another_motion_is_the_one_that_its_own_picture_would_have(re
 
 def test_pictures_of_an_earlier_run_serve_for_other_motions_as_long_as_they_are_there(references, tmp_path):
     cases = cases_of(references, 1, limit=60)
-    evaluate(FakeStudio(), references, cases[:30], [NO_IMR], Results(tmp_path, {}))
+    evaluate(FakePipeline(), references, cases[:30], [NO_IMR], Results(tmp_path, {}))
     gone = Results(tmp_path, {}).rows[-1]
     (tmp_path / gone.picture).unlink()
-    studio = FakeStudio()
-    evaluate(studio, references, cases, [NO_IMR], Results(tmp_path, {}))
-    assert studio.painted == [(1, True, gone.prompt, gone.seed)]
+    pipeline = FakePipeline()
+    evaluate(pipeline, references, cases, [NO_IMR], Results(tmp_path, {}))
+    assert pipeline.painted == [(1, True, gone.prompt, gone.seed)]
     assert sum(row.setting == NO_IMR.name for row in Results(tmp_path, {}).rows) == 60
 
 
@@ -102,35 +102,35 @@ def test_settings_without_an_imr_need_no_editing():
 
 
 def test_an_interrupted_run_paints_only_the_rest(references, tmp_path):
-    whole = go(FakeStudio(), references, tmp_path / "whole")
-    interrupted = FakeStudio(stop_after=11)
+    whole = run_evaluation(FakePipeline(), references, tmp_path / "whole")
+    interrupted = FakePipeline(stop_after=11)
     with pytest.raises(KeyboardInterrupt):
-        go(interrupted, references, tmp_path / "parts")
+        run_evaluation(interrupted, references, tmp_path / "parts")
     with (tmp_path / "parts" / "results.csv").open("a", encoding="utf-8") as file:
         file.write("full,half a ro")  # as a killed process leaves it
-    rest = FakeStudio()
-    parts = go(rest, references, tmp_path / "parts")
+    rest = FakePipeline()
+    parts = run_evaluation(rest, references, tmp_path / "parts")
     assert len(interrupted.painted) + len(rest.painted) == len(whole.rows)
     assert parts.rows == whole.rows
-    again = FakeStudio()
-    go(again, references, tmp_path / "parts")
+    again = FakePipeline()
+    run_evaluation(again, references, tmp_path / "parts")
     assert again.painted == []
 
 
-def test_a_base_picture_without_a_row_is_painted_anew(references, tmp_path):
+def test_a_base_picture_without_a_row_is_painted_again(references, tmp_path):
     """A run with other settings was killed between the two."""
     for key in {case.base_key for case in cases_of(references, 1)}:
         stale = tmp_path / "out" / "pictures" / BASE.name / f"{key}.png"
         stale.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (SIDE, SIDE), "red").save(stale)
-    results = go(FakeStudio(), references, tmp_path / "out", people=(1,))
+    results = run_evaluation(FakePipeline(), references, tmp_path / "out", people=(1,))
     bases = [row for row in results.rows if row.setting == BASE.name]
     assert bases
     assert not any(np.asarray(Image.open(tmp_path / "out" / row.picture)).any() for row in bases)
 
 
 def test_rows_come_back_from_the_file_as_they_were(references, tmp_path):
-    written = go(FakeStudio(), references, tmp_path / "out").rows
+    written = run_evaluation(FakePipeline(), references, tmp_path / "out").rows
     read = Results(tmp_path / "out", {"steps": 2}).rows
     assert [row.case for row in read] == [row.case for row in written]
     assert read[0].face_sim is None, "of the base model"
@@ -155,7 +155,7 @@ def test_rows_saved_by_a_spreadsheet_are_read(tmp_path):
 
 
 def test_another_evaluation_in_the_folder_is_not_mixed_in(references, tmp_path):
-    go(FakeStudio(), references, tmp_path / "out")
+    run_evaluation(FakePipeline(), references, tmp_path / "out")
     with pytest.raises(InputError, match="holds another evaluation: steps differ"):
         Results(tmp_path / "out", {"steps": 3})
     Results(tmp_path / "out", {"steps": 2, "photo of dora": "new"})
@@ -169,19 +169,19 @@ def test_settings_without_rows_bind_nobody(tmp_path):
 
 
 def test_a_reference_without_a_face_is_named(references, tmp_path):
-    studio = FakeStudio()
+    pipeline = FakePipeline()
 
     def encode(photo):
         raise InputError("No face found in the photo.")
 
-    studio.encode = encode
+    pipeline.encode = encode
     with pytest.raises(InputError, match=r"No face found in the photo\. \(reference \w+: .*\.png\)"):
-        go(studio, references, tmp_path / "out")
-    assert studio.painted == []
+        run_evaluation(pipeline, references, tmp_path / "out")
+    assert pipeline.painted == []
 
 
 def test_settings_of_all_runs_into_a_folder_are_kept(references, tmp_path):
-    go(FakeStudio(), references, tmp_path / "out")
+    run_evaluation(FakePipeline(), references, tmp_path / "out")
     Results(tmp_path / "out", {"steps": 2, "photo of dora": "new"})
     Results(tmp_path / "out", {"steps": 2})
     with pytest.raises(InputError, match="photo of dora differ"):
@@ -189,10 +189,10 @@ def test_settings_of_all_runs_into_a_folder_are_kept(references, tmp_path):
 
 
 def test_a_case_that_a_setting_lacks_counts_for_none(references, tmp_path):
-    rows = go(FakeStudio(), references, tmp_path / "out", people=(1,)).rows
+    rows = run_evaluation(FakePipeline(), references, tmp_path / "out", people=(1,)).rows
     first, *others = cases_of(references, 1)
     lacking = [row for row in rows if (row.setting, row.case) != (NO_GATE.name, first.key)]
-    kept = compared(lacking, [first, *others], (FULL, NO_GATE, NO_IMR))
+    kept = comparable_rows(lacking, [first, *others], (FULL, NO_GATE, NO_IMR))
     assert {row.case for row in kept if row.setting != BASE.name} == {case.key for case in others}
     assert {row.case for row in kept if row.setting == BASE.name} == {case.base_key for case in others}
 
@@ -246,17 +246,17 @@ def test_pressing_ctrl_c_says_that_it_goes_on(command, capsys, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dynamicid_core.evaluation.__main__._studio", interrupted)
+    monkeypatch.setattr("dynamicid_core.evaluation.__main__._open_pipeline", interrupted)
     assert main(command()) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command resumes from here" in capsys.readouterr().err
 
 
 def test_the_tables_are_of_the_cases_of_the_command_whatever_else_is_in_the_folder(
     command, references, tmp_path, monkeypatch
 ):
     options = [*command(imr="imr", **{"keypoint-encoder": "kpe"}), "--people", "1"]
-    studios = iter([FakeStudio(stop_after=14), FakeStudio()])
-    monkeypatch.setattr("dynamicid_core.evaluation.__main__._studio", lambda _: next(studios))
+    studios = iter([FakePipeline(stop_after=14), FakePipeline()])
+    monkeypatch.setattr("dynamicid_core.evaluation.__main__._open_pipeline", lambda _: next(studios))
     assert main([*options, "--seeds", "2", "--limit", "9"]) == 130
     assert main([*options, "--limit", "4"]) == 0
     base = len({case.base_key for case in cases_of(references, 1)})

@@ -1,4 +1,4 @@
-"""What an evaluation asks for, and of whom."""
+"""The cases of an evaluation: people, scenes, motions."""
 
 from collections import Counter
 
@@ -130,7 +130,7 @@ def test_a_rotated_photo_is_read_upright(tmp_path):
     assert find_references(tmp_path)[0].read().shape == (8, 4, 3)
 
 
-def test_references_that_cannot_be_used_are_told(tmp_path):
+def test_references_that_cannot_be_used_are_reported(tmp_path):
     with pytest.raises(InputError, match=r"no folder .*nowhere"):
         find_references(tmp_path / "nowhere")
     with pytest.raises(InputError, match="has no photos"):
@@ -143,7 +143,7 @@ def test_references_that_cannot_be_used_are_told(tmp_path):
         find_references(tmp_path)
 
 
-def test_a_first_photo_that_is_none_is_told_with_its_person(tmp_path):
+def test_a_first_photo_that_is_no_picture_is_reported_with_its_person(tmp_path):
     save_photo(tmp_path / "dora" / "2.jpg")
     (tmp_path / "dora" / "1.heic").write_bytes(b"of a telephone")
     with pytest.raises(InputError, match=r"1\.heic could not be read as a picture .* the photo of dora: remove it"):
@@ -156,7 +156,7 @@ def test_photos_are_read_as_those_of_a_data_set(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a+b", "Smith; Anna", "b" * 51, "名" * 17])
-def test_names_that_no_picture_can_be_called_by_are_told(tmp_path, name):
+def test_names_that_cannot_be_file_names_are_reported(tmp_path, name):
     save_photo(tmp_path / f"{name}.png")
     with pytest.raises(InputError, match="Rename the photo"):
         find_references(tmp_path)
@@ -168,7 +168,7 @@ def test_eight_people_with_long_names_still_make_names_of_files():
     assert len({case.key for case in cases}) == len(cases)
 
 
-def test_too_few_people_for_a_group_are_told():
+def test_too_few_people_for_a_group_are_reported():
     with pytest.raises(InputError, match="3 people need 3 references; found 2"):
         plan(["a", "b"], people=3, seeds=1)
     with pytest.raises(InputError, match="1 to 8"):

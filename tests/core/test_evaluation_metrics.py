@@ -1,4 +1,4 @@
-"""What an evaluation measures in a picture."""
+"""The measures of an evaluation, on single pictures."""
 
 import math
 
@@ -25,7 +25,7 @@ def test_one_person_is_the_most_similar_face_not_the_largest():
 
 
 def test_people_are_assigned_by_the_largest_sum():
-    """Each alone would take the first face."""
+    """Each alone would match the first face."""
     first, second = unit(1), unit(0, 1)
     both, mostly_first = seen(unit(1, 0.9), x=5), seen(unit(1, 0.1), x=25)
     matches = metrics.assign([mostly_first, both], [first, second])

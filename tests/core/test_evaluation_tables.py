@@ -9,9 +9,9 @@ from PIL import Image
 from dynamicid_core.drawing import wrap_text
 from dynamicid_core.evaluation.cases import plan
 from dynamicid_core.evaluation.plots import draw_bars, draw_sheets
-from dynamicid_core.evaluation.settings import BASE, FULL, NO_GATE, NO_IMR, compared
+from dynamicid_core.evaluation.settings import BASE, FULL, NO_GATE, NO_IMR, comparable_rows
 from dynamicid_core.evaluation.tables import NO_CLIP_T, PAPER, estimate, make_tables, render
-from tests.core.evaluated_faces import FakeStudio, go, row
+from tests.core.evaluated_faces import FakePipeline, row, run_evaluation
 
 
 def test_the_interval_is_the_bootstrap_of_the_mean():
@@ -60,7 +60,7 @@ def test_the_papers_figures_stand_beside_the_measured():
     assert NO_CLIP_T not in text
 
 
-def test_a_missing_clip_t_is_said_and_not_made_up():
+def test_a_missing_clip_t_is_reported_and_not_made_up():
     text = render(make_tables([row(clip_t=None)]))
     assert NO_CLIP_T in text
     assert [cell.strip() for cell in text.splitlines()[4].split("|")][2] == "-"
@@ -71,7 +71,7 @@ def test_paper_figures_are_for_settings_that_exist():
 
 
 def test_plots_and_sheets_are_written(references, tmp_path):
-    results = go(FakeStudio(), references, tmp_path / "out")
+    results = run_evaluation(FakePipeline(), references, tmp_path / "out")
     draw_bars(make_tables(results.rows), tmp_path / "out" / "bars.png")
     draw_sheets(results.rows, tmp_path / "out", references)
     assert (tmp_path / "out" / "bars.png").stat().st_size > 10_000
@@ -99,7 +99,7 @@ def test_disruption_is_compared_over_cases_that_have_one_with_every_setting():
     first, other = plan(["a", "b"], people=1, seeds=1, limit=2)
     found = {(FULL, first): None, (FULL, other): 0.1, (NO_IMR, first): 0.5, (NO_IMR, other): 0.3}
     rows = [row(setting, case=case.key, names=case.people[0], disruption=one) for (setting, case), one in found.items()]
-    (table,) = make_tables(compared(rows, [first, other], (FULL, NO_IMR)))
+    (table,) = make_tables(comparable_rows(rows, [first, other], (FULL, NO_IMR)))
     assert [line.measured["disruption"].mean for line in table.lines] == [0.1, 0.3]
     assert [line.measured["face_sim"].mean for line in table.lines] == [0.5, 0.5]
 

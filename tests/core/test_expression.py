@@ -18,7 +18,7 @@ from tests import photos
 
 @pytest.fixture
 def no_session():
-    """As in a process that has not looked at a face yet."""
+    """As in a process that has not classified a face yet."""
     expression._open_session.cache_clear()
     yield
     expression._open_session.cache_clear()
@@ -33,7 +33,7 @@ def test_the_astronaut_is_happy(analysis):
     assert classify_expression(photo, largest(analysis, photo))["happy"] > 0.9
 
 
-def test_a_group_is_told_apart(analysis):
+def test_people_of_a_group_are_distinguished(analysis):
     group = photos.group_of_six()
     shown = [classify_expression(group, analysis.choose(group, "left to right", index).chosen) for index in range(6)]
     assert [max(each, key=each.get) for each in shown[1:4]] == ["neutral", "happy", "happy"]
@@ -60,7 +60,7 @@ def test_a_mirrored_photo_shows_the_same_expression(analysis):
     width = group.shape[1]
     for face in analysis.detect(group):
         x0, y0 = face.box[:2].round()
-        # Whole pixels that leave whole pixels around them, or the two squares would differ by one.
+        # Whole pixels with whole margins, or the two squares would differ by one pixel.
         box = np.array([x0, y0, x0 + 100, y0 + 100], np.float32)
         mirrored = replace(face, box=np.array([width - box[2], y0, width - box[0], y0 + 100], np.float32))
         probabilities = classify_expression(group, replace(face, box=box))
@@ -105,7 +105,7 @@ def test_a_machine_without_onnxruntime_is_told_what_to_install(monkeypatch, no_s
         classify_expression(photos.astronaut(), face)
 
 
-def test_what_is_left_of_an_onnxruntime_that_was_removed_is_told(monkeypatch, no_session):
+def test_what_is_left_of_an_onnxruntime_that_was_removed_is_reported(monkeypatch, no_session):
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     face = DetectedFace(np.array([170, 60, 270, 190], np.float32), 1.0, np.zeros((5, 2), np.float32))
     with pytest.raises(InputError, match=r"package onnxruntime, which is installed but .* install onnxruntime"):

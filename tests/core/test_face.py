@@ -218,7 +218,7 @@ def test_a_disk_without_hard_links_keeps_faces_too(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "people").write_text("a file where the folder would be")
     with pytest.raises(
         InputError, match=r"people.*anna\.safetensors could not be written: File exists: \S*people\. Make"
@@ -236,7 +236,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
         ({"keypoints": torch.rand(68, 2)}, "must be 106 points"),
     ],
 )
-def test_what_a_face_has_beside_its_tokens_is_looked_at_too(tmp_path, parts, message):
+def test_what_a_face_has_beside_its_tokens_is_checked_too(tmp_path, parts, message):
     with pytest.raises(InputError, match=message):
         make_face(**parts)
     face = make_face()
@@ -254,7 +254,7 @@ def test_a_face_without_tokens_is_refused():
         Face(torch.empty(1, 0, 16), torch.empty(1, 0, 16), base_model="sd15")
 
 
-def test_what_a_face_was_not_measured_for_is_told_with_what_to_do():
+def test_what_a_face_was_not_measured_for_is_reported_with_what_to_do():
     with pytest.raises(InputError, match=r"no keypoints to start from\. Encode .* landmark_2d_106 model"):
         make_face().motion()
     with pytest.raises(InputError, match=r"Face 2 has no ArcFace embedding to compare with\. Encode"):

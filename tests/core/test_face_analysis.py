@@ -113,13 +113,13 @@ def test_the_aligned_crop_has_the_eyes_at_one_height(analysis):
 
 
 @pytest.mark.parametrize("size", [160, 224, 500, 672, 800, 1056, 2048])
-def test_a_photo_without_a_face_is_told_at_every_detection_size(size, pack):
+def test_a_photo_without_a_face_is_reported_at_every_detection_size(size, pack):
     analysis = open_pack(pack, "CPU", size)
     with pytest.raises(InputError, match="No face found in the photo"):
         analysis.choose(np.full((300, 200, 3), 128, np.uint8), "largest", 0)
 
 
-def test_a_photo_too_narrow_to_look_at_is_told(analysis):
+def test_a_photo_too_narrow_to_look_at_is_reported(analysis):
     with pytest.raises(InputError, match=r"No face found in the photo \(8 x 4000\)"):
         analysis.choose(np.full((4000, 8, 3), 128, np.uint8), "largest", 0)
 

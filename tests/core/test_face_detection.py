@@ -17,7 +17,7 @@ HEADS = Path(__file__).parents[1] / "heads"
 
 @pytest.fixture(scope="module")
 def known(analysis):
-    """Of the astronaut, upright and large enough."""
+    """The astronaut's face, upright and large enough."""
     return analysis.embed(photos.astronaut(), analysis.detect(photos.astronaut())[0])
 
 
@@ -53,7 +53,7 @@ def test_a_small_face_in_a_large_photo_is_found(analysis, known, width):
 
 
 def test_a_face_found_with_a_border_is_where_it_is_without_one(analysis):
-    """The border is for faces that are found in no other way; this one is, so that both can be compared."""
+    """The border is for faces that are not found without it; this one is found either way, so that both compare."""
     photo, detector = photos.astronaut(), analysis._detector
     close = resized(square_around(photo, analysis.detect(photo)[0].box, 1.0).crop(photo), 1000, 1000)
     bgr = np.ascontiguousarray(close[..., ::-1])
@@ -66,7 +66,7 @@ def test_a_face_found_with_a_border_is_where_it_is_without_one(analysis):
 @pytest.mark.parametrize(
     ("turns", "back"), [(1, "90 degrees to the right"), (2, "180 degrees"), (3, "90 degrees to the left")]
 )
-def test_a_photo_that_is_not_upright_is_turned_and_told(analysis, caplog, name, turns, back):
+def test_a_photo_that_is_not_upright_is_turned_and_reported(analysis, caplog, name, turns, back):
     photo = getattr(photos, name)()
     found = analysis.choose(np.rot90(photo, turns), "largest", 0, number=2, total=3)
     assert np.array_equal(found.photo, photo)
@@ -82,7 +82,7 @@ def test_an_upright_photo_stays_as_it_is_however_heads_are_tilted(analysis, degr
         assert analysis.turn_upright(tilted)[0] is tilted
 
 
-def test_somebody_who_lies_beside_an_upright_person_does_not_turn_the_photo(analysis):
+def test_a_person_lying_beside_an_upright_one_does_not_turn_the_photo(analysis):
     group = photos.group_of_six()
     lying = resized(square_around(group, analysis.choose(group, "largest", 0).chosen.box, 2.2).crop(group), 150, 150)
     for path in sorted(HEADS.glob("*.jpg")):

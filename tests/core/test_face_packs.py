@@ -1,4 +1,4 @@
-"""InsightFace packs: real ones, damaged ones, and what is told of them."""
+"""InsightFace packs: real ones, damaged ones, and what is reported about them."""
 
 import shutil
 import sys
@@ -91,7 +91,7 @@ def test_a_pack_without_a_needed_model_says_which(tmp_path, missing, task, pack)
         open_pack(tmp_path, "CPU")
 
 
-def test_half_of_a_pack_that_can_be_downloaded_says_how_to_have_it_downloaded_anew(tmp_path, pack):
+def test_half_of_a_pack_that_can_be_downloaded_says_how_to_download_it_again(tmp_path, pack):
     folder = tmp_path / "buffalo_s"
     folder.mkdir()
     shutil.copy(next(pack.glob("scrfd*")), folder)
@@ -132,7 +132,7 @@ def test_an_unknown_provider_is_refused():
 
 @pytest.fixture
 def not_imported_yet():
-    """As in a process that has not opened a pack yet. What the test puts among the modules is gone after it."""
+    """As in a process that has not opened a pack yet. Modules that the test adds are removed after it."""
     with mock.patch.dict(sys.modules):
         for name in [name for name in sys.modules if name.split(".")[0] in ("insightface", "onnxruntime")]:
             del sys.modules[name]
@@ -140,7 +140,7 @@ def not_imported_yet():
 
 
 class Finder:
-    """Answers for one package in the place of Python's own finders."""
+    """Finds one package instead of Python's own finders."""
 
     def __init__(self, package, answer):
         self.package, self.answer = package, answer
@@ -176,7 +176,7 @@ def test_a_machine_without_onnxruntime_is_not_told_that_insightface_is_broken(no
         open_pack(tmp_path, "CPU")
 
 
-def test_what_is_left_of_an_onnxruntime_that_was_removed_is_told(monkeypatch, not_imported_yet, tmp_path):
+def test_what_is_left_of_an_onnxruntime_that_was_removed_is_reported(monkeypatch, not_imported_yet, tmp_path):
     (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
     leftover = Finder("onnxruntime", lambda: PathFinder.find_spec("onnxruntime", [str(tmp_path)]))
     monkeypatch.setattr(sys, "meta_path", [leftover, *sys.meta_path])
@@ -185,7 +185,7 @@ def test_what_is_left_of_an_onnxruntime_that_was_removed_is_told(monkeypatch, no
         open_pack(tmp_path, "CPU")
 
 
-def test_an_onnxruntime_whose_library_does_not_load_is_told(monkeypatch, not_imported_yet, tmp_path):
+def test_an_onnxruntime_whose_library_does_not_load_is_reported(monkeypatch, not_imported_yet, tmp_path):
     (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
     (tmp_path / "onnxruntime" / "__init__.py").write_text("from onnxruntime.capi.onnxruntime_pybind11_state import x")
     library = f"onnxruntime_pybind11_state{EXTENSION_SUFFIXES[0]}"
@@ -198,7 +198,7 @@ def test_an_onnxruntime_whose_library_does_not_load_is_told(monkeypatch, not_imp
 
 
 @pytest.mark.parametrize("error", [ValueError("numpy.dtype size changed"), TypeError("Descriptors cannot be created")])
-def test_packages_that_do_not_fit_each_other_are_told(monkeypatch, not_imported_yet, tmp_path, error):
+def test_packages_that_do_not_fit_each_other_are_reported(monkeypatch, not_imported_yet, tmp_path, error):
     def fail():
         raise error
 
@@ -231,12 +231,12 @@ def test_a_pack_behind_a_link_is_found(tmp_path):
     (tmp_path / "models").mkdir()
     try:
         (tmp_path / "models" / "buffalo_l").symlink_to(tmp_path / "disk" / "buffalo_l", target_is_directory=True)
-    except OSError as error:  # Windows wants a right for it
+    except OSError as error:  # Windows requires a privilege for it
         pytest.skip(f"no links can be made here: {error}")
     assert list(find_packs([tmp_path / "models"])) == ["buffalo_l"]
 
 
-def test_two_packs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_two_packs_of_one_name_are_distinguished_by_their_folders(tmp_path):
     for place in ("a/pack", "b/pack"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "det.onnx").touch()
@@ -276,7 +276,7 @@ def test_nothing_is_said_of_a_cpu_that_nobody_asked_to_be_more(caplog):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Which packages pip has installed."""
+    """The packages that pip has installed."""
     packages = set()
 
     def distribution(name):
@@ -295,7 +295,7 @@ BOTH = [
 
 @pytest.mark.parametrize(("package", "name", "lost"), BOTH)
 @pytest.mark.parametrize("automatic", [True, False])
-def test_an_onnxruntime_that_took_another_ones_place_is_told(caplog, installed, package, name, lost, automatic):
+def test_an_onnxruntime_that_took_another_ones_place_is_reported(caplog, installed, package, name, lost, automatic):
     installed |= {"onnxruntime", package}
     assert choose_providers("auto" if automatic else name) == ["CPUExecutionProvider"]
     assert f"Both onnxruntime and {package} are installed, so no pack has {lost}." in caplog.text

@@ -27,7 +27,7 @@ def true_pose(name):
 
 @pytest.fixture(scope="module")
 def solved(analysis):
-    """Picture -> the pose from what the detector sees in it."""
+    """Picture -> the pose from the detector's keypoints."""
     poses = {}
     for name in TRUTH:
         with Image.open(HEADS / name) as picture:
@@ -37,7 +37,7 @@ def solved(analysis):
 
 
 def insightface_pose(name):
-    """The pose by InsightFace's own code, from where its 68 three-dimensional landmarks truly are on the head."""
+    """The pose by InsightFace's own code, from the true positions of its 68 three-dimensional landmarks on the head."""
     from insightface.data import get_object
     from insightface.utils import transform
 
@@ -48,7 +48,7 @@ def insightface_pose(name):
 
 @pytest.mark.parametrize("name", AVERAGE)
 def test_both_ways_to_the_pose_of_a_rendered_head_agree_within_a_few_degrees(solved, name):
-    """From the 106 keypoints that the detector sees, and by InsightFace from three-dimensional landmarks."""
+    """From the detector's 106 keypoints, and by InsightFace from three-dimensional landmarks."""
     assert abs(solved[name] - true_pose(name)).max() < 6.5
     assert abs(insightface_pose(name) - true_pose(name)).max() < 5
     assert abs(solved[name] - insightface_pose(name)).max() < 6.5

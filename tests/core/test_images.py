@@ -1,4 +1,4 @@
-"""Pictures on their way in."""
+"""Reading and converting pictures."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_values_beyond_white_and_black_are_clipped():
     assert photos_from_image(torch.tensor([-1.0, 2.0, 0.5]).view(1, 1, 1, 3))[0].tolist() == [[[0, 255, 128]]]
 
 
-def test_values_of_0_to_255_are_told():
+def test_values_of_0_to_255_are_reported():
     with pytest.raises(InputError, match="values up to 255; they must be from 0 to 1"):
         photos_from_image(torch.full((1, 2, 2, 3), 255.0))
 

@@ -1,4 +1,4 @@
-"""Which way imports go inside the pack, as CONTRIBUTING.md says."""
+"""The direction of imports inside the pack, as CONTRIBUTING.md says."""
 
 import ast
 from pathlib import Path
@@ -21,7 +21,7 @@ FILES = [ROOT / "__init__.py", *sorted(CORE.rglob("*.py")), *sorted(NODES.rglob(
 
 
 def imported(file):
-    """What a file imports: names of others' packages, and files or folders of the pack by their path."""
+    """What a file imports: names of external packages, and files or folders of the pack by path."""
     others, own = set(), set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -67,5 +67,5 @@ def test_keypoint_features_match_the_released_encoder():
 
 
 def test_the_released_size_has_sixteen_attention_heads():
-    """No tensor tells; the golden ones are small."""
+    """No tensor reveals it; the golden ones are small."""
     assert ImrSizes(768, 1536, 1024, 4, 4096, 4, 4).heads == 16

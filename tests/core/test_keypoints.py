@@ -1,4 +1,4 @@
-"""Keypoints as the keypoint encoder sees them, and in files."""
+"""Keypoints as input of the keypoint encoder, and in files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where several people go by themselves."""
+"""Automatic layouts of several people."""
 
 import numpy as np
 import pytest

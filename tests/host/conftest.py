@@ -1,4 +1,4 @@
-"""Boots a real ComfyUI in this process, on the CPU, with a base directory of its own and this pack installed in it."""
+"""Boots a real ComfyUI in this process, on the CPU, with its own base directory and this pack installed in it."""
 
 import asyncio
 import importlib
@@ -56,15 +56,16 @@ def models():
 
 
 @pytest.fixture(scope="session")
-def kitchen(tmp_path_factory):
-    """The recipe of the miniature after a step or two of each stage."""
-    return importlib.import_module("tests.host.miniature_recipe").cooked(tmp_path_factory.mktemp("miniature"))
+def workspace(tmp_path_factory):
+    """The miniature's recipe after a step or two of each stage."""
+    recipe = importlib.import_module("tests.host.miniature_recipe")
+    return recipe.trained_workspace(tmp_path_factory.mktemp("miniature"))
 
 
 @pytest.fixture(scope="session")
 def dynamicid(models):
     """The golden adapter, loaded by the node from the released file layout."""
-    from tests.host.rig import GOLDEN, run
+    from tests.host.helpers import GOLDEN, run
 
     shutil.copy(GOLDEN / "SAA_tiny.bin", models / "dynamicid")
     return run("DynamicIDLoader", adapter="SAA_tiny.bin")[0]
@@ -75,7 +76,7 @@ def editor(models, dynamicid):
     """The golden adapter with the golden IMR and a keypoint encoder, loaded by the node."""
     import torch
 
-    from tests.host.rig import GOLDEN, run, tiny_keypoint_encoder
+    from tests.host.helpers import GOLDEN, run, tiny_keypoint_encoder
 
     shutil.copy(GOLDEN / "IMR_tiny.bin", models / "dynamicid")
     torch.save(tiny_keypoint_encoder().state_dict(), models / "dynamicid" / "kpe.bin")
@@ -85,11 +86,11 @@ def editor(models, dynamicid):
 @pytest.fixture(scope="session")
 def face_analysis(models, pack):
     """The real InsightFace models, opened by the node from a nested folder."""
-    from tests.host.rig import run
+    from tests.host.helpers import run
 
     folder = models / "insightface" / "models" / "nested" / "vectron"
     shutil.copytree(pack, folder)
-    # Under a name that tells nothing: adapters in the authors' layout are refused with this recognition model.
+    # Under a neutral name: adapters in the authors' layout are refused with this recognition model.
     (folder / "w600k_mbf.onnx").rename(folder / "arcface.onnx")
     return run("DynamicIDFaceAnalysisLoader", pack="vectron", provider="CPU")[0]
 
@@ -97,7 +98,7 @@ def face_analysis(models, pack):
 @pytest.fixture(scope="session")
 def photo_dynamicid(models):
     """An adapter that takes real photographs, through the tiny CLIP vision model."""
-    from tests.host.rig import photo_adapter, run
+    from tests.host.helpers import photo_adapter, run
 
     photo_adapter(models / "dynamicid" / "photo.bin")
     return run("DynamicIDLoader", adapter="photo.bin")[0]
@@ -105,13 +106,13 @@ def photo_dynamicid(models):
 
 @pytest.fixture(scope="session")
 def tiny_models():
-    """A UNet to train on and the encoders, as ``load_models`` gives them."""
-    return importlib.import_module("tests.host.training_rig").make_models()
+    """A trainable UNet and the encoders, as ``load_models`` returns them."""
+    return importlib.import_module("tests.host.training_helpers").make_models()
 
 
 @pytest.fixture(scope="session")
 def adapter_file(tmp_path_factory):
     """An adapter file for the tiny models."""
-    from tests.host.rig import photo_adapter
+    from tests.host.helpers import photo_adapter
 
     return photo_adapter(tmp_path_factory.mktemp("adapter") / "photo.bin")

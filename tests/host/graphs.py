@@ -1,4 +1,4 @@
-"""Whole graphs through ComfyUI's own executor, with tiny models in the place of files."""
+"""Whole graphs through ComfyUI's own executor, with tiny models in place of files."""
 
 import asyncio
 import inspect
@@ -16,7 +16,7 @@ import torch
 from comfy_api.latest import io
 
 from scripts.workflow import to_api
-from tests.host.rig import fill, tiny_clip_vision, tiny_unet
+from tests.host.helpers import fill, tiny_clip_vision, tiny_unet
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 
@@ -36,7 +36,7 @@ def tiny_vae():
 
 
 class TinyCheckpoint:
-    """Stands for CheckpointLoaderSimple in test graphs: tiny models of the host's own classes."""
+    """Replaces CheckpointLoaderSimple in test graphs: tiny models of the host's own classes."""
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     FUNCTION = "load"
@@ -50,7 +50,7 @@ class TinyCheckpoint:
 
 
 class TinyClipVision:
-    """Stands for CLIPVisionLoader in test graphs."""
+    """Replaces CLIPVisionLoader in test graphs."""
 
     RETURN_TYPES = ("CLIP_VISION",)
     FUNCTION = "load"
@@ -63,24 +63,24 @@ class TinyClipVision:
         return (tiny_clip_vision(),)
 
 
-class Keep:
-    """Stands for SaveImage: keeps what arrives."""
+class CaptureImages:
+    """Replaces SaveImage: captures its images."""
 
     RETURN_TYPES = ()
     OUTPUT_NODE = True
     FUNCTION = "keep"
-    kept: list = []  # noqa: RUF012
+    captured: list = []  # noqa: RUF012
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802
         return {"required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {})}}
 
     def keep(self, images, filename_prefix):
-        self.kept.append(images)
+        self.captured.append(images)
         return {}
 
 
-STAND_INS = {"CheckpointLoaderSimple": TinyCheckpoint, "CLIPVisionLoader": TinyClipVision, "SaveImage": Keep}
+STAND_INS = {"CheckpointLoaderSimple": TinyCheckpoint, "CLIPVisionLoader": TinyClipVision, "SaveImage": CaptureImages}
 host_nodes.NODE_CLASS_MAPPINGS.update({f"Test{name}": cls for name, cls in STAND_INS.items()})
 
 
@@ -102,12 +102,12 @@ def object_info():
 
 
 def shipped(name):
-    """A shipped workflow as it lies in the repository, in the interface's form."""
+    """A shipped workflow as in the repository, in the interface's format."""
     return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def api_form(workflow, **inputs_by_node):
-    """The API form of a workflow with the stand-ins in place. inputs_by_node: node type -> inputs to change."""
+    """The API format of a workflow, with the stand-ins. inputs_by_node: node type -> inputs to change."""
     prompt = to_api(workflow, object_info())
     for node in prompt.values():
         node["inputs"].update(inputs_by_node.get(node["class_type"], {}))
@@ -117,7 +117,7 @@ def api_form(workflow, **inputs_by_node):
 
 
 class Server:
-    """What the executor needs of a server."""
+    """The parts of a server that the executor needs."""
 
     client_id = last_node_id = last_prompt_id = None
 
@@ -132,8 +132,8 @@ class Server:
             self.errors.append(data)
 
 
-class Anything(str):
-    """A type that goes with every other, as packs with nodes for choices have it."""
+class AnyType(str):
+    """A type that matches every other, as in packs with nodes for choices."""
 
     __slots__ = ()
     __hash__ = str.__hash__
@@ -142,10 +142,10 @@ class Anything(str):
         return False
 
 
-class Chosen:
-    """Gives a name to a list of files."""
+class ListName:
+    """Outputs a name for an input that lists files."""
 
-    RETURN_TYPES = (Anything("*"),)
+    RETURN_TYPES = (AnyType("*"),)
     FUNCTION = "give"
 
     @classmethod
@@ -167,13 +167,13 @@ class Executor:
         self.executor = execution.PromptExecutor(self.server, cache_type=execution.CacheType.CLASSIC, **cache)
 
     def run(self, prompt):
-        """Runs a graph; returns what SaveImage would have saved. Raises ValueError with what the host tells."""
-        Keep.kept.clear()
+        """Runs a graph; returns what SaveImage would have saved. Raises ValueError with the host's message."""
+        CaptureImages.captured.clear()
         self.server.ran.clear()
         valid = asyncio.run(execution.validate_prompt("test", prompt, None))
         if not valid[0]:
-            told = [error["details"] for one in valid[3].values() for error in one["errors"]]
-            raise ValueError("; ".join(told) or str(valid))
+            details = [error["details"] for one in valid[3].values() for error in one["errors"]]
+            raise ValueError("; ".join(details) or str(valid))
         logging.disable(logging.ERROR)  # the host logs a failing node's whole trace; the error below says it
         try:
             self.executor.execute(prompt, "test", {"client_id": "test"}, valid[2])
@@ -181,4 +181,4 @@ class Executor:
             logging.disable(logging.NOTSET)
         if not self.executor.success:
             raise ValueError(self.server.errors[-1]["exception_message"])
-        return list(Keep.kept)
+        return list(CaptureImages.captured)

@@ -1,11 +1,11 @@
-"""Activation Map: where each person acts, in whatever way the picture was sampled."""
+"""Activation Map: where each person acts, however the picture was sampled."""
 
 import comfy.model_management
 import comfy.sample
 import pytest
 import torch
 
-from tests.host.rig import CFG, LEFT, RIGHT, apply, core, faces, place, run, sample
+from tests.host.helpers import CFG, LEFT, RIGHT, apply, core, faces, place, run, sample
 
 
 def activation_map(patched, batch=1):
@@ -176,7 +176,7 @@ def other_words(conditioning):
 
 
 def apart(model, monkeypatch):
-    """Every prompt in a call of its own, as where memory is short."""
+    """Every prompt in its own call, as when memory is short."""
     monkeypatch.setattr(type(model.model), "memory_required", lambda *_, **__: 1e20)
 
 
@@ -255,7 +255,7 @@ def test_the_map_is_that_of_the_sampling_whose_latent_is_connected(dynamicid):
     assert torch.equal(look(patched, first + 0.5)[0], of_second), "changed since: the last one"
 
 
-def test_a_sampling_that_too_many_followed_is_told_from_a_latent_that_was_changed(dynamicid):
+def test_a_sampling_that_too_many_followed_is_distinguished_from_a_changed_latent(dynamicid):
     patched = apply(dynamicid, faces(1)[0])
     latents = [sample(*patched, seed=seed, steps=1) for seed in range(6)]
     (of_last,) = look(patched, latents[5])
@@ -293,7 +293,7 @@ def test_the_maps_of_two_applications_are_of_one_sampling(dynamicid):
 
 
 def test_large_latents_are_known_by_a_part_of_their_values():
-    """So that dozens of samplings of films take no memory to speak of."""
+    """So that dozens of samplings of videos take hardly any memory."""
     model_calls = core("comfy_host.model_calls")
     run, film = model_calls.SamplingRun(), noise(40, 48, 64)
     run.set_result(film)

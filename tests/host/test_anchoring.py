@@ -9,18 +9,18 @@ import torch
 
 from tests import photos
 from tests.host.graphs import tiny_clip, tiny_vae
-from tests.host.rig import apply, core, eps, run, sample, tiny_clip_vision, tiny_unet
-from tests.host.training_rig import (
+from tests.host.helpers import apply, core, eps, run, sample, tiny_clip_vision, tiny_unet
+from tests.host.training_helpers import (
     SIDE,
-    Listed,
+    ListSource,
     anchor_stage,
     assert_gradient_is_the_slope,
     config,
+    first_batch,
     losses,
     make_samples,
     randomise,
     reconfigure_stage,
-    some_batch,
     train,
 )
 
@@ -30,7 +30,7 @@ def test_the_noise_loss_is_that_of_the_model_with_the_nodes(tiny_models, tmp_pat
     stage, _ = anchor_stage(tiny_models, tmp_path, threshold=0.3, drop_text=0, drop_face=0, drop_both=0)
     randomise(stage.network)
     stage.network.eval()
-    batch = some_batch(stage)
+    batch = first_batch(stage)
     batch.timesteps[:] = 501
     with torch.no_grad():
         trained = stage.network.predict(batch, stage.network.tokens(batch))
@@ -67,7 +67,7 @@ def test_the_trainer_paints_the_picture_that_the_nodes_paint(tiny_models, tmp_pa
     positive, negative = [[context[:1], {}]], [[context[1:], {}]]
     by_nodes = sample(*apply(load(tmp_path), face, positive=positive, negative=negative), latent, steps=3, seed=1)
     assert (by_nodes - sample(tiny_unet(), positive, negative, latent, steps=3, seed=1)).abs().max() > 0.1
-    torch.testing.assert_close(painted, by_nodes, atol=2e-3, rtol=1e-4)  # of up to 31; processors round otherwise
+    torch.testing.assert_close(painted, by_nodes, atol=2e-3, rtol=1e-4)  # of up to 31; processors round differently
 
 
 def load(folder):
@@ -124,7 +124,7 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_models, tmp_path):
         denoiser = module.DenoisingModel(tiny_unet(), device, torch.float32, checkpointing)
         stage, _ = anchor_stage((denoiser, tiny_models[1]), tmp_path)
         randomise(stage.network)
-        stage.network(some_batch(stage))["loss"].backward()
+        stage.network(first_batch(stage))["loss"].backward()
         grads.append(torch.cat([p.grad.flatten() for p in stage.network.parameters() if p.grad is not None]))
     torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-4)
 
@@ -147,18 +147,18 @@ def test_texts_in_use_are_encoded_once_and_the_captions_of_a_large_data_set_do_n
     assert (encoded["caption 0"], encoded[""]) == (2, 1)
 
 
-def test_captions_that_the_text_encoder_cuts_off_are_told_once(caplog):
+def test_captions_that_the_text_encoder_cuts_off_are_reported_once(caplog):
     encoders = core("comfy_host.differentiable").FrozenEncoders(None, tiny_clip(), None, torch.device("cpu"))
     whole, first, second = (f"a man in a {' '.join(['red'] * words)} coat" for words in (70, 71, 72))
     assert encoders.texts([whole, first, second, first])[0].shape[1] == 77
-    (told,) = [record.getMessage() for record in caplog.records if "beyond" in record.getMessage()]
-    assert "takes 75 tokens" in told
-    assert told.endswith(f'"{first}"')
+    (message,) = [record.getMessage() for record in caplog.records if "beyond" in record.getMessage()]
+    assert "takes 75 tokens" in message
+    assert message.endswith(f'"{first}"')
 
 
 def test_dropped_texts_and_faces_are_those_of_nothing(tiny_models, tmp_path):
     stage, _ = anchor_stage(tiny_models, tmp_path, drop_text=0.0, drop_face=0.0, drop_both=1.0)
-    batch = some_batch(stage)
+    batch = first_batch(stage)
     empty = tiny_models[1].texts([""])[0]
     assert not batch.embeddings.any()
     torch.testing.assert_close(batch.context, empty.expand_as(batch.context))
@@ -170,14 +170,14 @@ def test_the_variant_says_which_embedding_is_seen(tiny_models, tmp_path):
     for variant, name in (("DynamicID", "embedding_rgb"), ("IP-Adapter FaceID Plus", "embedding")):
         stage, _ = anchor_stage(tiny_models, tmp_path, variant=variant, drop_face=0, drop_both=0)
         expected = np.stack([getattr(sample, name) for sample in make_samples()[:2]])
-        np.testing.assert_allclose(some_batch(stage).embeddings.numpy(), expected)
+        np.testing.assert_allclose(first_batch(stage).embeddings.numpy(), expected)
 
 
 def test_the_variant_says_what_clip_sees(tiny_models):
     module, variants = core("training.inputs"), core("checkpoint").VARIANTS
-    chance = np.random.default_rng(0)
-    one = replace(make_samples()[0], picture=chance.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
-    seen = {name: module.faces([one], tiny_models[1], variant)[1] for name, variant in variants.items()}
+    rng = np.random.default_rng(0)
+    one = replace(make_samples()[0], picture=rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+    seen = {name: module.face_inputs([one], tiny_models[1], variant)[1] for name, variant in variants.items()}
     landmarks = (one.keypoints[[38, 88, 86, 52, 61]] * SIDE).astype(np.float32)
     aligned = core("face_analysis").align_for_clip(one.picture, landmarks)
     for name, photo in (("DynamicID", one.picture), ("IP-Adapter FaceID Plus", aligned)):
@@ -201,7 +201,7 @@ def test_an_aligned_face_is_where_the_nodes_have_it(face_analysis):
 
 
 @pytest.mark.parametrize("stage", ["AnchorStage", "ReconfigureStage"])
-def test_another_clip_than_the_adapters_is_told(tiny_models, tmp_path, adapter_file, stage):
+def test_another_clip_than_the_adapters_is_reported(tiny_models, tmp_path, adapter_file, stage):
     named = {"AnchorStage": "start_from", "ReconfigureStage": "adapter"}[stage]
     settings = config(stage.replace("Stage", "Settings"), tmp_path, **{named: str(adapter_file)})
     device = torch.device("cpu")
@@ -209,18 +209,18 @@ def test_another_clip_than_the_adapters_is_told(tiny_models, tmp_path, adapter_f
         tiny_vae(), tiny_clip(), tiny_clip_vision(hidden=80), device
     )
     with pytest.raises(ValueError, match=r"clip_vision has hidden size 80; .*photo\.bin was trained with one of 40"):
-        getattr(core("training.stages"), stage)(tiny_models[0], encoders, Listed(make_samples()), settings)
+        getattr(core("training.stages"), stage)(tiny_models[0], encoders, ListSource(make_samples()), settings)
 
 
 @pytest.mark.parametrize("variant", ["", "IP-Adapter FaceID Plus"])
-def test_going_on_from_an_adapter_keeps_what_it_is_unless_told(tiny_models, tmp_path, adapter_file, variant):
+def test_resuming_from_an_adapter_keeps_its_variant_unless_another_is_set(tiny_models, tmp_path, adapter_file, variant):
     stage, _ = anchor_stage(tiny_models, tmp_path, start_from=str(adapter_file), variant=variant)
     assert stage.network.adapter.variant.name == (variant or "DynamicID")
     assert stage.network.adapter.checkpoint().recognition == "w600k_r50"
 
 
-def test_an_adapter_tells_by_which_recognition_model_it_learned(tiny_models, tmp_path, monkeypatch):
-    monkeypatch.setattr(Listed, "recognition", "glintr100")
+def test_an_adapter_names_the_recognition_model_it_learned_with(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(ListSource, "recognition", "glintr100")
     train(*anchor_stage(tiny_models, tmp_path, steps=1))
     checkpoint = core("checkpoint").read_checkpoint(tmp_path / "adapter.safetensors", "adapter")
     assert checkpoint.recognition == "glintr100"
@@ -229,7 +229,7 @@ def test_an_adapter_tells_by_which_recognition_model_it_learned(tiny_models, tmp
 def test_data_of_another_recognition_model_than_the_adapters_is_refused(
     tiny_models, tmp_path, adapter_file, monkeypatch
 ):
-    monkeypatch.setattr(Listed, "recognition", "glintr100")
+    monkeypatch.setattr(ListSource, "recognition", "glintr100")
     with pytest.raises(ValueError, match=r"trained with the recognition model w600k_r50; the data set has .*glintr100"):
         anchor_stage(tiny_models, tmp_path, start_from=str(adapter_file))
     with pytest.raises(ValueError, match="trained with the recognition model w600k_r50"):
@@ -239,11 +239,11 @@ def test_data_of_another_recognition_model_than_the_adapters_is_refused(
 @pytest.mark.parametrize(
     ("lacking", "message"),
     [
-        ("_lora.", "low-rank updates of one rank; this one has none"),
-        ("to_out_lora.", "low-rank updates of all projections; this one has none of to_out"),
+        ("_lora.", "low-rank updates of one rank; this has none"),
+        ("to_out_lora.", "low-rank updates of all projections; this has none of to_out"),
     ],
 )
-def test_going_on_from_an_adapter_without_low_rank_updates_is_refused(
+def test_starting_from_an_adapter_without_low_rank_updates_is_refused(
     tiny_models, tmp_path, adapter_file, lacking, message
 ):
     parts = torch.load(adapter_file, weights_only=True)
@@ -253,7 +253,7 @@ def test_going_on_from_an_adapter_without_low_rank_updates_is_refused(
         anchor_stage(tiny_models, tmp_path, start_from=str(tmp_path / "bare.bin"))
 
 
-def test_clip_sees_the_shoulders_of_another_photo_where_asked(tiny_models, tmp_path):
+def test_clip_sees_the_shoulders_of_another_photo_where_configured(tiny_models, tmp_path):
     with_other_clothes = core("training.anchoring").with_other_clothes
     samples = make_samples()
     shown = with_other_clothes(samples, 1.0, torch.Generator().manual_seed(0))
@@ -295,7 +295,7 @@ def test_tokens_that_are_the_same_for_everybody_show_in_the_metrics(tiny_models,
 
 def test_anchoring_learns(tiny_models, tmp_path):
     stage, settings = anchor_stage(tiny_models, tmp_path, steps=24, learning_rate=3e-3, save_every=0, batch_size=4)
-    fixed = some_batch(stage)
+    fixed = first_batch(stage)
     with torch.no_grad():
         before = float(stage.network(fixed)["loss"])
     train(stage, settings)
@@ -316,7 +316,7 @@ def test_an_adapter_to_go_on_from_is_read(tiny_models, tmp_path, adapter_file):
 
 def test_the_share_without_text_comes_beside_the_share_without_both(tiny_models, tmp_path):
     stage, _ = anchor_stage(tiny_models, tmp_path, batch_size=64, drop_both=0.4, drop_text=0.4, drop_face=0.0)
-    batch = some_batch(stage)
+    batch = first_batch(stage)
     empty = tiny_models[1].texts([""])[0][0]
     no_text = torch.tensor([torch.allclose(one, empty, atol=1e-5) for one in batch.context])
     no_face = ~batch.embeddings.any(dim=1)
@@ -329,5 +329,5 @@ def test_training_closes_the_gate_where_the_setting_says(tiny_models, tmp_path):
     found = []
     for threshold in (0.0, 0.9):
         stage, _ = anchor_stage(tiny_models, tmp_path, threshold=threshold)
-        found.append(float(stage.network(some_batch(stage))["loss"].detach()))
+        found.append(float(stage.network(first_batch(stage))["loss"].detach()))
     assert found[0] != found[1]

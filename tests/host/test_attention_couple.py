@@ -1,16 +1,16 @@
-"""Attention Couple: nodes of other packs that give parts of the picture prompts of their own, inside the layers."""
+"""Attention Couple: nodes of other packs that give parts of the picture their own prompts, inside the layers."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.host.rig import LEFT, RIGHT, TENSORS, apply, core, eps, faces, place, prompts, sample, tiny_unet
+from tests.host.helpers import LEFT, RIGHT, TENSORS, apply, core, eps, faces, place, prompts, sample, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 
 
 def couple(model, texts, masks):
-    """As those packs write it. texts: of the coupled prompts; masks: [1 + texts, 1, H, W], that of the prompt first."""
+    """A patch as in those packs. texts: of the coupled prompts; masks: [1 + texts, 1, H, W], the prompt's first."""
     coupled, count, share = model.clone(), len(texts) + 1, masks / masks.sum(dim=0)
 
     def repeat_the_prompt(q, k, v, extra_options):
@@ -52,7 +52,7 @@ def halves():
 
 
 def couple_with_itself(patched, masks):
-    """Such a model paints what it paints without."""
+    """Such a model paints the same as without."""
     model, positive, negative = patched
     return couple(model, [positive[0][0]] * (len(masks) - 1), masks), positive, negative
 
@@ -105,7 +105,7 @@ def test_the_activation_map_is_that_of_each_prompt_whatever_it_is_coupled_with(d
     model, positive, negative = apply(dynamicid, place(LEFT, RIGHT))
     asked = positive + [[-positive[0][0], positive[0][1]]] * combined
     masks = torch.zeros(3, 1, 32, 32)
-    masks[0] = 1  # what is coupled changes nothing but the number of rows
+    masks[0] = 1  # the coupled prompts change only the number of rows
     maps = []
     for one in (model, couple(model, [prompts()[1][0][0]] * 2, masks)):
         sample(one, asked, negative, latent=torch.zeros(2, 4, 16, 16), steps=1)

@@ -1,4 +1,4 @@
-"""Files that were replaced under their names are read again."""
+"""Files that were replaced under the same name are read again."""
 
 import os
 from copy import deepcopy
@@ -6,8 +6,8 @@ from copy import deepcopy
 import nodes as host_nodes
 import pytest
 
-from tests.host.graphs import Chosen, Executor
-from tests.host.rig import driving, make_face, node, run
+from tests.host.graphs import Executor, ListName
+from tests.host.helpers import driving, make_face, node, run
 
 
 @pytest.mark.parametrize("part", ["adapter", "imr", "keypoint_encoder"])
@@ -41,9 +41,9 @@ def test_a_pack_with_a_replaced_model_is_opened_again(face_analysis):
 def test_an_adapter_or_pack_that_another_node_names_is_opened_again_only_when_it_was_replaced(
     editor, face_analysis, monkeypatch, models, loader, part, name, others
 ):
-    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestChosen", Chosen)
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestListName", ListName)
     prompt = {
-        "1": {"class_type": "TestChosen", "inputs": {"name": name}},
+        "1": {"class_type": "TestListName", "inputs": {"name": name}},
         "2": {"class_type": loader, "inputs": {part: ["1", 0], **others}},
         "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
     }
@@ -74,9 +74,9 @@ def test_replaced_keypoints_are_read_again(models):
 def test_a_file_that_another_node_names_is_read_again_only_when_it_was_replaced(
     monkeypatch, models, saves, given, loads, folder
 ):
-    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestChosen", Chosen)
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestListName", ListName)
     prompt = {
-        "1": {"class_type": "TestChosen", "inputs": {"name": run(saves, **given(), name="named")[0]}},
+        "1": {"class_type": "TestListName", "inputs": {"name": run(saves, **given(), name="named")[0]}},
         "2": {"class_type": loads, "inputs": {"name": ["1", 0]}},
         "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
     }

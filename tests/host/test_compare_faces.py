@@ -12,7 +12,7 @@ from dynamicid_core.comfy_host import miniature
 from dynamicid_core.comparison import SAME_PERSON
 from tests import photos
 from tests.documents import help_page, section
-from tests.host.rig import core, faces, node, run, tiny_clip_vision
+from tests.host.helpers import core, faces, node, run, tiny_clip_vision
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_face_without_an_embedding_cannot_be_compared(face_analysis):
 
 
 def test_people_placed_in_a_wide_picture_are_looked_for_at_their_own_places(face_analysis, family):
-    """In the same column, one above the other: width taken for height would swap them."""
+    """In the same column, one above the other: confusing width and height would swap them."""
     photo = photos.group_of_six()
     boxes = sorted((face.box for face in face_analysis.detect(photo)), key=lambda box: box[0])
     x0, y0, x1, y1 = (round(float(edge)) for edge in boxes[0])
@@ -138,7 +138,7 @@ def test_people_placed_in_a_wide_picture_are_looked_for_at_their_own_places(face
 
 
 def photos_around(photo, box, side):
-    """A square of the photo with the middle of a box in its own."""
+    """A square of the photo, centred on a box."""
     middle_x, middle_y = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
     bordered = np.pad(photo, ((side, side), (side, side), (0, 0)))
     left, top = round(middle_x + side / 2), round(middle_y + side / 2)
@@ -158,7 +158,7 @@ def test_a_place_in_a_wide_picture_is_the_middle_of_its_region():
     assert place(box, np.zeros((100, 400, 3), np.uint8)) == (150, 50)
 
 
-def test_a_batch_is_told_whole(family, face_analysis):
+def test_a_batch_is_captioned_in_full(family, face_analysis):
     """The mean over its pictures, and a table of each."""
     group, one = photos.group_of_six(), dict(list(family.items())[:1])
     both = photos.image(group, np.zeros_like(group))

@@ -1,4 +1,4 @@
-"""With other patches, other guiders and other conditioning."""
+"""Apply DynamicID with other patches, guiders and conditioning."""
 
 import comfy.sample
 import pytest
@@ -6,7 +6,7 @@ import torch
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-from tests.host.rig import (
+from tests.host.helpers import (
     CFG,
     LEFT,
     RIGHT,
@@ -218,7 +218,7 @@ def test_the_projections_are_under_comfyuis_memory_management(dynamicid):
 
 
 def test_the_faces_wait_for_start_percent(dynamicid):
-    """The moment asked for is at 0.498 of the schedule."""
+    """The requested timestep is at 0.498 of the schedule."""
     face = faces(1)[0]
     before, after, always = (eps(*apply(dynamicid, face, start_percent=start), LATENT) for start in (0.6, 0.4, 0.0))
     assert torch.equal(after, always)

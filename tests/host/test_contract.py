@@ -1,4 +1,4 @@
-"""Saved workflows use ids of nodes, inputs and outputs: what tests/contract.json has stays what and where it is.
+"""Saved workflows use ids of nodes, inputs and outputs: those in tests/contract.json keep their names and places.
 
 Add what is new: outputs at the end; inputs at the end too, optional, and with a default that changes nothing.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import nodes
 import pytest
 
-from tests.host.rig import node
+from tests.host.helpers import node
 
 CONTRACT = json.loads((Path(__file__).parents[1] / "contract.json").read_text(encoding="utf-8"))
 OURS = {name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("DynamicID")}

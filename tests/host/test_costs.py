@@ -1,4 +1,4 @@
-"""What the people cost in a layer, as far as it can be counted; benchmarks/ measures the rest."""
+"""The cost of people in a layer, as far as it can be counted; benchmarks/ measures the rest."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.host.rig import LEFT, RIGHT, apply, core, faces, place, run, sample, tiny_unet
+from tests.host.helpers import LEFT, RIGHT, apply, core, faces, place, run, sample, tiny_unet
 
 NO_KERNEL = ("aten._unsafe_view", "aten.empty", "aten.detach", "aten.lift_fresh", "aten.view", "aten._reshape_alias")
 READS_BY_HOST = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.masked_select", "aten.equal")
@@ -16,7 +16,7 @@ STEPS = 3
 
 
 class Operations(TorchDispatchMode):
-    """Names and largest results of what computes or copies."""
+    """Names and largest results of operations that compute or copy."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ class Operations(TorchDispatchMode):
 
 @contextmanager
 def layers(monkeypatch):
-    """(operations, elements of the query) of every layer that is computed meanwhile."""
+    """(operations, elements of the query) of every layer that runs within the context."""
     found, saa = [], core("saa")
     attend = saa.semantic_activated_attention
 
@@ -95,7 +95,7 @@ def test_people_are_projected_once_for_all_steps(dynamicid, monkeypatch):
 
 
 class UNetCall:
-    """Stands for the executor of one call of the UNet: it knows the schedule, and whether the layers are patched."""
+    """Replaces the executor of one call of the UNet: it has the schedule, and whether the layers are patched."""
 
     def __init__(self, schedule):
         self.class_obj, self.is_patched = SimpleNamespace(model_sampling=schedule), False

@@ -35,7 +35,7 @@ FROM_DISK = {
 
 
 def translation_of(schema):
-    """What ComfyUI's translation file of a node has to look like for the schema's own texts."""
+    """The entry of a node in ComfyUI's translation file that matches the schema's own texts."""
     return {
         "display_name": schema["display_name"],
         "description": schema["description"],

@@ -1,4 +1,4 @@
-"""Expression and pose: the IMR through the nodes, and everything that can be missing for it."""
+"""Expression and pose: the IMR through the nodes, and everything that it may lack."""
 
 import comfy.model_management
 import numpy as np
@@ -8,7 +8,17 @@ import torch
 from dynamicid_core.imr import Imr, ImrSizes
 from dynamicid_core.keypoints import encoder_input
 from tests.host.graphs import tiny_clip
-from tests.host.rig import GOLDEN, apply, core, driving, make_face, motion_points, run, sample, tiny_keypoint_encoder
+from tests.host.helpers import (
+    GOLDEN,
+    apply,
+    core,
+    driving,
+    make_face,
+    motion_points,
+    run,
+    sample,
+    tiny_keypoint_encoder,
+)
 
 HAPPY, NEUTRAL = "in a happy expression, in front view", "in a neutral expression, in front view"
 POINTS = motion_points()
@@ -16,7 +26,7 @@ IMR = torch.load(GOLDEN / "IMR_tiny.bin", weights_only=True)
 
 
 def pooled(clip, text):
-    """What the text encoder itself makes of a prompt without weights."""
+    """The text encoder's own output for a prompt without weights."""
     return clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[1].float()
 
 
@@ -123,7 +133,7 @@ def test_strength_zero_needs_nothing_else(edit):
     assert edit(face, strength=0.0, target_prompt="", dynamicid=load()) is face
 
 
-def test_a_checkpoint_without_a_text_encoder_is_told(edit):
+def test_a_checkpoint_without_a_text_encoder_is_reported(edit):
     with pytest.raises(ValueError, match="clip input is empty"):
         edit(clip=None)
 
@@ -256,7 +266,7 @@ def test_something_else_than_keypoints_is_refused(edit):
     ],
 )
 def test_what_is_no_face_is_refused_wherever_one_is_needed(node):
-    """Nodes whose sockets take any type, such as switches, hand on anything."""
+    """Nodes whose sockets accept any type, such as switches, pass on anything."""
     others = {"dynamicid": None, "clip": None} if node == "DynamicIDEditFace" else {}
     with pytest.raises(ValueError, match="A face is needed; found dict"):
         run(node, face={"tokens": 1}, **others)

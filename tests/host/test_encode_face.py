@@ -14,7 +14,7 @@ from insightface.utils.face_align import norm_crop
 from PIL import Image
 
 from tests import photos
-from tests.host.rig import apply, core, fill, node, photo_adapter, run, sample, tiny_clip_vision
+from tests.host.helpers import apply, core, fill, node, photo_adapter, run, sample, tiny_clip_vision
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_several_photos_are_averaged(encode):
     assert len(preview) == 6
 
 
-def test_a_batch_of_several_people_is_told(encode, caplog):
+def test_a_batch_of_several_people_is_reported(encode, caplog):
     astronaut, actor = photos.astronaut(), np.asarray(Image.fromarray(photos.actor()).resize((512, 512)))
     encode(astronaut, astronaut[:, ::-1].copy())
     assert "expected" not in caplog.text
@@ -109,7 +109,7 @@ def test_a_batch_of_several_people_is_told(encode, caplog):
     assert "none is like number 2 of 3" in caplog.text
 
 
-def test_a_file_without_a_vision_model_is_told(encode):
+def test_a_file_without_a_vision_model_is_reported(encode):
     with pytest.raises(ValueError, match="The clip_vision input is empty"):
         encode(photos.astronaut(), clip_vision=None)
 
@@ -189,7 +189,7 @@ def test_a_face_saved_and_loaded_gives_the_same_picture(encode, photo_dynamicid)
     assert torch.equal(sample(*apply(photo_dynamicid, loaded)), sample(*apply(photo_dynamicid, face)))
 
 
-def test_a_missing_face_file_says_where_was_looked():
+def test_a_missing_face_file_says_where_it_was_looked_for():
     with pytest.raises(ValueError, match=r'There is no file "nobody\.safetensors"\. Looked in .*faces'):
         run("DynamicIDLoadFace", name="nobody.safetensors")
 
@@ -246,7 +246,7 @@ def test_a_second_version_is_known_by_any_spelling_of_its_name(name):
     assert not fallback(folder / "faceid-plus.bin").shortcut
 
 
-def test_a_face_outside_the_square_that_clip_sees_of_a_whole_picture_is_told(encode, caplog):
+def test_a_face_outside_the_square_that_clip_sees_of_a_whole_picture_is_reported(encode, caplog):
     photo = photos.astronaut()
     encode(photo, crop="whole picture")
     assert "middle square" not in caplog.text

@@ -1,4 +1,4 @@
-"""Pictures by the path of the nodes, CLIP for CLIP-T, and a whole evaluation of tiny models with real InsightFace."""
+"""Pictures as the nodes paint them, CLIP for CLIP-T, and a whole evaluation of tiny models with real InsightFace."""
 
 import csv
 import shutil
@@ -10,7 +10,17 @@ from PIL import Image
 
 from tests import photos
 from tests.host.graphs import tiny_clip, tiny_vae
-from tests.host.rig import GOLDEN, core, faces, fill, run, sample, tiny_clip_vision, tiny_keypoint_encoder, tiny_unet
+from tests.host.helpers import (
+    GOLDEN,
+    core,
+    faces,
+    fill,
+    run,
+    sample,
+    tiny_clip_vision,
+    tiny_keypoint_encoder,
+    tiny_unet,
+)
 
 PROMPT, NEGATIVE = "a photo of two people", "blurry"
 
@@ -150,7 +160,7 @@ def test_a_text_encoder_without_projection_is_refused(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, models, face_analysis, photo_dynamicid, base, monkeypatch):
-    """Arguments for a tiny evaluation; what needs files of gigabytes is taken from the rig."""
+    """Arguments for a tiny evaluation; small models replace those that need gigabytes of files."""
     save = {"astronaut": photos.astronaut(), "actor": photos.actor(), "guest": np.fliplr(photos.actor())}
     (tmp_path / "people").mkdir()
     for name, photo in save.items():
@@ -222,7 +232,7 @@ def test_without_an_imr_and_a_clip_the_rest_is_measured(command, tmp_path, capsy
 
 def test_pictures_of_the_people_themselves_are_recognised(command, tmp_path, monkeypatch):
     """If the model painted the reference photos, FaceSim would be 1 and the motion that of the photos."""
-    studio_class = core("evaluation.studio").HostStudio
+    studio_class = core("evaluation.pipeline").HostPipeline
     known = {}
 
     def encode(self, photo, original=studio_class.encode):

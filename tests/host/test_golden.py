@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.host.rig import CASES, TENSORS, TIMESTEP, apply, core, eps, faces, placements, prompts, run, tiny_unet
+from tests.host.helpers import CASES, TENSORS, TIMESTEP, apply, core, eps, faces, placements, prompts, run, tiny_unet
 
 TOLERANCE = 5e-5
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tests import photos
 from tests.host.graphs import Executor, api_form, shipped
-from tests.host.rig import node, photo_adapter
+from tests.host.helpers import node, photo_adapter
 
 BYPASSED = 4
 

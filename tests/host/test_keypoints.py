@@ -1,11 +1,11 @@
-"""Keypoints from real photographs, and by sliders, through the nodes."""
+"""Keypoints from real photographs and from sliders, through the nodes."""
 
 import numpy as np
 import pytest
 import torch
 
 from tests import photos
-from tests.host.rig import core, driving, make_face, photo_adapter, run, tiny_clip_vision
+from tests.host.helpers import core, driving, make_face, photo_adapter, run, tiny_clip_vision
 
 FLAT = {"yaw": 0.0, "pitch": 0.0, "roll": 0.0}
 
@@ -139,7 +139,7 @@ def test_values_out_of_range_are_refused(astronaut, inputs, message):
         run("DynamicIDPoseKeypoints", keypoints=astronaut, **inputs)
 
 
-def test_a_missing_keypoints_file_says_where_was_looked():
+def test_a_missing_keypoints_file_says_where_it_was_looked_for():
     with pytest.raises(ValueError, match=r'no file "none\.safetensors"\. Looked in .*keypoints'):
         run("DynamicIDLoadKeypoints", name="none")
 

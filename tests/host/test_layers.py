@@ -1,4 +1,4 @@
-"""Every attention layer of the UNet takes part, each once."""
+"""Every attention layer of the UNet takes part exactly once."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import comfy.model_management
 import pytest
 import torch
 
-from tests.host.rig import TENSORS, apply, core, eps, faces, tiny_unet
+from tests.host.helpers import TENSORS, apply, core, eps, faces, tiny_unet
 
 CROSS_BLOCKS = [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", i) for i in range(3, 12)]
 

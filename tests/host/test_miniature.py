@@ -14,7 +14,7 @@ from dynamicid_core.comfy_host.clip_models import text_transformer
 from dynamicid_core.errors import InputError
 from scripts.on_miniature import use_miniature
 from tests.host.graphs import Executor, api_form, shipped
-from tests.host.rig import run
+from tests.host.helpers import run
 
 PHOTOS = miniature.FOLDER / "photos"
 PROMPT = "a portrait of a person, wearing a red T-shirt, in front of a plain blue wall"
@@ -105,7 +105,7 @@ def test_a_damaged_file_is_named(tmp_path):
         miniature.load_miniature(folder)
 
 
-def test_a_file_of_another_version_is_told_so(tmp_path):
+def test_a_file_of_another_version_is_reported_as_such(tmp_path):
     folder = copied(tmp_path / "m")
     weights = load_file(folder / miniature.IMAGE_FILE)
     weights.pop("visual_projection.weight")

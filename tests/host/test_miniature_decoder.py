@@ -1,4 +1,4 @@
-"""The decoder of the miniature's VAE, which learns on while latents stay what they are."""
+"""Further training of the VAE's decoder, with unchanged latents."""
 
 from itertools import islice
 
@@ -10,22 +10,22 @@ from dynamicid_core.comfy_host import miniature
 from dynamicid_core.training.config import LoopConfig
 from dynamicid_core.training.miniature import framing
 from dynamicid_core.training.miniature.decoder import DecoderStage, picture_errors
-from dynamicid_core.training.miniature.kitchen import PEOPLE
 from dynamicid_core.training.miniature.perception import open_perception
+from dynamicid_core.training.miniature.workspace import PEOPLE
 from tests.host.miniature_recipe import batches
 
 _FACE = torch.tensor([[[0.25, 0.25], [0.75, 0.75]]])
 
 
 @pytest.fixture
-def stage(kitchen, tmp_path):
-    encoders = kitchen.encoders("autoencoder")
+def stage(workspace, tmp_path):
+    encoders = workspace.encoders("autoencoder")
     config = LoopConfig(output=str(tmp_path), batch_size=4)
-    source, vae = kitchen.source(PEOPLE, 0, 0), kitchen.stage("autoencoder") / miniature.VAE_FILE
-    return DecoderStage(encoders, source, config, open_perception(kitchen.pack, encoders.device), vae)
+    source, vae = workspace.source(PEOPLE, 0, 0), workspace.stage_folder("autoencoder") / miniature.VAE_FILE
+    return DecoderStage(encoders, source, config, open_perception(workspace.pack, encoders.device), vae)
 
 
-def test_what_a_decoder_learns_makes_its_pictures_better(stage):
+def test_a_decoder_that_trains_reconstructs_better(stage):
     optimizer = torch.optim.Adam(stage.network.parameters(), lr=1e-3)
     (batch,) = batches(stage, 1)
     seen = []
@@ -38,15 +38,16 @@ def test_what_a_decoder_learns_makes_its_pictures_better(stage):
     assert {name for name, loss in seen[-1].items() if loss > 0.85 * seen[0][name]} == set()
 
 
-def test_latents_stay_what_they_are_while_the_decoder_learns(kitchen):
-    before, after = (load_file(kitchen.stage(name) / miniature.VAE_FILE) for name in ("autoencoder", "decoder"))
+def test_latents_stay_what_they_are_while_the_decoder_learns(workspace):
+    stages = ("autoencoder", "decoder")
+    before, after = (load_file(workspace.stage_folder(name) / miniature.VAE_FILE) for name in stages)
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert changed
     assert {name.split(".")[0] for name in changed} <= {"decoder", "post_quant_conv"}
-    assert len(list(kitchen.out.glob("latents-*.safetensors"))) == 1
+    assert len(list(workspace.out.glob("latents-*.safetensors"))) == 1
 
 
-def test_the_loader_decodes_as_the_stage_did(stage, kitchen, tmp_path):
+def test_the_loader_decodes_as_the_stage_did(stage, workspace, tmp_path):
     (batch,) = batches(stage, 1)
     stage.save_weights(tmp_path)
     with torch.no_grad():
@@ -55,7 +56,7 @@ def test_the_loader_decodes_as_the_stage_did(stage, kitchen, tmp_path):
     torch.testing.assert_close(painted.float().cpu(), wanted, atol=1e-3, rtol=1e-3)
 
 
-def test_latents_of_a_batch_are_shaken_no_further_than_the_unet_errs(stage):
+def test_latents_of_a_batch_get_no_more_noise_than_the_unet_errs(stage):
     (batch,) = batches(stage, 1)
     (raw,) = islice(stage.raw_batches(0, 1), 1)
     exact = stage._encoders.latents(torch.stack([torch.from_numpy(one.picture.copy()) for one in raw]) / 255)

@@ -1,21 +1,21 @@
-"""What the recipe measures of the miniature, and how it goes on with measuring."""
+"""What the recipe measures of the miniature, and how measuring resumes."""
 
 import pytest
 
-from dynamicid_core.training.miniature import measure, pieces, recipe
+from dynamicid_core.training.miniature import measure, measurement_cache, recipe
 from dynamicid_core.training.miniature.bench import SETTINGS, Bench
 
 
 @pytest.mark.slow_in_oldest
-def test_measuring_leaves_tables_and_pictures_to_look_at(kitchen, monkeypatch):
-    recipe.cook(kitchen, ["measure"])
-    folder = kitchen.out / "measured"
+def test_measuring_leaves_tables_and_pictures_to_look_at(workspace, monkeypatch):
+    recipe.run_stages(workspace, ["measure"])
+    folder = workspace.out / "measured"
     text = (folder / "tables.md").read_text(encoding="utf-8")
     assert [setting.label for setting in SETTINGS if setting.label not in text] == []
     assert {file.name for file in folder.iterdir()} >= {"figures.json", "steps.png", "people_1.jpg", "people_2.jpg"}
-    monkeypatch.setattr(Bench, "picture", lambda *_: pytest.fail("painted again"))
+    monkeypatch.setattr(Bench, "paint", lambda *_: pytest.fail("painted again"))
     (folder / "tables.md").unlink()
-    recipe.cook(kitchen, ["measure"])
+    recipe.run_stages(workspace, ["measure"])
     assert (folder / "tables.md").read_text(encoding="utf-8") == text
 
 
@@ -24,18 +24,19 @@ def test_a_measurement_is_kept_for_the_weights_that_were_measured(tmp_path):
     weights.write_bytes(b"trained")
     asked = []
 
-    def kept(about):
-        return pieces.Pieces(tmp_path, [weights], about).kept("1-0-000", lambda: asked.append(1) or {"own": 0.1 + 0.2})
+    def measured(settings):
+        cache = measurement_cache.MeasurementCache(tmp_path, [weights], settings)
+        return cache.get_or_measure("1-0-000", lambda: asked.append(1) or {"own": 0.1 + 0.2})
 
-    assert kept([60, 8]) == kept([60, 8]) == {"own": 0.1 + 0.2}
+    assert measured([60, 8]) == measured([60, 8]) == {"own": 0.1 + 0.2}
     assert len(asked) == 1
-    kept([60, 9])
+    measured([60, 9])
     weights.write_bytes(b"trained on")
-    kept([60, 8])
+    measured([60, 8])
     assert len(asked) == 3
     for file in tmp_path.rglob("1-0-000.json"):
-        file.write_bytes(b"")  # of a computer that went off
-    assert kept([60, 8]) == {"own": 0.1 + 0.2}
+        file.write_bytes(b"")  # as after a crash
+    assert measured([60, 8]) == {"own": 0.1 + 0.2}
 
 
 def test_auc_is_how_often_one_of_the_first_is_above_one_of_the_second():
@@ -49,7 +50,7 @@ def test_a_picture_in_which_all_people_seem_far_costs_auc_but_not_the_auc_in_a_p
     def found(own, others):
         return measure.Finding("", 1, own, others, True, True, True, True, True, False)
 
-    told = measure.summary([found(0.9, [0.7, 0.8]), found(0.3, [0.1, 0.2]), found(None, [])])
-    assert told["auc in a picture"] == 1
-    assert told["auc"] == 0.75
-    assert told["found"] == pytest.approx(2 / 3)
+    summary = measure.summary([found(0.9, [0.7, 0.8]), found(0.3, [0.1, 0.2]), found(None, [])])
+    assert summary["auc in a picture"] == 1
+    assert summary["auc"] == 0.75
+    assert summary["found"] == pytest.approx(2 / 3)

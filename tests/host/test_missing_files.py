@@ -1,4 +1,4 @@
-"""Lists of files: what a person without files is told, before anything runs."""
+"""Lists of files: the messages to a user without files, before anything runs."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import execution
 import folder_paths
 import pytest
 
-from tests.host.rig import core, node, run
+from tests.host.helpers import core, node, run
 
 LISTS = [
     ("DynamicIDLoadFace", "name", ("dynamicid_faces",), "Encode Face and Save Face make one"),
@@ -16,8 +16,8 @@ LISTS = [
 ]
 
 
-def told(class_type, **inputs):
-    """What the host answers to a prompt that cannot run."""
+def errors_of(class_type, **inputs):
+    """The host's errors for a prompt that cannot run."""
     prompt = {
         "1": {"class_type": class_type, "inputs": inputs},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
@@ -28,7 +28,7 @@ def told(class_type, **inputs):
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """Nobody has any files."""
+    """The models folders have no files."""
     for name in {name for *_, names, _ in LISTS for name in names}:
         known = folder_paths.folder_names_and_paths[name]
         monkeypatch.setitem(folder_paths.folder_names_and_paths, name, ([str(tmp_path)], known[1]))
@@ -40,21 +40,21 @@ def test_without_files_the_list_says_so_and_the_message_what_to_do(class_type, n
     shown, *_ = node(class_type).INPUT_TYPES()["required"][name]
     options = shown if isinstance(shown, list) else node(class_type).INPUT_TYPES()["required"][name][1]["options"]
     assert options == ["(no files yet)"]
-    (message,) = told(class_type, **{name: options[0]})
+    (message,) = errors_of(class_type, **{name: options[0]})
     assert f"There are no files yet. Looked in {tmp_path}" in message
     assert advice in message
 
 
 @pytest.mark.parametrize(("class_type", "name", "_", "__"), LISTS)
 def test_a_file_that_is_not_there_is_named_before_anything_runs(class_type, name, _, __):
-    (message,) = told(class_type, **{name: "nobody.safetensors"})
+    (message,) = errors_of(class_type, **{name: "nobody.safetensors"})
     assert 'There is no file "nobody.safetensors". Looked in ' in message
 
 
 @pytest.mark.parametrize("part", ["imr", "keypoint_encoder"])
 def test_a_missing_part_of_an_adapter_is_not_blamed_on_the_adapter(part, dynamicid):
     given = {"adapter": "SAA_tiny.bin", part: "nothing.bin"}
-    assert not any(one.startswith("adapter") for one in told("DynamicIDLoader", **given))
+    assert not any(one.startswith("adapter") for one in errors_of("DynamicIDLoader", **given))
     with pytest.raises(ValueError, match=r'There is no file "nothing\.bin"\. Looked in '):
         run("DynamicIDLoader", **given)
 

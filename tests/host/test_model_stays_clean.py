@@ -1,4 +1,4 @@
-"""The base model and later runs are not touched by what was done with a patched one."""
+"""A patched model affects neither the base model nor later runs."""
 
 import gc
 
@@ -7,7 +7,7 @@ import comfy.samplers
 import pytest
 import torch
 
-from tests.host.rig import apply, core, faces, prompts, sample, tiny_unet
+from tests.host.helpers import apply, core, faces, prompts, sample, tiny_unet
 
 
 def test_base_model_gives_the_same_bits_after_the_patched_model_was_used(dynamicid):

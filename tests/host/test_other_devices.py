@@ -1,4 +1,4 @@
-"""Everything that computes, on a device that is not the CPU: nodes and every training of the miniature.
+"""Everything that computes, on a device other than the CPU: the nodes, and all training of the miniature.
 
 A computer with a GPU is not needed, see ``tests.pretend_device``.
 """
@@ -16,7 +16,7 @@ import torch
 from dynamicid_core.training.miniature import recipe
 from tests import photos
 from tests.host.graphs import tiny_clip, tiny_unet
-from tests.host.rig import apply, driving, faces, make_face, run, sample, tiny_clip_vision
+from tests.host.helpers import apply, driving, faces, make_face, run, sample, tiny_clip_vision
 from tests.pretend_device import DEVICE, PretendTensor, pretended
 
 MEMORY = pytest.mark.parametrize("state", ["NORMAL_VRAM", "NO_VRAM"])
@@ -24,7 +24,7 @@ MEMORY = pytest.mark.parametrize("state", ["NORMAL_VRAM", "NO_VRAM"])
 
 @contextmanager
 def having_a_device(monkeypatch, state="NORMAL_VRAM"):
-    """ComfyUI has this device, and plenty of memory on it. state: with NO_VRAM, it keeps all weights on the CPU."""
+    """Gives ComfyUI this device, with plenty of memory. state: with NO_VRAM, it keeps all weights on the CPU."""
 
     def free_memory(_=None, torch_free_too=False):
         return (1e12, 1e12) if torch_free_too else 1e12
@@ -134,7 +134,7 @@ def test_8_bit_models_have_their_updates_on_the_device_only_while_they_are_loade
 
 
 @pytest.mark.slow_in_oldest
-def test_every_training_of_the_miniature_computes(kitchen, tmp_path, monkeypatch):
+def test_every_training_of_the_miniature_computes(workspace, tmp_path, monkeypatch):
     done = []
 
     def train_a_little(make_stage, config, _):
@@ -151,9 +151,9 @@ def test_every_training_of_the_miniature_computes(kitchen, tmp_path, monkeypatch
         stage.draw_sheet(folder / "sheet.jpg", 1)
         done.append(folder.name)
 
-    shutil.copytree(kitchen.data(""), tmp_path / "data")
+    shutil.copytree(workspace.data_folder(""), tmp_path / "data")
     names = [name for name in recipe.STAGES if name not in ("data", "measure")]
     with having_a_device(monkeypatch):
         monkeypatch.setattr(recipe, "_run", train_a_little)
-        recipe.cook(dataclasses.replace(kitchen, out=tmp_path), names)
+        recipe.run_stages(dataclasses.replace(workspace, out=tmp_path), names)
     assert done == [name for name in names if name != "pack"]

@@ -1,4 +1,4 @@
-"""An InsightFace pack that Load Face Analysis fetches, from a server on this machine."""
+"""An InsightFace pack that Load Face Analysis downloads, from a local server."""
 
 import io
 import os
@@ -11,8 +11,8 @@ import comfy.utils
 import nodes as host_nodes
 import pytest
 
-from tests.host.graphs import Chosen, Executor
-from tests.host.rig import run
+from tests.host.graphs import Executor, ListName
+from tests.host.helpers import run
 from tests.server import serving
 
 
@@ -33,10 +33,10 @@ def release(monkeypatch, models, pack):
 
 @pytest.mark.parametrize("name", ["antelopev2", ["0", 0]], ids=["chosen", "by a link"])
 def test_what_was_done_with_a_pack_that_was_downloaded_is_not_done_again(release, models, monkeypatch, name):
-    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestChosen", Chosen)
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "TestListName", ListName)
     inputs = {"pack": name, "provider": "CPU", "detection_size": 640}
     prompt = {
-        "0": {"class_type": "TestChosen", "inputs": {"name": "antelopev2"}},
+        "0": {"class_type": "TestListName", "inputs": {"name": "antelopev2"}},
         "1": {"class_type": "DynamicIDFaceAnalysisLoader", "inputs": inputs},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     }

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.host.rig import CASES, GOLDEN, TENSORS, apply, core, eps, faces, placements, run, tiny_unet
+from tests.host.helpers import CASES, GOLDEN, TENSORS, apply, core, eps, faces, placements, run, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 SMALL_CARD = 100_000  # bytes of weights that fit
 
 
 class SmallCardPatcher(comfy.model_patcher.ModelPatcher):
-    """A model that ComfyUI loads as on a card on which hardly any of its weights fit."""
+    """A model that ComfyUI loads as on a card with room for hardly any of its weights."""
 
     def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
         return super().load(device_to, SMALL_CARD, force_patch_weights, full_load=False)
@@ -49,11 +49,11 @@ def test_updates_of_8_bit_weights_are_not_rounded_away(dynamicid):
     torch.testing.assert_close(seen, expected, atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("dtype", "told", "strength"), [(torch.float8_e4m3fn, 1, 1.0), (torch.float16, 0, 0.2)])
-def test_it_is_told_that_merges_do_not_weigh_updates_of_8_bit_weights(dynamicid, caplog, dtype, told, strength):
+@pytest.mark.parametrize(("dtype", "warnings", "strength"), [(torch.float8_e4m3fn, 1, 1.0), (torch.float16, 0, 0.2)])
+def test_a_warning_says_that_merges_do_not_weigh_updates_of_8_bit_weights(dynamicid, caplog, dtype, warnings, strength):
     caplog.set_level("INFO")
     model, positive, negative = apply(dynamicid, faces(1)[0], model=tiny_unet(dtype))
-    assert caplog.text.count("merges keep all those of model1 and none of model2") == told
+    assert caplog.text.count("merges keep all those of model1 and none of model2") == warnings
     (merged,) = run("ModelMergeSimple", model1=model, model2=tiny_unet(dtype), ratio=0.2)
     seen = eps(merged, positive, negative, LATENT)
     expected = eps(*apply(dynamicid, faces(1)[0], model=tiny_unet(dtype), lora_strength=strength), LATENT)
@@ -72,7 +72,7 @@ def test_model_save_keeps_the_updates_of_16_bit_weights_and_not_those_of_8_bits(
 
 
 def scaled_8_bit_unet(scale=0.01):
-    """The golden UNet as checkpoints in "scaled fp8" hold it, and a single-precision one of the same weights."""
+    """The golden UNet as in "scaled fp8" checkpoints, and a single-precision one with the same weights."""
     import json
 
     import comfy.supported_models
@@ -126,7 +126,7 @@ def test_a_partly_loaded_8_bit_model_keeps_its_updates(dynamicid):
 
 
 def test_8_bit_weights_are_known_in_the_wrapping_of_newer_hosts(dynamicid):
-    """Their quantised tensors give the dtype they compute in for their own."""
+    """Their quantised tensors report the dtype they compute in as their own."""
     model = tiny_unet()
     wrapped = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"
     comfy.utils.get_attr(model.model, wrapped)._qdata = torch.zeros(1, dtype=torch.float8_e4m3fn)
@@ -136,7 +136,7 @@ def test_8_bit_weights_are_known_in_the_wrapping_of_newer_hosts(dynamicid):
 
 
 def test_bytes_of_another_packs_format_are_left_to_that_pack(dynamicid):
-    """GGUF's layers hold packed bytes, tell the shape of what is in them, and apply patches themselves."""
+    """GGUF's layers hold packed bytes, report the unpacked shape, and apply patches themselves."""
 
     class Packed(torch.nn.Parameter):
         @property
@@ -165,7 +165,7 @@ def test_a_half_precision_adapter_is_kept_in_half_precision_and_computes_in_sing
 
 
 def test_a_loaded_adapter_is_in_memory_once():
-    """The host moves networks to its device and back: what else held the file's tensors would hold them twice."""
+    """The host moves networks to its device and back: another reference to the file's tensors would double them."""
     module = core("checkpoint")
     checkpoint = module.read_checkpoint(GOLDEN / "SAA_tiny.bin", module.ADAPTER)
     names = ("face_encoder", "norm.weight"), ("saa", "1.to_k_ip.weight")
@@ -178,7 +178,7 @@ def test_a_loaded_adapter_is_in_memory_once():
 
 
 def test_no_float64_is_used(dynamicid):
-    """Apple's devices have none."""
+    """Apple's devices have no double precision."""
 
     class NoDouble(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -195,8 +195,8 @@ def test_no_float64_is_used(dynamicid):
 @pytest.mark.parametrize(("dtype", "step"), [(torch.float8_e4m3fn, 2**-3), (torch.float8_e5m2, 2**-2)])
 def test_a_weight_that_stays_in_8_bits_gets_updates_smaller_than_the_steps_of_its_numbers(dtype, step):
     """With --fast the host keeps it so while it is used."""
-    chance = torch.Generator().manual_seed(0)
-    weight, up, down = (torch.randn(shape, generator=chance) for shape in ((640, 640), (640, 4), (4, 640)))
+    generator = torch.Generator().manual_seed(0)
+    weight, up, down = (torch.randn(shape, generator=generator) for shape in ((640, 640), (640, 4), (4, 640)))
     small = weight.to(dtype)
     wanted = up @ down
     wanted *= (strength := 0.01 * float(small.float().norm() / wanted.norm()))
@@ -210,8 +210,8 @@ def test_a_weight_that_stays_in_8_bits_gets_updates_smaller_than_the_steps_of_it
 
 
 def test_a_weight_that_was_cast_for_use_is_updated_without_chance():
-    chance = torch.Generator().manual_seed(0)
-    weight, up, down = (torch.randn(shape, generator=chance) for shape in ((8, 6), (8, 2), (2, 6)))
+    generator = torch.Generator().manual_seed(0)
+    weight, up, down = (torch.randn(shape, generator=generator) for shape in ((8, 6), (8, 2), (2, 6)))
     update = core("comfy_host.patching").UnmergedUpdate(up, down, 0.5, 1)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         cast = weight.to(dtype)

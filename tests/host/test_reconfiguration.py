@@ -5,29 +5,29 @@ import pytest
 import torch
 
 from tests.host.graphs import tiny_clip
-from tests.host.rig import core, photo_adapter, run
-from tests.host.training_rig import (
+from tests.host.helpers import core, photo_adapter, run
+from tests.host.training_helpers import (
     assert_gradient_is_the_slope,
+    first_batch,
     losses,
     make_samples,
     randomise,
     reconfigure_stage,
-    some_batch,
     train,
 )
 
 
-def test_networks_that_were_not_trained_together_are_told(tiny_models, tmp_path, adapter_file):
+def test_networks_that_were_not_trained_together_are_reported(tiny_models, tmp_path, adapter_file):
     for features in (64, 32):
         train(*reconfigure_stage(tiny_models, tmp_path / str(features), adapter_file, steps=1, features=features))
     files = {"imr": tmp_path / "64" / "imr.safetensors"}
     files["keypoint_encoder"] = tmp_path / "32" / "keypoint_encoder.safetensors"
-    told = r"IMR takes motions of \d+; .* give \d+ together \(32 and \d+\)\. Give a keypoint encoder that was trained"
-    with pytest.raises(ValueError, match=told):
+    error = r"IMR takes motions of \d+; .* give \d+ together \(32 and \d+\)\. Give a keypoint encoder that was trained"
+    with pytest.raises(ValueError, match=error):
         reconfigure_stage(tiny_models, tmp_path, adapter_file, **{name: str(file) for name, file in files.items()})
 
 
-def test_the_consistency_is_no_number_until_the_unet_has_looked(tiny_models, tmp_path, adapter_file):
+def test_the_consistency_is_nan_until_the_unet_has_seen_a_batch(tiny_models, tmp_path, adapter_file):
     train(*reconfigure_stage(tiny_models, tmp_path, adapter_file, steps=3, diffusion_share=0.0))
     assert np.isnan(losses(tmp_path, "consistency")).all()
 
@@ -35,7 +35,7 @@ def test_the_consistency_is_no_number_until_the_unet_has_looked(tiny_models, tmp
 def test_reconfiguration_losses_are_those_of_a_direct_computation(tiny_models, tmp_path, adapter_file):
     stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_weight=0.7)
     stage.network.eval()
-    batch, network = some_batch(stage), stage.network
+    batch, network = first_batch(stage), stage.network
     with torch.no_grad():
         found = network(batch)
         rows = []
@@ -57,19 +57,19 @@ def test_reconfiguration_losses_are_those_of_a_direct_computation(tiny_models, t
 
 def test_the_unet_looks_at_a_share_of_the_batches_only(tiny_models, tmp_path, adapter_file):
     stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_share=0.5)
-    batches = [some_batch(stage, seed) for seed in range(40)]
+    batches = [first_batch(stage, seed) for seed in range(40)]
     assert 8 < sum(batch.diffusion is None for batch in batches) < 32
     unseen = next(batch for batch in batches if batch.diffusion is None)
     found = stage.network(unseen)
     assert float(found["loss"].detach()) == float(found["feature"])
-    # Every step tells the same losses, so that processes can average them.
+    # Every step reports the same losses, so that processes can average them.
     assert found.keys() == stage.network(next(one for one in batches if one.diffusion is not None)).keys()
 
 
 def test_a_new_imr_leaves_tokens_as_they_are():
     imr_module = core("imr")
     imr = imr_module.Imr(imr_module.ImrSizes(64, 96, 128, 4, 256, 2, 2))
-    core("training.networks").start_with_the_tokens(imr)
+    core("training.networks").init_as_identity(imr)
     tokens = torch.nn.functional.layer_norm(torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(0)), (64,))
     motion, text = torch.randn(3, 32), torch.randn(3, 64)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_reconfiguration_leaves_the_adapter_alone(tiny_models, tmp_path, adapter
     stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file)
     names = {name.split(".")[0] for name, p in stage.network.named_parameters() if p.requires_grad}
     assert names == {"imr", "keypoint_encoder"}
-    stage.network(some_batch(stage))["loss"].backward()
+    stage.network(first_batch(stage))["loss"].backward()
     assert all(p.grad is None for p in stage._adapter.parameters())
 
 
@@ -114,7 +114,7 @@ def test_reconfiguration_learns_and_its_files_edit_faces_in_the_nodes(tiny_model
         keypoint_encoder="trained_keypoint_encoder.safetensors",
     )[0]
     source, target = make_samples()[:2]
-    batch = some_batch(stage)
+    batch = first_batch(stage)
     face = core("face").Face(
         batch.source_tokens[:1],
         torch.zeros(1, 4, 64),

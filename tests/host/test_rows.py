@@ -1,10 +1,10 @@
-"""Whose tokens the rows of a batch carry, and which part of the picture they show."""
+"""Which person's tokens the rows of a batch have, and which part of the picture they show."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from tests.host.rig import (
+from tests.host.helpers import (
     core,
 )
 

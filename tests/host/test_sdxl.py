@@ -8,7 +8,7 @@ import comfy.supported_models
 import pytest
 import torch
 
-from tests.host.rig import apply, core, faces, fill, run, sample, tiny_unet
+from tests.host.helpers import apply, core, faces, fill, run, sample, tiny_unet
 
 TOKEN_SIZE = 24
 

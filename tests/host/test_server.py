@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI server: what its pages get to see."""
+"""The pack in a real ComfyUI server: what its page receives."""
 
 import itertools
 import json
@@ -64,8 +64,8 @@ def test_the_frontend_gets_the_chinese_texts(server):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """The nodes whose results a page was told of, in the order of the messages."""
+def updated_nodes(monkeypatch):
+    """The nodes whose results were sent to a page, in the order of the messages."""
     nodes, take = [], Run.take
 
     def note(run, message):
@@ -93,15 +93,15 @@ def prompt(server):
     return prompt
 
 
-def test_a_page_is_told_of_the_preview_of_a_face_that_is_encoded_already(server, prompt, told):
-    """As after the page was loaded anew, or in a second one."""
+def test_a_page_gets_the_preview_of_a_face_that_is_encoded_already(server, prompt, updated_nodes):
+    """As after the page was reloaded, or in a second one."""
     encode = the_node(prompt, "DynamicIDEncodeFace")
     set_inputs(prompt, "DynamicIDEncodeFace", crop="aligned")  # as in no other test, which would have encoded it
     for known in (False, True):
         set_inputs(prompt, "KSampler", seed=next(SEEDS))
-        told.clear()
+        updated_nodes.clear()
         server.queue(prompt)
-        assert encode in told
+        assert encode in updated_nodes
         assert (encode not in server.node_seconds) == known
 
 
@@ -118,7 +118,7 @@ def test_a_node_that_nothing_is_connected_to_does_not_stop_the_others(server, pr
 
 
 def post(server, prompt):
-    """Queue a prompt as the page does, which lets the server leave out what it refuses."""
+    """Queue a prompt as the page does, so that the server skips what it refuses."""
     request = urllib.request.Request(
         f"{server.url}/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests import photos
-from tests.host.rig import (
+from tests.host.helpers import (
     CASES,
     CFG,
     LATENT,
@@ -61,8 +61,8 @@ def test_a_mask_of_half_strength_acts_as_half_a_weight(dynamicid):
 
 
 def test_a_bounding_box_comes_by_a_link_only(dynamicid):
-    """Later interfaces would make number fields of it, whose defaults would take the place of the drawn box."""
-    from tests.host.rig import node
+    """Later interfaces would turn it into number fields, whose defaults would replace the drawn box."""
+    from tests.host.helpers import node
 
     assert node("DynamicIDPlaceFace").INPUT_TYPES()["optional"]["bounding_box"][1]["forceInput"] is True
 

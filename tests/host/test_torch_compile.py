@@ -1,17 +1,17 @@
-"""Models that torch.compile compiled, behind Apply DynamicID or before it."""
+"""Models compiled by torch.compile, before or after Apply DynamicID."""
 
 import pytest
 import torch
 from comfy.ldm.modules import attention
 
-from tests.host.rig import LEFT, RIGHT, apply, faces, place, sample, tiny_unet
+from tests.host.helpers import LEFT, RIGHT, apply, faces, place, sample, tiny_unet
 
 compiling = pytest.importorskip("comfy_api.torch_helpers", reason="this ComfyUI has no wrapper for torch.compile")
 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Counts what dynamo makes of the model, with an attention that it can follow."""
+    """Counts dynamo's graphs of the model, with an attention that it can trace."""
     from torch._dynamo import reset
     from torch._dynamo.utils import counters
 
@@ -55,7 +55,7 @@ def test_applications_share_compiled_graphs_without_breaks(people, kinds, dynami
 
 
 def compiled_as_object(model):
-    """As nodes of other packs do it."""
+    """As nodes of other packs do."""
     model = model.clone()
     model.add_object_patch("diffusion_model", torch.compile(model.get_model_object("diffusion_model"), backend="eager"))
     return model
@@ -75,7 +75,7 @@ def test_a_model_that_was_compiled_in_the_last_run_takes_people_and_their_update
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn])
-def test_it_is_told_when_a_compiled_object_hides_weights_from_their_updates(dtype, dynamicid, graphs, caplog):
+def test_a_warning_says_when_a_compiled_object_hides_weights_from_their_updates(dtype, dynamicid, graphs, caplog):
     model, *prompts = apply(dynamicid, faces(1)[0], tiny_unet(dtype))
     sample(model, *prompts, steps=1)
     assert "hides its weights" not in caplog.text

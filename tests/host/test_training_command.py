@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.host.conftest import COMFYUI
-from tests.host.rig import core
-from tests.host.training_rig import make_samples
+from tests.host.helpers import core
+from tests.host.training_helpers import make_samples
 
 
 def test_a_base_model_that_does_not_predict_noise_is_refused():
@@ -20,7 +20,7 @@ def test_a_base_model_that_does_not_predict_noise_is_refused():
 
 @pytest.fixture
 def command(tiny_models, tmp_path, monkeypatch, adapter_file):
-    """The command line, with tiny models in the place of files."""
+    """The command line, with tiny models in place of files."""
     monkeypatch.setattr(core("comfy_host.differentiable"), "load_models", lambda *_: tiny_models)
     monkeypatch.setenv("COMFYUI_PATH", str(COMFYUI))
     shards, sample = core("training.data.shards"), core("training.data.sample")
@@ -57,7 +57,7 @@ def test_a_mistake_is_one_sentence_and_no_trace(command, tmp_path, capsys):
     assert "has no index.json" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_comfyui_is_told(command, tmp_path, capsys, monkeypatch):
+def test_a_folder_that_is_no_comfyui_is_reported(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     assert command("anchor") == 2
     assert "is no ComfyUI" in capsys.readouterr().err
@@ -69,7 +69,7 @@ def test_a_computer_without_a_gpu_is_told_of_the_option_for_it(command, capsys, 
     assert "Add --cpu" in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_base_model_is_told(tmp_path):
+def test_a_file_that_is_no_base_model_is_reported(tmp_path):
     module = core("comfy_host.differentiable")
     with pytest.raises(ValueError, match="There is no base model"):
         module.load_base_model(tmp_path / "none.safetensors")

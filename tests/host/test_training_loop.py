@@ -1,4 +1,4 @@
-"""The loop of both trainings: going on, states, sheets, rates, precision."""
+"""The training loop with both stages: resuming, states, sheets, rates, precision."""
 
 import signal
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.host.rig import core, tiny_unet
-from tests.host.training_rig import SIDE, anchor_stage, losses, randomise, reconfigure_stage, train
+from tests.host.helpers import core, tiny_unet
+from tests.host.training_helpers import SIDE, anchor_stage, losses, randomise, reconfigure_stage, train
 
 
 @pytest.mark.parametrize("kind", ["anchor", "reconfigure"])
@@ -72,14 +72,14 @@ def test_only_the_newest_states_are_kept(tiny_models, tmp_path):
     assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["step-00000003", "step-00000004"]
 
 
-def test_a_full_disk_is_told_and_the_state_before_stays(tiny_models, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_state_before_stays(tiny_models, tmp_path, monkeypatch):
     train(*anchor_stage(tiny_models, tmp_path, steps=2))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(core("training.loop"), "save_file", full)
-    with pytest.raises(ValueError, match=r"No space left .* goes on from step-00000002"):
+    with pytest.raises(ValueError, match=r"No space left .* resumes from step-00000002"):
         train(*anchor_stage(tiny_models, tmp_path, steps=4))
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-00000002"]
 
@@ -124,14 +124,14 @@ def test_a_part_with_a_lower_rate_learns_less(tiny_models, tmp_path):
 
 def test_a_rate_for_a_part_that_does_not_exist_is_refused(tiny_models, tmp_path):
     stage, settings = anchor_stage(tiny_models, tmp_path, rates={"adapter.face_encodr": 0.1})
-    message = r"rates names adapter\.face_encodr, but nothing that trains begins so\. Parts are adapter"
+    message = r"rates names adapter\.face_encodr, but no trainable parameter begins so\. Parts are adapter"
     with pytest.raises(core("errors").InputError, match=message):
         train(stage, settings)
 
 
 @pytest.fixture
 def _new_process():
-    """Accelerate takes one precision a process."""
+    """Accelerate allows one precision per process."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -177,9 +177,9 @@ def test_the_average_takes_what_batch_normalisation_measured_along(tmp_path):
     average = core("training.average")
     network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
     mean = average.WeightAverage(network, 0.9)
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for step in range(30):
-        network(torch.randn(16, 4, generator=chance) + 2)
+        network(torch.randn(16, 4, generator=generator) + 2)
         mean.update(step)
     measured = network[1].running_mean.clone()
     with mean.in_place():
@@ -213,7 +213,7 @@ def test_ctrl_c_at_any_place_of_a_step_leaves_the_run_exact(tiny_models, tmp_pat
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_a_disk_that_safetensors_finds_full_is_told_too(tiny_models, tmp_path, monkeypatch):
+def test_a_disk_that_safetensors_finds_full_is_reported_too(tiny_models, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
     stage, settings = anchor_stage(tiny_models, tmp_path, steps=1)
@@ -222,11 +222,11 @@ def test_a_disk_that_safetensors_finds_full_is_told_too(tiny_models, tmp_path, m
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(stage, "save_weights", full)
-    with pytest.raises(ValueError, match=r"No space left .* goes on from the beginning"):
+    with pytest.raises(ValueError, match=r"No space left .* resumes from the beginning"):
         train(stage, settings)
 
 
-def test_no_clipping_is_not_standing_still(tiny_models, tmp_path):
+def test_no_clipping_does_not_stop_learning(tiny_models, tmp_path):
     stage, settings = anchor_stage(tiny_models, tmp_path, steps=1, clip_gradients=0.0)
     before = {name: parameter.clone() for name, parameter in stage.network.named_parameters()}
     train(stage, settings)
@@ -261,7 +261,7 @@ def test_the_learning_rate_rises_over_the_first_steps_and_falls_over_the_last(ti
     assert losses(tmp_path, "learning_rate") == pytest.approx([3e-4, 6e-4, 4e-4, 2e-4])
 
 
-def test_the_loss_told_is_the_mean_of_the_parts_of_a_step(tiny_models, tmp_path, monkeypatch):
+def test_the_reported_loss_is_the_mean_of_the_parts_of_a_step(tiny_models, tmp_path, monkeypatch):
     stage, settings = anchor_stage(tiny_models, tmp_path, steps=1, accumulation=4, learning_rate=1e-9)
     forward, seen = stage.network.forward, []
 

@@ -1,4 +1,4 @@
-"""Everything that computes, from photo to picture, without what Apple's MPS device does not have.
+"""Everything that computes, from photo to picture, without what Apple's MPS device lacks.
 
 No such device is needed: a dispatch mode sees every operation that PyTorch runs and refuses double precision.
 """
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests import photos
 from tests.host.graphs import tiny_clip
-from tests.host.rig import apply, core, driving, faces, make_face, run, sample, tiny_clip_vision, tiny_unet
+from tests.host.helpers import apply, core, driving, faces, make_face, run, sample, tiny_clip_vision, tiny_unet
 
 MISSING = {torch.float64, torch.complex128}
 
@@ -59,7 +59,7 @@ def test_keypoints_and_editing(editor):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_model_with_two_placed_people_in_every_step(dynamicid, dtype):
-    """The host's sampler is left out: its schedules are computed in double precision on the CPU."""
+    """Without the host's sampler, whose schedules are computed in double precision on the CPU."""
     make, box = core("face").Placement, core("regions").Box
     placed = tuple(make(face, box(i / 2, 0.0, (i + 1) / 2, 1.0)) for i, face in enumerate(faces(2)))
     applied = apply(dynamicid, placed, model=tiny_unet(dtype))

@@ -1,4 +1,4 @@
-"""Prompts that did and that did not pass Apply DynamicID, on either side of the sampler."""
+"""Prompts that did or did not pass through Apply DynamicID, on either side of the sampler."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
 
-from tests.host.rig import CFG, TENSORS, apply, faces, one_call, prompts, run, sample, tiny_unet
+from tests.host.helpers import CFG, TENSORS, apply, faces, one_call, prompts, run, sample, tiny_unet
 
 LATENT = TENSORS["in.latent.1id_nobox"]
 
@@ -81,7 +81,7 @@ def test_the_empty_prompt_of_a_guider_carries_no_face_either(dynamicid):
     assert torch.equal(*seen)
 
 
-def test_prompts_of_another_application_are_told(dynamicid):
+def test_prompts_of_another_application_are_reported(dynamicid):
     model, *_ = apply(dynamicid, faces(1)[0])
     chained, positive, negative = apply(dynamicid, faces(2)[1], model=model)
     with pytest.raises(ValueError, match="come from another Apply DynamicID than the model"):
@@ -114,7 +114,7 @@ def test_faces_without_their_model_are_warned_of_once(dynamicid, caplog):
     assert caplog.text.count("they are not painted") == 1
 
 
-def test_swapped_prompts_are_told(dynamicid):
+def test_swapped_prompts_are_reported(dynamicid):
     model, positive, negative = apply(dynamicid, faces(1)[0])
     with pytest.raises(ValueError, match="negative input has the positive output of Apply DynamicID"):
         sample(model, negative, positive)

@@ -1,4 +1,4 @@
-"""Every shipped workflow, run from the file that is shipped."""
+"""Every shipped workflow, run from its file."""
 
 import folder_paths
 import numpy as np
@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests import photos
 from tests.host.graphs import WORKFLOWS, Executor, api_form, shipped
-from tests.host.rig import photo_adapter
+from tests.host.helpers import photo_adapter
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 PEOPLE = 3
@@ -73,7 +73,7 @@ def test_a_shipped_workflow_runs_to_its_picture(prepared, name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "miniature"])
 def test_a_shipped_workflow_names_the_widely_used_files(name):
-    """People who have the usual files need to choose nothing."""
+    """Users with the usual files need not choose anything."""
     prompt = api_form(shipped(name))
     loaders = {node["class_type"]: node["inputs"] for node in prompt.values()}
     parts = [loaders["DynamicIDLoader"][part] for part in ("adapter", "imr", "keypoint_encoder")]

@@ -210,7 +210,7 @@ def test_nothing_is_downloaded_into_the_models_of_the_users_comfyui(empty_reposi
     monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(empty_repository / "ComfyUI")))
     base = base_directory.prepare("use")
     sections = yaml.safe_load(base_directory.extra_paths_file(base).read_text())
-    assert list(sections) == ["own", "user"]  # a host takes the first folder of a kind
+    assert list(sections) == ["own", "user"]  # a host uses the first folder of a kind
     assert sections["own"] == {"base_path": str(base / "models"), "insightface": "insightface"}
 
 
@@ -246,7 +246,7 @@ def test_models_are_found_by_their_tensors_in_all_model_folders(tmp_path):
     assert model_files.find_weights(host).adapter == "z.safetensors"
 
 
-def test_kinds_of_models_that_are_missing_are_told(tmp_path):
+def test_kinds_of_models_that_are_missing_are_reported(tmp_path):
     host = make_comfyui(tmp_path)
     assert model_files.find_weights(host) == [
         "SD1.5 checkpoint (.safetensors)",

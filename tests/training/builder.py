@@ -1,4 +1,4 @@
-"""The data set builder as a command, and photographs of people to build from."""
+"""The data set builder as a command, and photographs of people for it."""
 
 import functools
 
@@ -6,7 +6,7 @@ from PIL import Image
 
 from dynamicid_core.training.data import __main__ as command
 from tests import photos
-from tests.given import insightface_pack
+from tests.resources import insightface_pack
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def save_person(folder, name, picture, views=("plain", "mirrored")):
 
 
 def save_crowd(folder, people):
-    """So many people, two photos each; only their names differ."""
+    """A number of people with two photos each; only their names differ."""
     portrait = faces()["actor"]
     for i in range(people):
         save_person(folder, f"person {i}", portrait)
@@ -44,11 +44,11 @@ def save_crowd(folder, people):
 
 
 def run(source, out, *more, pack=None):
-    """Exit code of the command, in this process. pack: by default the one that tests are given."""
+    """The exit code of the command, in this process. pack: by default that of ``resources``."""
     given = [f"--photos={source}", f"--out={out}", f"--pack={pack or insightface_pack()}"]
     return command.main(["build", *given, "--workers=1", "--provider=CPU", *more])
 
 
 def contents(folder):
-    """Every file that must not depend on how often a run was interrupted."""
+    """All files that must not depend on interruptions."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "contact_sheet.jpg"}

@@ -1,4 +1,4 @@
-"""A folder of photographs and the data set that was built of it, for all tests of the builder."""
+"""A folder of photographs and the data set built from it, for all tests of the builder."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.training.builder import faces, run, save_person
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
-    """Three people with three photos each, a photo that is none, one outside of the folders, and a lonely one."""
+    """Three people with three photos each, a broken photo, one outside of the folders, and a person with only one."""
     folder = tmp_path_factory.mktemp("photos")
     for name, picture in faces().items():
         save_person(folder, name, picture, ("plain", "mirrored", "turned"))

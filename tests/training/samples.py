@@ -1,4 +1,4 @@
-"""Samples and small data sets of people whom nobody photographed."""
+"""Synthetic samples, and small data sets of them."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ SETTINGS = {"made_by": "a test", "size": 16}
 
 def sample(name, number, size=16):
     """A picture of a person, the same each time."""
-    chance = np.random.default_rng([*name.encode(), number])
-    smooth = np.linspace(0, 255, size)[:, None] * np.ones(size) * chance.uniform(0.3, 1)
+    rng = np.random.default_rng([*name.encode(), number])
+    smooth = np.linspace(0, 255, size)[:, None] * np.ones(size) * rng.uniform(0.3, 1)
     return Sample(
         key=sample_key(name, number),
         identity=name,
@@ -19,16 +19,16 @@ def sample(name, number, size=16):
         caption="a photo of a person with ü",
         face_prompt="in a happy expression, in front view",
         expression="happy",
-        pose=chance.normal(size=3).astype(np.float32),
-        keypoints=chance.uniform(0.1, 0.9, (106, 2)).astype(np.float32),
-        embedding=chance.normal(size=512).astype(np.float32),
-        embedding_rgb=chance.normal(size=512).astype(np.float32),
+        pose=rng.normal(size=3).astype(np.float32),
+        keypoints=rng.uniform(0.1, 0.9, (106, 2)).astype(np.float32),
+        embedding=rng.normal(size=512).astype(np.float32),
+        embedding_rgb=rng.normal(size=512).astype(np.float32),
         labels={"actions": {"jawOpen": 0.5}},
     )
 
 
 def write(folder, people, shard_size=3, before_each=lambda name: None):
-    """Adds to a data set everybody who is not done yet. people: name -> number of photos."""
+    """Adds all people who are not done yet to a data set. people: name -> number of photos."""
     with ShardWriter(folder, SETTINGS, shard_size=shard_size) as writer:
         for name, count in people.items():
             if name not in writer.done:

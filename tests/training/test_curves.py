@@ -1,4 +1,4 @@
-"""The figures of a run, in a file that survives what may happen to it."""
+"""The metrics of a run, in a file that survives interruptions, full disks and spreadsheets."""
 
 import csv
 import math
@@ -50,7 +50,7 @@ def test_a_running_mean_is_that_of_each_value_and_those_before_it(count, width):
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -1e30])
-def test_a_value_that_is_huge_or_no_number_counts_in_its_own_means_only(odd):
+def test_a_huge_or_non_finite_value_affects_only_its_own_means(odd):
     values = [1.0, 2.0, 3.0, odd, 5.0, 6.0, 7.0, 8.0]
     expected = [1.0, 1.5, 2.5, odd / 2, odd / 2, 5.5, 6.5, 7.5]
     assert running_mean(values, 2) == pytest.approx(expected, nan_ok=True)
@@ -67,7 +67,7 @@ def fill_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "open", full)
 
 
-def test_a_disk_that_is_full_from_the_beginning_is_told_and_the_rows_stay(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_from_the_beginning_is_reported_and_the_rows_stay(tmp_path, monkeypatch):
     Metrics(tmp_path, 0).add(1, {"loss": 0.5})
     fill_disk(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"metrics\.\w+, could not be written: No space left on device\. Make room"):

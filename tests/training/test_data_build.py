@@ -71,7 +71,7 @@ def test_people_of_whom_there_is_one_photo_can_be_let_in_for_anchoring(tmp_path)
     assert run(tmp_path / "photos", tmp_path / "set", "--size=64", "--least-photos=1") == 0
     source = ShardSource(tmp_path / "set", seed=0)
     assert {sample.identity for sample in islice(source.samples(0, 1), len(faces()))} == set(faces())
-    with pytest.raises(InputError, match="has two photos, and reconfiguration learns from one to another"):
+    with pytest.raises(InputError, match="has two photos, and reconfiguration learns from pairs"):
         next(source.people(0, 1, photos=2))
 
 
@@ -110,7 +110,7 @@ def test_a_finished_run_given_again_changes_nothing(built, source, capsys):
 
 
 def reasons(analysis, tmp_path, pictures, limits=None, who="astronaut"):
-    """Photo -> why it is left out, among good photos of somebody that are there too."""
+    """Photo -> why it is rejected, among good photos of the same person."""
     save_person(tmp_path, "she", faces()[who], ("plain", "mirrored", "both"))
     for name, picture in pictures.items():
         picture.save(tmp_path / "she" / f"{name}.png")
@@ -153,7 +153,7 @@ def test_a_much_smaller_second_face_is_no_matter(analysis, tmp_path):
     assert reasons(analysis, tmp_path, {"with another": portrait}) == {}
 
 
-def test_a_photo_saved_or_lit_anew_is_a_duplicate(analysis, tmp_path):
+def test_a_resaved_or_relit_photo_is_a_duplicate(analysis, tmp_path):
     portrait = faces()["astronaut"]
     found = reasons(
         analysis,
@@ -169,7 +169,7 @@ def test_a_photo_saved_or_lit_anew_is_a_duplicate(analysis, tmp_path):
 
 
 def test_a_photo_before_a_wall_is_a_duplicate_when_it_comes_back_from_a_messenger(analysis, tmp_path):
-    """Of a wall that is lit from one side, JPEG leaves steps: parts that were a little brighter are so no longer."""
+    """JPEG turns the gradient of a wall lit from one side into steps: parts that were slightly brighter are not."""
     portrait = turned(faces()["hopper"], -12)
     wall = np.zeros((portrait.height, portrait.width, 3)) + np.linspace(200, 206, portrait.width)[:, None]
     x0, y0, x1, y1 = analysis.choose(np.asarray(portrait), "largest", 0).chosen.box
@@ -207,13 +207,13 @@ def test_of_two_different_people_none_is_kept(analysis, tmp_path):
 
 
 def test_several_strangers_do_not_take_the_person_with_them():
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
 
     def somebody(people, spread):
-        rows = people + spread * chance.normal(size=(len(people), 512)) / 512**0.5
+        rows = people + spread * rng.normal(size=(len(people), 512)) / 512**0.5
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    one = chance.normal(size=512)
+    one = rng.normal(size=512)
     person = somebody(np.repeat(one[None] / np.linalg.norm(one), 5, axis=0), 1.0)
     others = somebody(np.zeros((4, 512)), 1.0)
     found = strangers(list(np.concatenate([others, person]).astype(np.float32)), 0.35)

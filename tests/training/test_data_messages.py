@@ -1,4 +1,4 @@
-"""What the data set builder says to a person who can mend it."""
+"""Messages of the data set builder for problems that the user can fix."""
 
 import shutil
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("pack")
 
 
 def refused(capsys, *arguments, **more):
-    """What the command says when it ends with 2."""
+    """The command's message when it exits with 2."""
     assert run(*arguments, **more) == 2
     return capsys.readouterr().err
 
@@ -85,15 +85,15 @@ def test_photos_that_changed_are_noticed(tmp_path, capsys):
     assert "person 1 has other photos or captions now" in refused(capsys, source, out, "--size=64")
 
 
-def test_a_folder_of_several_people_is_told(tmp_path, caplog):
+def test_a_folder_of_several_people_is_reported(tmp_path, caplog):
     for name, others in (("mixed", ("hopper", "astronaut")), ("anna", ())):
         save_person(tmp_path / "photos", name, faces()["actor"])
         for other in others:
             faces()[other].save(tmp_path / "photos" / name / f"{other}.jpg")
     (tmp_path / "photos" / "mixed" / "mirrored.jpg").unlink()
     assert run(tmp_path / "photos", tmp_path / "set", "--size=64") == 0
-    (told,) = [record.getMessage() for record in caplog.records if "several people" in record.getMessage()]
-    assert told.startswith("The folder mixed looks like one of several people: 2 of 3 photos show another person")
+    (message,) = [record.getMessage() for record in caplog.records if "several people" in record.getMessage()]
+    assert message.startswith("The folder mixed looks like one of several people: 2 of 3 photos show another person")
 
 
 def test_a_folder_with_other_files_is_left_alone(source, tmp_path, capsys):
@@ -119,4 +119,4 @@ def test_help_explains_the_folders(capsys):
         command.main(["build", "--help"])
     said = capsys.readouterr().out
     assert "photos/anna/1.jpg" in said
-    assert "goes on when the same command is given again" in said
+    assert "the same command again resumes" in said

@@ -1,4 +1,4 @@
-"""Which files of a folder are photos of whom, and their captions."""
+"""Which files of a folder are whose photos, and their captions."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The data set builder, interrupted and gone on with."""
+"""The data set builder, interrupted and resumed."""
 
 import os
 import shutil
@@ -55,7 +55,7 @@ def test_ctrl_c_says_how_to_go_on_and_workers_make_the_same_shards(tmp_path, pac
     os.killpg(begun.pid, signal.SIGINT)
     _, said = begun.communicate(timeout=60)
     assert begun.returncode == 130, said
-    assert "The same command goes on from what is whole." in said
+    assert "The same command resumes from what is complete." in said
     assert "Traceback" not in said
     assert 0 < len(list(out.glob("*.tar"))) < 12
     assert run(source, out, "--size=64", "--shard-size=1") == 0

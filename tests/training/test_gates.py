@@ -1,4 +1,4 @@
-"""What each gate measures in real photographs, and that it can be opened."""
+"""The measures of the gates in real photographs, and how to disable each gate."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
 
 
 def portrait(pixels=None, scale=1.5):
-    """With a face of at least 128 pixels."""
+    """Photographs with a face of at least 128 pixels."""
     picture = Image.fromarray(photos.astronaut()[:320, 60:380] if pixels is None else pixels)
     return picture.resize((round(picture.width * scale), round(picture.height * scale)))
 
 
 def judge(analysis, folder, pictures, **limits):
-    """Photos that are kept, and (reason, detail) of the others."""
+    """The photos that are kept, and (reason, detail) of the others."""
     (folder / "she").mkdir()
     for name, picture in pictures.items():
         picture.save(folder / "she" / f"{name}.png")

@@ -1,4 +1,4 @@
-"""The training loop with a few numbers to learn: what goes wrong in long runs, and what is left of them."""
+"""The training loop on a toy problem: what goes wrong in long runs, and what is left of them."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from tests.training.toy import SIZE, Toy, ToyStage, settings
 
 @pytest.fixture
 def toy(tmp_path):
-    """Trains to a number of steps, in a folder of its own name."""
+    """Trains to a number of steps, in a folder of the given name."""
 
     def run(name, steps, stage=ToyStage, **changes):
         (tmp_path / name).mkdir(exist_ok=True)
@@ -37,40 +37,40 @@ def states(folder):
     return sorted(path.name for path in (folder / "states").iterdir())
 
 
-class WithoutNumbers(ToyStage):
-    """Some batches are none."""
+class NonFiniteStage(ToyStage):
+    """Some batches are infinite."""
 
     bad = range(3, 4)
 
-    def make_batch(self, raw, chance, device):
-        batch = super().make_batch(raw, chance, device)
+    def make_batch(self, raw, generator, device):
+        batch = super().make_batch(raw, generator, device)
         return batch * torch.inf if raw in self.bad else batch
 
 
-def test_a_step_without_numbers_is_left_out(toy, caplog):
-    folder = toy("run", 10, WithoutNumbers, save_every=2, log_every=1)
-    assert "Step 4 was left out: its gradients are no numbers" in caplog.text
-    assert caplog.text.count("left out") == 1
+def test_a_step_with_non_finite_gradients_is_skipped(toy, caplog):
+    folder = toy("run", 10, NonFiniteStage, save_every=2, log_every=1)
+    assert "Step 4 was skipped: its gradients are not finite" in caplog.text
+    assert caplog.text.count("was skipped") == 1
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-def test_a_run_that_is_lost_ends_and_keeps_its_states(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(WithoutNumbers, "bad", range(5, 1000))
-    with pytest.raises(InputError, match=r"gradients of the last 20 steps, to step 25, are no numbers.*lower learn"):
-        toy("run", 100, WithoutNumbers, save_every=4, keep=2)
+def test_a_diverged_run_ends_and_keeps_its_states(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(NonFiniteStage, "bad", range(5, 1000))
+    with pytest.raises(InputError, match=r"gradients of the last 20 steps, to step 25, are not finite.*lower learn"):
+        toy("run", 100, NonFiniteStage, save_every=4, keep=2)
     assert states(tmp_path / "run") == ["step-00000020", "step-00000024"]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 
 
-def test_a_step_of_which_a_part_is_without_numbers_is_left_out(toy, caplog):
-    folder = toy("run", 6, WithoutNumbers, accumulation=2)
-    assert "Step 2 was left out" in caplog.text
+def test_a_step_with_a_non_finite_part_is_skipped(toy, caplog):
+    folder = toy("run", 6, NonFiniteStage, accumulation=2)
+    assert "Step 2 was skipped" in caplog.text
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
-def test_what_batch_normalisation_measured_of_a_batch_without_numbers_is_forgotten(toy):
+def test_batch_norm_statistics_of_a_non_finite_batch_are_discarded(toy):
     class Normalised(Toy):
         def __init__(self):
             super().__init__()
@@ -79,7 +79,7 @@ def test_what_batch_normalisation_measured_of_a_batch_without_numbers_is_forgott
         def forward(self, batch):
             return super().forward(self.norm(batch))
 
-    class Stage(WithoutNumbers):
+    class Stage(NonFiniteStage):
         def __init__(self, folder):
             super().__init__(folder)
             self.network = Normalised()
@@ -99,14 +99,14 @@ def test_the_file_that_is_in_the_way_of_a_state_is_named(toy, monkeypatch):
         toy("run", 2)
 
 
-def test_a_disk_that_torch_finds_full_is_told_and_nothing_half_written_stays(toy, monkeypatch):
+def test_a_disk_that_torch_finds_full_is_reported_and_nothing_half_written_stays(toy, monkeypatch):
     folder = toy("run", 2)
 
     def full(*_):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 6402176 vs 6402068")
 
     monkeypatch.setattr(Accelerator, "save_state", full)
-    with pytest.raises(InputError, match=r"could not be written: .* goes on from step-00000002"):
+    with pytest.raises(InputError, match=r"could not be written: .* resumes from step-00000002"):
         toy("run", 4)
     assert states(folder) == ["step-00000002"]
 
@@ -127,7 +127,7 @@ def test_a_stop_while_a_state_is_written_leaves_no_half_of_it(toy, monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["optimizer.bin", "model.safetensors", "average.safetensors", "progress.json"])
-def test_a_damaged_state_is_told_and_the_one_before_is_gone_on_from(toy, caplog, file):
+def test_a_damaged_state_is_reported_and_the_one_before_is_resumed(toy, caplog, file):
     folder = toy("run", 4, save_every=2)
     damaged = folder / "states" / "step-00000004" / file
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
@@ -137,14 +137,14 @@ def test_a_damaged_state_is_told_and_the_one_before_is_gone_on_from(toy, caplog,
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(folder).items())
 
 
-def test_of_states_later_than_the_one_gone_on_from_none_is_kept(toy):
+def test_states_later_than_the_resumed_one_are_deleted(toy):
     folder = toy("run", 4, save_every=2)
     (folder / "states" / "step-00000004" / "model.safetensors").write_bytes(b"")
     toy("run", 3, keep=1)
     assert states(folder) == ["step-00000003"]
 
 
-def test_another_kind_of_run_is_told_and_not_taken_for_damaged(toy):
+def test_another_kind_of_run_is_reported_and_not_taken_for_damaged(toy):
     @dataclass(frozen=True, kw_only=True)
     class Other(LoopConfig):
         adapter: str = "a"
@@ -155,10 +155,10 @@ def test_another_kind_of_run_is_told_and_not_taken_for_damaged(toy):
         train(stage, Other(**vars(given)), cpu=True)
 
 
-def test_a_run_of_which_every_state_is_damaged_is_not_begun_anew(toy):
+def test_a_run_whose_states_are_all_damaged_is_not_restarted(toy):
     folder = toy("run", 2)
     (folder / "states" / "step-00000002" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match=r"No state in .*states could be read.*delete that one to begin anew"):
+    with pytest.raises(InputError, match=r"No state in .*states could be read.*delete that one to start over"):
         toy("run", 4)
 
 
@@ -173,7 +173,7 @@ def test_curves_that_cannot_be_written_end_no_training(toy, monkeypatch, caplog,
     assert caplog.text.count("TensorBoard's file could not be written") == 1
 
 
-def test_another_number_of_processes_is_told_since_it_would_see_other_data(toy):
+def test_another_number_of_processes_is_reported_since_it_would_see_other_data(toy):
     folder = toy("run", 2)
     progress = folder / "states" / "step-00000002" / "progress.json"
     about = json.loads(progress.read_text())
@@ -193,7 +193,7 @@ def test_a_sheet_that_does_not_fit_into_memory_costs_no_step(toy, caplog):
 
 
 def test_the_finer_of_two_rates_counts(toy):
-    """A weight that has a rate of its own, whatever the order."""
+    """A weight with its own rate, whatever the order."""
     start = Toy().linear.requires_grad_(False)
     moved = []
     for number, rates in enumerate(({"linear": 1e-6, "linear.bias": 1.0}, {"linear.bias": 1.0, "linear": 1e-6})):

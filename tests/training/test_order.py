@@ -1,4 +1,4 @@
-"""The order of a data set's samples: shuffled, shared out, repeatable, from anywhere."""
+"""The order of a data set's samples: shuffled, split among processes, reproducible, resumable."""
 
 from collections import Counter
 from itertools import islice
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("data") / "set", PHOTOS)
 
 
-def test_a_data_set_without_a_manifest_does_not_tell_which_model_recognised_people(folder):
+def test_a_data_set_without_a_manifest_names_no_recognition_model(folder):
     assert ShardSource(folder, 0).recognition == ""
 
 

@@ -1,4 +1,4 @@
-"""A sample and its record: it comes back, and what is wrong with one is said, one message for each fault."""
+"""A sample and its record: the round trip, and a message for each fault of a record."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The training loop by two processes of torchrun, which take turns at the data and agree on everything else."""
+"""The training loop in two processes of torchrun, which alternate on the data and agree on everything else."""
 
 import os
 import signal

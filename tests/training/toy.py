@@ -1,4 +1,4 @@
-"""A training of a few numbers, for the loop alone: python toy.py OUTPUT STEPS [SLOW], or the same under torchrun."""
+"""A toy problem for the training loop alone: python toy.py OUTPUT STEPS [SLOW], or the same under torchrun."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ SIZE, BATCH = 4, 8
 
 
 class Toy(nn.Module):
-    """Learns to add numbers up."""
+    """Learns to add numbers."""
 
     def __init__(self):
         super().__init__()
@@ -29,17 +29,17 @@ class Toy(nn.Module):
 
 
 class ToyStage:
-    """See ``loop.Stage``. folder: where a file tells of each batch that was made. slow: seconds a step takes."""
+    """See ``loop.Stage``. folder: gets a file for each batch made. slow: seconds per step."""
 
     def __init__(self, folder, slow=0.0):
         self.network, self.folder, self.slow = Toy(), folder, slow
 
     def raw_batches(self, process, processes, skip=0):
-        """Seeds of batches."""
+        """The seeds of batches."""
         return islice(count(), process + skip * processes, None, processes)
 
-    def make_batch(self, raw, chance, device):
-        """Numbers of a seed."""
+    def make_batch(self, raw, generator, device):
+        """Random numbers by seed."""
         (self.folder / f"batch-{raw}").touch()
         time.sleep(self.slow)
         return torch.randn(BATCH, SIZE, generator=torch.Generator().manual_seed(raw)).to(device)
@@ -49,11 +49,11 @@ class ToyStage:
         save_file(self.network.state_dict(), folder / "toy.safetensors")
 
     def draw_sheet(self, path, steps):
-        """There is nothing to see."""
+        """Nothing to draw."""
 
 
 def settings(output, steps, **changes):
-    """Those of a run."""
+    """The settings of a run."""
     given = {"sample_every": 0, "save_every": 0, "learning_rate": 0.1, "warmup_steps": 0, **changes}
     return LoopConfig(output=str(output), steps=steps, **given)
 

@@ -1,1 +1,1 @@
-"""Data sets to train with: photos of people or rendered heads in, WebDataset shards out. ComfyUI is not needed."""
+"""Training data sets: photos of people or rendered heads in, WebDataset shards out. ComfyUI is not needed."""

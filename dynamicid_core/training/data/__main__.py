@@ -1,4 +1,4 @@
-"""python -m dynamicid_core.training.data {build,synthesize} …: makes data sets to train with."""
+"""python -m dynamicid_core.training.data {build,synthesize} …: makes training data sets."""
 
 import argparse
 import sys
@@ -20,15 +20,15 @@ from .workers import cores
 _SYNTHESIZE = "synthesize"
 _INSTALL = "run python -m pip install -r requirements-training.txt"
 _DESCRIPTION = """\
-Makes a data set of photos, a folder per person:
+Makes a data set from photos, a folder per person:
 
   photos/anna/1.jpg  photos/anna/2.jpg  photos/ben/party.png  photos/ben/party.txt …
 
-A .txt file beside a photo is its caption. Of each photo that passes the gates a square around the face is kept, with
+A .txt file beside a photo is its caption. From each photo that passes the gates, a square around the face is kept, with
 its 106 keypoints, pose, expression, face prompt and ArcFace embedding. The out folder gets WebDataset shards, an index
-by person, manifest.json (counts), rejected.csv (every photo left out, and why) and contact_sheet.jpg.
+by person, manifest.json (counts), rejected.csv (every rejected photo, and why) and contact_sheet.jpg.
 
-An interrupted run goes on when the same command is given again. People who are new in the folder of photos are added.
+Giving the same command again resumes an interrupted run. People who are new in the folder of photos are added.
 """
 
 
@@ -39,33 +39,35 @@ def main(arguments: list[str]) -> int:
         options = parse(arguments)
         options.run(options)
 
-    return run_command(work, "Interrupted. The same command goes on from what is whole.")
+    return run_command(work, "Interrupted. The same command resumes from what is complete.")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options of the command line; ``run`` is what to do with them. Raises InputError when a part is missing."""
+    """Options of the command line; ``run`` is the function to call with them. Raises InputError when a package is
+    missing.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m dynamicid_core.training.data", description="Makes data sets to train DynamicID with."
+        prog="python -m dynamicid_core.training.data", description="Makes data sets for training DynamicID."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_build_arguments(
         commands.add_parser(
             "build",
-            help="of photos, a folder per person",
+            help="from photos, a folder per person",
             description=_DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    painted = commands.add_parser(_SYNTHESIZE, help="of rendered heads, with exact labels")
+    synthesize = commands.add_parser(_SYNTHESIZE, help="of rendered heads, with exact labels")
     if arguments[:1] == [_SYNTHESIZE]:  # only then, since it needs packages that photos do not need
         command = _synthetic_command()
-        command.add_arguments(painted)
-        painted.set_defaults(run=command.run)
+        command.add_arguments(synthesize)
+        synthesize.set_defaults(run=command.run)
     return parser.parse_args(arguments)
 
 
 def run_build(options: argparse.Namespace) -> None:
-    """The data set of the options, its manifest, and what it says."""
+    """Builds the data set and its manifest, and prints a summary."""
     job = Job(
         photos=options.photos,
         out=options.out,
@@ -78,8 +80,8 @@ def run_build(options: argparse.Namespace) -> None:
     _, strays, empty = find_people(job.photos)
     writer = build(job)
     found = contents(writer.progress.people, [(photo, gates.STRAY, "") for photo in strays], empty)
-    about = write_manifest(job.out, found, job.settings())
-    print(summary(about))
+    metadata = write_manifest(job.out, found, job.settings())
+    print(summary(metadata))
     print(f"{job.out}: {MANIFEST}, {REJECTED}, {SHEET}")
 
 
@@ -87,7 +89,7 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
     limits = Gates()
     add = parser.add_argument
     add("--photos", type=Path, required=True, metavar="DIR", help="folder that holds a folder of photos per person")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or to go on with")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or one to resume")
     add(
         "--pack", type=Path, default=DEFAULT_PACK, metavar="DIR", help=f"InsightFace's models (default: {DEFAULT_PACK})"
     )
@@ -97,26 +99,26 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=limits.min_face,
         metavar="PIXELS",
-        help="least longer side of a face (default: %(default)s)",
+        help="minimum of a face's longer side (default: %(default)s)",
     )
     add(
         "--sharpness",
         type=float,
         default=limits.sharpness,
-        help="least fine detail of a face; sharp photos have 0.02 to 0.8, 0 keeps all (default: %(default)s)",
+        help="minimum sharpness of a face; sharp photos have 0.02 to 0.8, 0 keeps all (default: %(default)s)",
     )
     add(
         "--agreement",
         type=float,
         default=limits.agreement,
-        help="least ArcFace cosine of a face to the person's others, -1 keeps all (default: %(default)s)",
+        help="minimum ArcFace cosine of a face to the person's others, -1 keeps all (default: %(default)s)",
     )
     add(
         "--least-photos",
         type=int,
         default=limits.least_photos,
         metavar="N",
-        help="least photos to keep of a person; 1 is enough for anchoring alone (default: %(default)s)",
+        help="minimum photos per person; 1 is enough for anchoring alone (default: %(default)s)",
     )
     add("--workers", type=int, default=cores(), help="processes (default: one per core, here %(default)s)")
     add("--provider", choices=["auto", *PROVIDERS], default="auto", help="where models run (default: %(default)s)")
@@ -129,8 +131,8 @@ def _synthetic_command() -> Any:
         return import_module("..synthetic.command", __package__)
     except ImportError as error:
         missing = error.name or str(error)
-        mend = "update the pack" if missing.startswith(str(__package__).partition(".")[0]) else _INSTALL
-        raise InputError(f"{_SYNTHESIZE} cannot run without {missing}, which is not there: {mend}.") from error
+        hint = "update the pack" if missing.startswith(str(__package__).partition(".")[0]) else _INSTALL
+        raise InputError(f"{_SYNTHESIZE} cannot run without {missing}, which is not there: {hint}.") from error
 
 
 if __name__ == "__main__":

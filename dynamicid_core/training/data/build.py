@@ -1,4 +1,4 @@
-"""Photos, a folder per person -> a data set: each photo is measured, judged and cropped, on all cores."""
+"""Builds a data set from photos, a folder per person: each is measured, filtered and cropped, on all cores."""
 
 import logging
 import warnings
@@ -28,15 +28,15 @@ from .shards import SHARD_SIZE, ShardWriter
 from .workers import in_parallel
 
 _log = logging.getLogger(__name__)
-_THINNEST = 100  # longer in shorter sides of a photo; the detector breaks when a side shrinks to no pixel
+_MAX_ASPECT = 100  # longer side by shorter one; the detector breaks when a side shrinks to no pixel
 
 
 @dataclass(frozen=True)
 class Job:
     """What to build, and how.
 
-    photos, out, pack: folders, the last of InsightFace's models. provider: see ``open_pack``. workers: processes; 1 is
-    this one. shard_size: least samples per shard.
+    photos, out, pack: folders, the last with InsightFace's models. provider: see ``open_pack``. workers: processes; 1
+    means this one. shard_size: minimum samples per shard.
     """
 
     photos: Path
@@ -55,13 +55,13 @@ class Job:
             raise InputError(f"--out {self.out} lies in the folder of photos {self.photos}. Choose one outside of it.")
 
     def settings(self) -> dict[str, Any]:
-        """What another run must have in common with this one to go on with its data set."""
+        """What another run must share to resume this one's data set."""
         return {"made_by": "build", **asdict(self.gates), "models": model_sizes(self.pack)}
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A photo that is good enough by itself."""
+    """A photo that passes the gates on its own."""
 
     photo: str
     sample: Sample
@@ -69,19 +69,19 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Built:
-    """A person as the writer takes them. about: for the manifest, and to know the folder again."""
+class PersonRecords:
+    """A person's samples for the writer. metadata: for the manifest, and to recognise the folder."""
 
     name: str
     records: dict[str, Record]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def build(job: Job) -> ShardWriter:
     """Makes or completes the data set, with a progress bar, and returns its writer, finished.
 
-    Raises InputError for what the person at the keyboard can mend. However it ends, whole shards stay, and the same job
-    goes on from them.
+    Raises InputError for what the user can fix. However it ends, complete shards stay, and the same job resumes from
+    them.
     """
     people, *_ = find_people(job.photos)
     writer = ShardWriter(job.out, job.settings(), shard_size=job.shard_size)
@@ -91,32 +91,32 @@ def build(job: Job) -> ShardWriter:
     counts = Counter(photos=sum(len(person.photos) for person in people if person.name in done))
     total = sum(len(person.photos) for person in people)
     bar = tqdm(total=total, initial=counts["photos"], unit="photo", dynamic_ncols=True)
-    with writer, bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
+    with writer, bar, closing(in_parallel(partial(_process_person, job), todo, job.workers)) as results:
         for built in results:
-            writer.add(built.name, built.records, built.about)
+            writer.add(built.name, built.records, built.metadata)
             _warn_of_several_people(built)
-            counts.update(people=1, accepted=len(built.records), rejected=len(built.about["rejected"]))
-            bar.update(built.about["photos"])
+            counts.update(people=1, accepted=len(built.records), rejected=len(built.metadata["rejected"]))
+            bar.update(built.metadata["photos"])
             bar.set_postfix(people=counts["people"], accepted=counts["accepted"], rejected=counts["rejected"])
     return writer
 
 
 def build_person(analysis: FaceAnalysis, person: Person, limits: Gates) -> tuple[list[Sample], list[Rejection]]:
-    """The samples of a person's photos, and why the others are none; every photo is in one of the two.
+    """The samples of a person's photos, and the rejections of the others.
 
     Raises InputError when the pack has no model for keypoints.
     """
-    judged = [examine(analysis, person, photo, limits) for photo in person.photos]
-    rejected = [found for found in judged if isinstance(found, Rejection)]
-    candidates = [found for found in judged if isinstance(found, Candidate)]
-    for sieve in (_without_duplicates, _without_strangers, _unless_too_few):
-        candidates, out = sieve(candidates, limits)
+    examined = [examine(analysis, person, photo, limits) for photo in person.photos]
+    rejected = [found for found in examined if isinstance(found, Rejection)]
+    candidates = [found for found in examined if isinstance(found, Candidate)]
+    for gate in (_without_duplicates, _without_strangers, _unless_too_few):
+        candidates, out = gate(candidates, limits)
         rejected += [Rejection(f"{person.name}/{photo}", reason, detail) for photo, reason, detail in out]
     return [candidate.sample for candidate in candidates], sorted(rejected, key=lambda found: found.photo)
 
 
 def examine(analysis: FaceAnalysis, person: Person, photo: str, limits: Gates) -> Candidate | Rejection:
-    """One photo of a person: measured and cropped, or what is wrong with it."""
+    """One photo of a person, measured and cropped, or the reason why it is rejected."""
 
     def rejected(reason: str, detail: str) -> Rejection:
         return Rejection(f"{person.name}/{photo}", reason, detail)
@@ -126,7 +126,7 @@ def examine(analysis: FaceAnalysis, person: Person, photo: str, limits: Gates) -
     except InputError as error:
         return rejected(gates.UNREADABLE, str(error))
     height, width = pixels.shape[:2]
-    thin = max(height, width) > _THINNEST * min(height, width)
+    thin = max(height, width) > _MAX_ASPECT * min(height, width)
     if not thin:
         pixels, faces, _ = analysis.turn_upright(pixels)
     if thin or not faces:
@@ -167,12 +167,12 @@ def _sample(
     )
 
 
-_Sieved = tuple[list[Candidate], list[tuple[str, str, str]]]
-"""Who stays; and photo, reason, detail of the others."""
+_Filtered = tuple[list[Candidate], list[tuple[str, str, str]]]
+"""The candidates that stay; photo, reason and detail of the others."""
 
 
-def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Sieved:
-    """Of photos that are the same, the one with the largest face stays."""
+def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Filtered:
+    """Keeps the one with the largest face of photos that are the same."""
     kept: dict[int, Any] = {}
     out = []
     small = [gates.thumbnail(candidate.sample.picture) for candidate in candidates]
@@ -187,7 +187,7 @@ def _without_duplicates(candidates: list[Candidate], _: Gates) -> _Sieved:
     return [kept[i] for i in sorted(kept)], out
 
 
-def _without_strangers(candidates: list[Candidate], limits: Gates) -> _Sieved:
+def _without_strangers(candidates: list[Candidate], limits: Gates) -> _Filtered:
     found = gates.strangers([candidate.sample.embedding for candidate in candidates], limits.agreement)
     kept = [candidate for i, candidate in enumerate(candidates) if i not in found]
     detail = "cosine {:.2f} to the others, at least {:g} needed"
@@ -198,45 +198,45 @@ def _without_strangers(candidates: list[Candidate], limits: Gates) -> _Sieved:
     return kept, out
 
 
-def _unless_too_few(candidates: list[Candidate], limits: Gates) -> _Sieved:
+def _unless_too_few(candidates: list[Candidate], limits: Gates) -> _Filtered:
     if len(candidates) >= limits.least_photos:
         return candidates, []
     detail = f"{len(candidates)} of the person left, at least {limits.least_photos} needed"
     return [], [(candidate.photo, gates.TOO_FEW, detail) for candidate in candidates]
 
 
-def _work(job: Job, person: Person) -> Built:
+def _process_person(job: Job, person: Person) -> PersonRecords:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses what scikit-image is about to rename
-        samples, rejected = build_person(_open(job.pack, job.provider), person, job.gates)
-    about = {
+        samples, rejected = build_person(_open_analysis(job.pack, job.provider), person, job.gates)
+    metadata = {
         "checksum": person.checksum(),
         "photos": len(person.photos),
         "expressions": Counter(sample.expression for sample in samples),
         "views": Counter(sample.face_prompt.split(", ", 1)[1] for sample in samples),
         "rejected": [[found.photo, found.reason, found.detail] for found in rejected],
     }
-    return Built(person.name, {sample.key: to_record(sample) for sample in samples}, about)
+    return PersonRecords(person.name, {sample.key: to_record(sample) for sample in samples}, metadata)
 
 
-def _warn_of_several_people(built: Built) -> None:
-    strangers = sum(reason == gates.ANOTHER_PERSON for _, reason, _ in built.about["rejected"])
-    if 2 * strangers > built.about["photos"]:
+def _warn_of_several_people(built: PersonRecords) -> None:
+    strangers = sum(reason == gates.ANOTHER_PERSON for _, reason, _ in built.metadata["rejected"])
+    if 2 * strangers > built.metadata["photos"]:
         _log.warning(
             "The folder %s looks like one of several people: %d of %d photos show another person than the others.",
             built.name,
             strangers,
-            built.about["photos"],
+            built.metadata["photos"],
         )
 
 
 @cache
-def _open(pack: Path, provider: str) -> FaceAnalysis:
+def _open_analysis(pack: Path, provider: str) -> FaceAnalysis:
     return open_pack(pack, provider, threads=1)
 
 
 def _check_same_people(people: Sequence[Person], writer: ShardWriter, job: Job) -> None:
-    """Raises InputError when somebody who is in the data set already has other photos or captions now, or none."""
+    """Raises InputError when a person in the data set has other photos or captions now, or none."""
     checksums = {person["name"]: person["checksum"] for person in writer.progress.people}
     now = {person.name: person.checksum() for person in people if person.name in checksums}
     differing = sorted(name for name in checksums if checksums[name] != now.get(name))

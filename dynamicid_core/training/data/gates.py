@@ -1,4 +1,4 @@
-"""What keeps a photo out of a data set, and how that is measured."""
+"""The gates that reject photos, and their measures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,34 +23,34 @@ TOO_FEW = "too few photos"
 STRAY = "outside of a person's folder"
 
 LEAST_PHOTOS = 2
-"""Of a person: reconfiguration learns from one photo to another. Anchoring needs one only."""
+"""Per person: reconfiguration learns from pairs of photos. Anchoring needs only one."""
 SHARP = 0.01
-"""See ``sharpness``. Measured on 31 faces of at least 128 pixels in photographs that packages ship: 0.021 to 0.77, in
-the middle 0.07. Blurred by 1 % of the face (standard deviation) 26 of them are below 0.01, by 1.5 % all."""
+"""See ``sharpness``. Measured on 31 faces of at least 128 pixels in photographs that packages ship: 0.021 to 0.77,
+median 0.07. Blurred by 1 % of the face (standard deviation), 26 of them are below 0.01; by 1.5 %, all."""
 OTHER_FACE = 0.25
-"""Area of a second face, in areas of the largest, from which on it counts."""
+"""Area, relative to the largest face, from which on a second face counts."""
 
 _SHARPNESS_SIZE = 128
 _THUMBNAIL_SIZE = 16
 _LEAST_CONTRAST = 1.0  # standard deviation of a thumbnail, of 255
-# Measured on 9 faces in photographs and on 42 renders. Saved at JPEG quality 40, the same at 75 % of the size, at half
-# size, darker (0.6), with more contrast, and in grey: correlations of 0.966 to 1, and keypoints that differ by 0 to
-# 0.9 % of the picture. Much darker (0.4) and brighter (1.4) one render of 42 each escapes, by 0.937 and 1.05 %; of 54
-# photographs that were put before plain walls, one (0.934). Other renders of the same person: correlations of -0.26 to
-# 0.870, at least 0.86 %; 7 expressions of 6 heads: at least 1.4 %. Mirrored photographs: at most 0.67, turned by 12
+# Measured on 9 faces in photographs and on 42 renders. Copies saved at JPEG quality 40, also at 75 % of the size, at
+# half size, darker (0.6), with more contrast, and in grey: correlations of 0.966 to 1, and keypoints that differ by 0
+# to 0.9 % of the picture. Of much darker (0.4) and brighter (1.4) copies, one render of 42 each escapes, by 0.937 and
+# 1.05 %; of 54 photographs put before plain walls, one (0.934). Other renders of the same person: correlations of -0.26
+# to 0.870, at least 0.86 %; 7 expressions of 6 heads: at least 1.4 %. Mirrored photographs: at most 0.67, turned by 12
 # degrees 0.80.
 _SAME_THUMBNAILS = 0.95
 _SAME_POINTS = 0.01
-_AT_A_TIME = 0.05  # of the strangers among the photos of a person
+_REMOVED_PER_ROUND = 0.05  # of the strangers among a person's photos
 
 
 @dataclass(frozen=True)
 class Gates:
-    """What a photo must be to be kept.
+    """Requirements on a photo.
 
-    size: of the pictures made of it, pixels. min_face: least pixels of the longer side of the face. sharpness: least
-    ``sharpness``. agreement: least cosine of a face to the middle of the person's other faces. least_photos: that are
-    kept of a person, or none.
+    size: of the cropped pictures, pixels. min_face: minimum pixels of the face's longer side. sharpness: minimum
+    ``sharpness``. agreement: minimum cosine of a face to the median of the person's other faces. least_photos: minimum
+    photos per person; people with fewer are left out.
     """
 
     size: int = 512
@@ -74,8 +74,8 @@ class Gates:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a photo is left out. photo: its path below the folder of photos. reason: UNREADABLE, NO_FACE, …
-    detail: measured.
+    """Why a photo is left out. photo: its path below the folder of photos. reason: UNREADABLE, NO_FACE, … detail: what
+    was measured.
     """
 
     photo: str
@@ -84,15 +84,15 @@ class Rejection:
 
 
 def longer_side(face: DetectedFace) -> float:
-    """Of the box, in pixels."""
+    """The longer side of the face's box, in pixels."""
     return float(max(face.box[2] - face.box[0], face.box[3] - face.box[1]))
 
 
 def sharpness(photo: Photo, face: DetectedFace) -> float:
-    """How much of the face is fine detail: variance of its Laplacian at 128 pixels, in variances of its brightness.
+    """The variance of the face's Laplacian at 128 pixels, divided by the variance of its brightness.
 
-    The second makes dark and dull photos of the same sharpness alike: at 0.4 of the brightness the variance of the
-    Laplacian alone falls to a sixth, below that of a blurred face.
+    The division makes the measure independent of exposure: at 0.4 of the brightness the variance of the Laplacian alone
+    falls to a sixth, below that of a blurred face.
     """
     square = np.array([*face.centre, *face.centre]) + longer_side(face) / 2 * np.array([-1, -1, 1, 1])
     box = tuple(np.clip(square, 0, [photo.shape[1], photo.shape[0]] * 2).tolist())
@@ -105,9 +105,9 @@ def sharpness(photo: Photo, face: DetectedFace) -> float:
 
 
 def thumbnail(picture: Photo) -> NDArray[np.float32]:
-    """[256]: a picture in 16 x 16 greys, with mean 0 and length 1, so that a product of two is their correlation.
+    """A picture as 16 x 16 greys [256] of mean 0 and length 1, so that the product of two is their correlation.
 
-    Of a picture without any contrast it is shorter, or 0, which is like nothing.
+    That of a picture without contrast is shorter, or 0, and matches nothing.
     """
     grey = Image.fromarray(picture).convert("L").resize((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE), Image.Resampling.BOX)
     pixels = np.asarray(grey, np.float32).flatten()
@@ -120,36 +120,36 @@ def thumbnail(picture: Photo) -> NDArray[np.float32]:
 def is_duplicate(
     small: NDArray[np.float32], points: NDArray[np.float32], other: NDArray[np.float32], others: NDArray[np.float32]
 ) -> bool:
-    """Whether two square portraits are one photo, saved, scaled or lit anew: like thumbnails and keypoints [106, 2].
+    """Whether two square portraits are one photo, resaved, rescaled or relit: by thumbnails and keypoints [106, 2].
 
-    Both, since the next frame of a film has nearly the same thumbnail and another expression.
+    By both, since the next frame of a video has nearly the same thumbnail but another expression.
     """
     return bool(small @ other >= _SAME_THUMBNAILS and np.abs(points - others).mean() <= _SAME_POINTS)
 
 
 def strangers(embeddings: Sequence[NDArray[np.float32]], agreement: float) -> dict[int, float]:
-    """Which of the embeddings [512] are of somebody else, with their cosine to the median of the others.
+    """The embeddings [512] of another person, by index, with their cosines to the median of the others.
 
-    The one that agrees least goes first, and the rest is compared anew, so that a few strangers do not take the person
-    with them. Where there are many, a twentieth of them go at a time: of hundreds of photos of all sorts of people, one
-    by one took minutes. A face is not compared with a median that it is part of: of two different people each would
-    pass.
+    The one that agrees least is removed first and the rest compared again, so that a few strangers do not get the
+    person rejected. Where there are many, a twentieth of them is removed at a time: one by one took minutes for
+    hundreds of photos of all sorts of people. No face is compared with a median that it is part of: each of two
+    different people would pass.
     """
-    rows, there = np.asarray(embeddings), np.arange(len(embeddings))
-    gone: dict[int, float] = {}
-    while len(there) > 1:
-        cosines = _cosines_to_the_others(rows[there])
+    rows, remaining = np.asarray(embeddings), np.arange(len(embeddings))
+    removed: dict[int, float] = {}
+    while len(remaining) > 1:
+        cosines = _cosines_to_the_others(rows[remaining])
         count = int((cosines < agreement).sum())
         if not count:
             break
-        leaving = cosines.argsort(kind="stable")[: max(1, int(count * _AT_A_TIME))]
-        gone |= zip(there[leaving].tolist(), cosines[leaving].tolist(), strict=True)
-        there = np.delete(there, leaving)
-    return gone
+        worst = cosines.argsort(kind="stable")[: max(1, int(count * _REMOVED_PER_ROUND))]
+        removed |= zip(remaining[worst].tolist(), cosines[worst].tolist(), strict=True)
+        remaining = np.delete(remaining, worst)
+    return removed
 
 
 def _cosines_to_the_others(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[n, 512] -> [n], the cosine of each row to the median of all other rows."""
+    """The cosine of each row to the median of all other rows, [n, 512] -> [n]."""
     ordered = np.sort(embeddings, axis=0)
     rank = embeddings.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
     others = len(embeddings) - 1

@@ -1,4 +1,4 @@
-"""What a data set holds, for people: counts, the photos left out and why, and a sheet of samples to look at."""
+"""What a data set holds, for humans: counts, the rejected photos and why, and a contact sheet of samples."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from ...drawing import sheet_font
 from ...expression import EXPRESSIONS
 from .sample import Sample
 from .shards import SampleIndex
-from .storage import write_whole
+from .storage import write_atomically
 
 MANIFEST, REJECTED, SHEET = "manifest.json", "rejected.csv", "contact_sheet.jpg"
 VARIFACE_PHOTOS = 35
@@ -29,8 +29,8 @@ _ROWS, _COLUMNS, _TILE, _LABEL = 12, 8, 128, 18
 
 @dataclass(frozen=True)
 class Contents:
-    """People as ``Progress`` keeps them. rejected: (photo, reason, detail) of every photo that is left out. empty: the
-    names of people without any photo.
+    """people: as ``Progress`` stores them. rejected: (photo, reason, detail) of every rejected photo. empty: names of
+    people without any photo.
     """
 
     people: list[dict[str, Any]]
@@ -38,22 +38,22 @@ class Contents:
     empty: Sequence[str] = ()
 
     @property
-    def kept(self) -> dict[str, int]:
-        """Photos of each person who is in the data set."""
+    def photos_per_person(self) -> dict[str, int]:
+        """Number of photos of each person in the data set."""
         return {person["name"]: len(person["keys"]) for person in self.people if person["keys"]}
 
 
 def contents(
     people: Sequence[Mapping[str, Any]], strays: Sequence[tuple[str, str, str]] = (), empty: Sequence[str] = ()
 ) -> Contents:
-    """Of the people that a ``ShardWriter`` has done. strays, empty: photos and people that were left out before."""
+    """The contents of a ``ShardWriter``'s people. strays, empty: photos and people that were left out before."""
     rejected = [tuple(found) for person in people for found in person.get("rejected", ())]
     return Contents([dict(person) for person in people], [*rejected, *strays], empty)
 
 
 def manifest(found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, versions, counts, and how far the data set is from VariFace's shape."""
-    kept = found.kept
+    """Settings, versions, counts, and how the data set compares with VariFace."""
+    kept = found.photos_per_person
     photos = list(kept.values())
     expressions, views = (_sum(person.get(key, {}) for person in found.people) for key in ("expressions", "views"))
     return {
@@ -83,17 +83,17 @@ def manifest(found: Contents, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary(about: Mapping[str, Any]) -> str:
+def summary(metadata: Mapping[str, Any]) -> str:
     """A manifest in a few lines."""
-    people, photos, target = about["people"], about["photos"], about["variface"]
+    people, photos, target = metadata["people"], metadata["photos"], metadata["variface"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in photos["rejected_by_reason"].items())
     missing = ", ".join(target["expressions_missing"])
     return "\n".join(
         [
             f"{people['kept']} of {people['given']} people, {photos['accepted']} of {photos['given']} photos",
             f"left out: {reasons or 'none'}",
-            f"expressions: {_listed(about['expressions'])}{'; none ' + missing if missing else ''}",
-            f"poses: {_listed(about['views'])}",
+            f"expressions: {_listed(metadata['expressions'])}{'; none ' + missing if missing else ''}",
+            f"poses: {_listed(metadata['views'])}",
             f"against VariFace's N people x {target['photos_per_person']} photos: {people['kept']} x "
             f"{target['median_photos_per_person']:g} (median), {target['people_with_as_many']} people have as many, "
             f"{target['photos_missing']} photos are missing",
@@ -106,19 +106,19 @@ def write_manifest(folder: Path, found: Contents, settings: Mapping[str, Any]) -
 
     Raises InputError when the disk is full.
     """
-    about = manifest(found, settings)
-    write_whole(folder / MANIFEST, json.dumps(about, indent=2).encode())
+    metadata = manifest(found, settings)
+    write_atomically(folder / MANIFEST, json.dumps(metadata, indent=2).encode())
     table = io.StringIO(newline="")
     csv.writer(table).writerows([("photo", "reason", "detail"), *found.rejected])
-    write_whole(folder / REJECTED, table.getvalue().encode(errors="backslashreplace"))
+    write_atomically(folder / REJECTED, table.getvalue().encode(errors="backslashreplace"))
     sheet = io.BytesIO()
     contact_sheet(SampleIndex(folder)).save(sheet, "JPEG", quality=90)
-    write_whole(folder / SHEET, sheet.getvalue())
-    return about
+    write_atomically(folder / SHEET, sheet.getvalue())
+    return metadata
 
 
 def contact_sheet(index: SampleIndex) -> Image.Image:
-    """Up to 12 people, evenly from all, with up to 8 photos each: their name, and the face prompt of each photo."""
+    """Up to 12 people, evenly spaced, with up to 8 photos each: names, and each photo's expression, yaw and pitch."""
     names = _evenly(list(index.people), _ROWS)
     sheet = Image.new("RGB", (_COLUMNS * _TILE, max(1, len(names)) * (_TILE + 2 * _LABEL)), "white")
     draw = ImageDraw.Draw(sheet)

@@ -14,14 +14,14 @@ _CAPTION = ".txt"
 
 @dataclass(frozen=True)
 class Person:
-    """One folder. name: the folder's. folder: its path. photos: paths below it, with /, sorted."""
+    """One person's folder. name: the folder's. folder: its path. photos: paths below it, with /, sorted."""
 
     name: str
     folder: Path
     photos: tuple[str, ...]
 
     def checksum(self) -> str:
-        """Of the names and sizes of photos and captions: changes with them, and not with where the folder is."""
+        """A checksum of the names and sizes of photos and captions, independent of where the folder is."""
         digest = hashlib.sha256()
         for photo in self.photos:
             path = self.folder / photo
@@ -30,17 +30,17 @@ class Person:
         return digest.hexdigest()[:16]
 
     def caption(self, photo: str) -> str:
-        """The text of the .txt file beside a photo, else a sentence that is true of every photo."""
+        """The text of the .txt file beside a photo, else a caption that fits every photo."""
         path = (self.folder / photo).with_suffix(_CAPTION)
-        # With or without the mark that Windows programs put before UTF-8.
+        # With or without the byte order mark of Windows programs.
         text = path.read_text(encoding="utf-8-sig", errors="replace").strip() if path.is_file() else ""
         return text or DEFAULT_CAPTION
 
 
 def find_people(folder: Path) -> tuple[list[Person], list[str], list[str]]:
-    """The people of a folder, sorted by name, photos that lie outside of their folders, and folders without a photo.
+    """The people of a folder, sorted by name, photos outside of people's folders, and folders without a photo.
 
-    Raises InputError when there is no folder, or no photo in a folder of its own.
+    Raises InputError when there is no such folder, or no person's folder with a photo.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. --photos names a folder that holds a folder per person.")

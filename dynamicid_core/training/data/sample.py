@@ -1,4 +1,4 @@
-"""One training picture of one person, and how it is kept in a shard."""
+"""One training picture of one person, and its record in a shard."""
 
 import hashlib
 import io
@@ -30,12 +30,12 @@ _LONGEST_NAME = 60  # in a key; a tar file's names end at 100 characters
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A picture of one person and all that training needs to know about it.
+    """A picture of one person with everything that training needs.
 
-    key: unique in the data set, see ``sample_key``. identity: who, as their folder is called. picture: uint8 [S, S, 3].
+    key: unique in the data set, see ``sample_key``. identity: name of the person's folder. picture: uint8 [S, S, 3].
     expression: one of EXPRESSIONS, None if unknown. pose: float32 [3], pitch, yaw, roll in degrees. keypoints: float32
-    [106, 2] in fractions of the picture. embedding: float32 [512], ArcFace as it was trained; embedding_rgb: with red
-    and blue swapped, as the released model saw it. labels: what else is known, for example of a painted picture.
+    [106, 2] in fractions of the picture. embedding: float32 [512], in ArcFace's own channel order; embedding_rgb: with
+    red and blue swapped, as the released model saw it. labels: anything else, for example about a rendered picture.
     """
 
     key: str
@@ -52,8 +52,8 @@ class Sample:
 
 
 def sample_key(identity: str, number: int) -> str:
-    """Such as "anna_0003", of letters that suit any file system: others become -, and a checksum tells such names
-    apart.
+    """A key such as "anna_0003", of characters that any file system allows: others become -, and a checksum keeps such
+    names distinct.
     """
     plain = re.sub(r"[^A-Za-z0-9-]+", "-", identity)[:_LONGEST_NAME].strip("-")
     if plain != identity:
@@ -78,7 +78,7 @@ def to_record(sample: Sample) -> Record:
     embeddings = io.BytesIO()
     np.save(embeddings, np.stack([sample.embedding, sample.embedding_rgb]).astype(np.float32))
     return {
-        # Without subsampling, which would blur the colour of lips and irises.
+        # Without chroma subsampling, which would blur the colour of lips and irises.
         _PICTURE: _encoded(sample.picture, format="JPEG", quality=_QUALITY, subsampling=0),
         _LABELS: json.dumps(labels).encode(),
         _EMBEDDINGS: embeddings.getvalue(),
@@ -101,7 +101,7 @@ def from_record(record: Mapping[str, Any]) -> Sample:
         sample = Sample(
             picture=pixels, pose=pose, keypoints=keypoints, embedding=embedding, embedding_rgb=embedding_rgb, **labels
         )
-    # TokenError: what numpy's reader makes of some broken headers.
+    # TokenError: raised by numpy's reader for some broken headers.
     except (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise _damaged(record, f"{type(error).__name__}: {error}") from error
     height, width, _ = pixels.shape
@@ -118,7 +118,7 @@ def from_record(record: Mapping[str, Any]) -> Sample:
 
 def _damaged(record: Mapping[str, Any], what: str) -> InputError:
     name, shard = record.get("__key__", "a sample"), record.get("__url__", "this data set")
-    return InputError(f"{name} in {shard} is damaged ({what}). Copy that shard again, or build the data set anew.")
+    return InputError(f"{name} in {shard} is damaged ({what}). Copy that shard again, or rebuild the data set.")
 
 
 def _encoded(pixels: NDArray[np.uint8], **how: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Samples in WebDataset shards: written so that an interrupted run goes on, read in order or by person."""
+"""Samples in WebDataset shards: written so that an interrupted run can resume, read in order or by person."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import InputError
 from ...files import explain_write_errors
 from .sample import Record, Sample, from_record
-from .storage import MEND, Progress, write_whole
+from .storage import RESUME_HINT, Progress, write_atomically
 
 INDEX = "index.json"
 SHARD_SIZE = 1000
@@ -21,18 +21,18 @@ _END = bytes(1024)  # of every tar file
 
 class ShardWriter:
     """Writes people, one after the other, into ``<split>-000000.tar`` and so on, and ``index.json`` at the end of a
-    ``with``. However that ends, whole shards stay; of one that is not whole nothing is left.
+    ``with``. However that ends, complete shards stay and incomplete ones are removed.
 
-    A shard ends with the person who fills it, appears whole or not at all, and is the same, bit by bit, whether the run
-    was interrupted or not, as long as people come in the same order.
+    A shard ends with the person who fills it, and is the same bit for bit whether the run was interrupted or not, as
+    long as people come in the same order.
     """
 
     def __init__(
         self, folder: Path, settings: Mapping[str, Any], split: str = "train", shard_size: int = SHARD_SIZE
     ) -> None:
-        """Opens or begins a data set. settings: what it is told from others by. shard_size: least samples per shard.
+        """Opens or creates a data set. settings: distinguish it from others. shard_size: minimum samples per shard.
 
-        Raises InputError as ``Progress`` does, for a shard that has gone missing, and without WebDataset.
+        Raises InputError as ``Progress`` does, for a missing shard, and without WebDataset.
         """
         _import_webdataset()
         self.progress = Progress(folder, {**settings, "split": split, "shard_size": shard_size})
@@ -43,25 +43,24 @@ class ShardWriter:
             unfinished.unlink()
         for shard in self._shards():
             if not (folder / shard).is_file():
-                raise InputError(f"{folder / shard} is missing. Put it back, or begin anew in another --out folder.")
+                raise InputError(f"{folder / shard} is missing. Put it back, or start over in another --out folder.")
 
     @property
     def done(self) -> set[str]:
-        """Names of the people who are in whole shards, or were left out, in this run or an earlier one."""
+        """Names of the people who are in complete shards, or were left out, in this run or an earlier one."""
         return {person["name"] for person in self.progress.people}
 
-    def add(self, name: str, records: Mapping[str, Record], about: Mapping[str, Any]) -> None:
-        """Adds a person with their samples by key; without samples they are noted as left out.
+    def add(self, name: str, records: Mapping[str, Record], metadata: Mapping[str, Any]) -> None:
+        """Adds a person with their samples by key; a person without samples is recorded as left out.
 
-        about: what else to keep of them in ``progress.jsonl``. Raises InputError when the disk is full; whole shards
-        stay.
+        metadata: further entries for ``progress.jsonl``. Raises InputError when the disk is full; complete shards stay.
         """
-        with explain_write_errors(self._folder, MEND):
+        with explain_write_errors(self._folder, RESUME_HINT):
             for key, record in records.items():
                 if self._open is None:
                     self._open = _OpenShard(self._folder / f"{self._split}-{len(self._shards()):06d}.tar")
                 self._open.write(key, record)
-            self._people.append({"name": name, "keys": list(records), **about})
+            self._people.append({"name": name, "keys": list(records), **metadata})
             if self._open is not None and self._open.samples >= self._shard_size:
                 self._end_shard()
 
@@ -77,7 +76,7 @@ class ShardWriter:
 
     def _finish(self) -> None:
         """Ends the last shard and writes the index. Raises InputError when the disk is full."""
-        with explain_write_errors(self._folder, MEND):
+        with explain_write_errors(self._folder, RESUME_HINT):
             if self._people:
                 self._end_shard()
         people = {
@@ -87,10 +86,10 @@ class ShardWriter:
             if person["keys"]
         }
         index = {"shards": self._shards(), "people": people}
-        write_whole(self._folder / INDEX, json.dumps(index).encode())
+        write_atomically(self._folder / INDEX, json.dumps(index).encode())
 
     def _abandon(self) -> None:
-        """Drops the shard that is not whole; the people in it are not done."""
+        """Drops the incomplete shard; the people in it are not done."""
         if self._open is not None:
             self._open.drop()
         self._open, self._people = None, []
@@ -106,7 +105,7 @@ class ShardWriter:
 
 
 class _OpenShard:
-    """A tar file that is being written, under another name."""
+    """A tar file that is being written, under a temporary name."""
 
     def __init__(self, path: Path) -> None:
         tar_writer = _import_webdataset().TarWriter
@@ -129,13 +128,13 @@ class _OpenShard:
 
     def drop(self) -> None:
         for close in (self._tar.close, self._file.close):
-            with suppress(OSError):  # a full disk does not take the rest of the file either
+            with suppress(OSError):  # flushing fails on a full disk, too
                 close()
         self._unfinished.unlink(missing_ok=True)
 
 
 class SampleIndex:
-    """A finished data set by person; reads any sample on its own. Safe to share among processes.
+    """A finished data set by person, with random access to samples. Safe to share among processes.
 
     people: name -> (shard, key) of each of their samples. shards: file names in order.
     """
@@ -175,7 +174,7 @@ class SampleIndex:
         return [self.read(shard, key) for shard, key in self.people[name]]
 
     def _places_in(self, shard: str) -> dict[str, dict[str, tuple[int, int]]]:
-        """Key -> member -> where it is in the tar file, and its size."""
+        """Key -> member -> its offset in the tar file, and its size."""
         if shard not in self._places:
             path = self.folder / shard
             places: dict[str, dict[str, tuple[int, int]]] = {}
@@ -191,7 +190,7 @@ class SampleIndex:
 
 
 def read_samples(folder: str | Path) -> Iterator[Sample]:
-    """All samples of a finished data set in the order they were written."""
+    """All samples of a finished data set, in the order they were written."""
     index = SampleIndex(folder)
     return map(from_record, _records(index.folder / shard for shard in index.shards))
 
@@ -201,10 +200,10 @@ def _records(shards: Iterable[Path]) -> Iterator[dict[str, Any]]:
     tars = _import_webdataset().tariterators
     for shard in shards:
         try:
-            # Opened here and not by WebDataset, which takes a Windows path for an address.
+            # Opened here and not by WebDataset, which takes a Windows path for a URL.
             with open(shard, "rb") as file:
                 file.seek(-len(_END), os.SEEK_END)
-                if file.read() != _END:  # cut off between two samples, which a tar file's readers do not notice
+                if file.read() != _END:  # cut off between two samples, which tar readers do not notice
                     raise tarfile.ReadError("it is cut off")
                 file.seek(0)
                 yield from tars.group_by_keys(tars.tar_file_expander([{"url": str(shard), "stream": file}]))
@@ -224,4 +223,4 @@ def _import_webdataset() -> Any:
 
 
 def _unreadable(shard: Path, error: Exception) -> InputError:
-    return InputError(f"{shard} could not be read ({error}). Copy it again, or build the data set anew.")
+    return InputError(f"{shard} could not be read ({error}). Copy it again, or rebuild the data set.")

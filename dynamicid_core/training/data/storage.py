@@ -1,4 +1,4 @@
-"""A data set on disk: files that appear whole or not at all, and what has been finished so far."""
+"""A data set on disk: files that are written atomically, and the progress so far."""
 
 import json
 import os
@@ -11,45 +11,45 @@ from ...files import atomic_write, explain_write_errors
 
 PROGRESS = "progress.jsonl"
 _FORMAT, _VERSION = "dynamicid-shards", 1
-MEND = ", or choose another --out folder; the same command then goes on from what is whole."
+RESUME_HINT = ", or choose another --out folder; the same command then resumes from what is complete."
 """See ``files.writing``."""
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that has its name only when it is complete. Raises InputError when it cannot be written."""
-    with explain_write_errors(path, MEND), atomic_write(path) as unfinished:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that gets its name only once it is complete. Raises InputError when it cannot be written."""
+    with explain_write_errors(path, RESUME_HINT), atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
 
 
 class Progress:
-    """The file progress.jsonl of a data set: the settings it is made with, then a line per finished shard.
+    """The file progress.jsonl of a data set: its settings, then a line per finished shard.
 
-    A line is {"shard": its file name, or null if all its people were left out, "people": [what is known of each]}, and
-    each person has "name" and "keys", the keys of their samples.
+    A line is {"shard": its file name, or null if all its people were left out, "people": [an object each]}. Each person
+    has "name" and "keys", the keys of their samples.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Opens a data set, or begins one in a missing or empty folder. settings: by which it is told from others.
+        """Opens a data set, or creates one in a missing or empty folder. settings: distinguish it from others.
 
-        Raises InputError when the folder holds something else, or a data set made with other settings.
+        Raises InputError when the folder holds something else, or a data set with other settings.
         """
         self._path = folder / PROGRESS
         self.lines: list[dict[str, Any]] = []
         if self._path.is_file():
-            self._go_on(settings)
+            self._resume(settings)
             return
-        unfinished = self._path.with_name(PROGRESS + ".part")  # of a run that was killed while it began
+        unfinished = self._path.with_name(PROGRESS + ".part")  # left by a run that was killed at its start
         if folder.exists() and (not folder.is_dir() or any(path != unfinished for path in folder.iterdir())):
             raise InputError(f"{folder} is not empty and holds no data set. Choose a new or empty folder for --out.")
-        self._begin(settings)
+        self._create(settings)
 
     @property
     def people(self) -> list[dict[str, Any]]:
-        """Everybody who is finished, in the order they were added."""
+        """All finished people, in the order they were added."""
         return [person for line in self.lines for person in line["people"]]
 
     def add(self, shard: str | None, people: Sequence[Mapping[str, Any]]) -> None:
-        """Adds a line; it is on the disk when this returns. Raises OSError, and then the file is as it was."""
+        """Appends a line; it is on disk when this returns. When this raises OSError, the file is unchanged."""
         line = {"shard": shard, "people": list(people)}
         size = self._path.stat().st_size
         try:
@@ -62,12 +62,12 @@ class Progress:
             raise
         self.lines.append(line)
 
-    def _begin(self, settings: Mapping[str, Any]) -> None:
-        with explain_write_errors(self._path.parent, MEND):
+    def _create(self, settings: Mapping[str, Any]) -> None:
+        with explain_write_errors(self._path.parent, RESUME_HINT):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path, _encoded({"format": _FORMAT, "version": _VERSION, "settings": settings}))
+        write_atomically(self._path, _encoded({"format": _FORMAT, "version": _VERSION, "settings": settings}))
 
-    def _go_on(self, settings: Mapping[str, Any]) -> None:
+    def _resume(self, settings: Mapping[str, Any]) -> None:
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
         try:
@@ -81,13 +81,13 @@ class Progress:
         mine = json.loads(json.dumps(settings))
         differing = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
         if differing and not self.lines:  # nothing is made with them yet
-            self._begin(settings)
+            self._create(settings)
             return
         if differing:
-            then = ", ".join(f"{name} {theirs.get(name)} (now {mine.get(name)})" for name in differing)
+            changes = ", ".join(f"{name} {theirs.get(name)} (now {mine.get(name)})" for name in differing)
             raise InputError(
-                f"{self._path.parent} holds a data set that was made with other settings: {then}. Use those again to "
-                "go on with it, or choose another --out folder."
+                f"{self._path.parent} holds a data set that was made with other settings: {changes}. Use those again "
+                "to resume it, or choose another --out folder."
             )
         os.truncate(self._path, whole)  # a line that a killed run did not finish
 

@@ -1,1 +1,1 @@
-"""The miniature's recipe: data, every stage of training, measuring (python -m dynamicid_core.training miniature)."""
+"""The miniature's recipe: data, all training stages, measuring (python -m dynamicid_core.training miniature)."""

@@ -1,5 +1,5 @@
-"""Anchoring of the miniature: the noise loss of the paper, and beside it whether the picture that the UNet expects
-shows the person, and the shape of their face.
+"""Anchoring of the miniature: besides the paper's noise loss, losses on whether the latents that the UNet expects show
+the person and the shape of their face.
 """
 
 from typing import Any
@@ -9,13 +9,13 @@ from torch import Tensor
 from ...comfy_host.differentiable import DenoisingModel, FrozenEncoders
 from ..anchoring import Anchoring, Batch
 from ..config import AnchorSettings
-from ..losses import min_snr_weights, told
+from ..losses import loss_dict, min_snr_weights
 from ..networks import TrainableAdapter, token_spread
 from ..stages import AnchorStage, SampleSource
 from .framing import close_up_weights
 from .recogniser import Recogniser, identity_errors, shape_errors
 
-_SNR_LEAST = 0.05
+_MIN_SNR = 0.05
 
 
 class CloseUpAnchoring(Anchoring[Batch]):
@@ -26,19 +26,19 @@ class CloseUpAnchoring(Anchoring[Batch]):
         return self.noise_losses(batch, predicted).mean()
 
     def noise_losses(self, batch: Batch, predicted: Tensor) -> Tensor:
-        """Of predictions [B, C, h, w], [B]: Min-SNR weights, and more where there is little but noise, since there it
-        is decided who is painted.
+        """The loss [B] of each prediction [B, C, h, w], with Min-SNR weights plus more weight at high noise, where the
+        identity is decided.
         """
         weights = close_up_weights(batch.keypoints, batch.latents)
         errors = ((predicted - batch.noise).square() * weights).mean((1, 2, 3))
         snr = self._denoiser.signal_to_noise(batch.timesteps)
-        return errors * (min_snr_weights(snr) + 1 / snr.clamp(min=_SNR_LEAST))
+        return errors * (min_snr_weights(snr) + 1 / snr.clamp(min=_MIN_SNR))
 
 
 class RecognisedAnchoring(CloseUpAnchoring[Batch]):
-    """With a recogniser that looks on.
+    """Anchoring with losses through a recogniser.
 
-    identity_weight, shape_weight: how much its errors count beside the noise loss.
+    identity_weight, shape_weight: of its errors beside the noise loss.
     """
 
     identity_weight, shape_weight = 1.0, 0.2
@@ -47,10 +47,10 @@ class RecognisedAnchoring(CloseUpAnchoring[Batch]):
         self, denoiser: DenoisingModel, adapter: TrainableAdapter, config: AnchorSettings, recogniser: Recogniser
     ) -> None:
         super().__init__(denoiser, adapter, config)
-        self._recogniser = (recogniser,)  # in a tuple, so that it does not count as ours
+        self._recogniser = (recogniser,)  # in a tuple, so that it is no submodule
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name; "loss" is the one to minimise. Faces that were dropped need not be recognised."""
+        """Losses by name; "loss" is the one to minimise. Dropped faces need not be recognised."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
         noise = self.noise_loss(batch, predicted)
@@ -59,7 +59,7 @@ class RecognisedAnchoring(CloseUpAnchoring[Batch]):
         shown = batch.identities.any(dim=1).float()
         identity = (identity_errors(embeddings, batch.identities) * shown).mean()
         shape = (shape_errors(shapes, batch.keypoints) * shown).mean()
-        return told(
+        return loss_dict(
             noise + self.identity_weight * identity + self.shape_weight * shape,
             noise=noise,
             identity=identity,
@@ -84,5 +84,5 @@ class RecognisedAnchorStage(AnchorStage):
 
     def _anchoring(self, adapter: TrainableAdapter) -> RecognisedAnchoring[Any]:
         if not self._config.start_from:
-            adapter.start_silent()
+            adapter.init_silent()
         return RecognisedAnchoring(self._denoiser, adapter, self._config, self._recogniser)

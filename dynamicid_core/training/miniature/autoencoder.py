@@ -1,4 +1,4 @@
-"""The miniature's VAE: pictures to latents and back. What it keeps of a face is the ceiling of all that follows."""
+"""The miniature's VAE: pictures to latents and back. What it preserves of a face limits everything after it."""
 
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,18 @@ from ...images import to_photos
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..inputs import pictures
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SHEET_ROWS, SampleSource, SampleStage, save_sheet
 from .framing import close_up, in_close_up
 from .weights import initialise
 
 LATENT_STD = 1 / LATENT_SCALE
-"""Of what the VAE makes of pictures."""
-_CROP = 64  # pixels; convolutions learn from parts as well as from wholes, and parts are quicker
-_FACES = 0.7  # share of the crops that are of the face
+"""Standard deviation of the VAE's latents."""
+_CROP = 64  # pixels; convolutions learn from crops as well as from whole pictures, and crops are quicker
+_FACES = 0.7  # share of the crops around the face
 _EDGES, _KL = 1.0, 3e-4  # weights of the losses
 _FIRST_LOG_VARIANCE = -5.0
-_COUNTED = 512  # pictures by which latents are scaled
+_MEASURED_PICTURES = 512  # by which latents are scaled
 
 
 class Autoencoding(nn.Module):
@@ -38,16 +38,16 @@ class Autoencoding(nn.Module):
             network.quant_conv.bias[LATENT_CHANNELS:] = _FIRST_LOG_VARIANCE
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """batch: [B, 3, S, S], -1 to 1. Losses by name: what a picture and its edges differ by after coming back, and
-        how far latents are from a normal distribution.
+        """batch: [B, 3, S, S], -1 to 1. Losses by name: how reconstructions differ from the pictures, in colour and in
+        edges, and how far latents are from a standard normal distribution.
         """
         mean, log_variance = self.moments(batch)
         latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         back = self.decode(latents)
         colour = F.l1_loss(back, batch)
-        edges = _slopes_differ(back, batch, 2) + _slopes_differ(back, batch, 3)
+        edges = _gradient_loss(back, batch, 2) + _gradient_loss(back, batch, 3)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return told(colour + _EDGES * edges + _KL * kl, colour=colour, edges=edges, kl=kl)
+        return loss_dict(colour + _EDGES * edges + _KL * kl, colour=colour, edges=edges, kl=kl)
 
     def moments(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of latents, [B, LATENT_CHANNELS, S / 8, S / 8] each."""
@@ -63,24 +63,24 @@ class AutoencoderStage(SampleStage):
     """As the loop runs it."""
 
     def __init__(self, source: SampleSource, config: LoopConfig, first: Path | None = None) -> None:
-        """first: file of weights to go on from."""
+        """first: file of weights to start from."""
         super().__init__(source, config)
         self.network = Autoencoding(config.seed)
         if first is not None:
             self.network.vae.load_state_dict(_unscaled(load_file(first)))
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> Tensor:
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> Tensor:
         """Crops, half of them mirrored."""
-        crops = [_crop(sample, chance) for sample in raw]
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for the noise on the latents
+        crops = [_crop(sample, generator) for sample in raw]
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for the noise on the latents
         return (torch.stack(crops) * 2 - 1).to(device)
 
     def save_weights(self, folder: Path) -> None:
-        """vae.safetensors, scaled so that latents have the mean and spread that ComfyUI takes for granted."""
-        save_file(scaled(self.network, self._whole(_COUNTED)), folder / VAE_FILE)
+        """vae.safetensors, scaled so that latents have the mean and spread that ComfyUI assumes."""
+        save_file(scaled(self.network, self._whole(_MEASURED_PICTURES)), folder / VAE_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Pictures of the data, and what comes back of them."""
+        """Draws pictures of the data beside their reconstructions."""
         photos = self._whole(SHEET_ROWS)
         with torch.no_grad():
             back = self.network.decode(self.network.moments(photos)[0])
@@ -95,7 +95,8 @@ class AutoencoderStage(SampleStage):
 
 @torch.no_grad()
 def scaled(network: Autoencoding, photos: Tensor) -> dict[str, Tensor]:
-    """The VAE's weights, changed in the layers around the latents only: each channel has mean 0 and ``LATENT_STD``.
+    """The VAE's weights with only the layers around the latents changed, so that each channel has mean 0 and standard
+    deviation ``LATENT_STD``.
 
     photos: [n, 3, S, S] to measure by.
     """
@@ -114,7 +115,7 @@ def scaled(network: Autoencoding, photos: Tensor) -> dict[str, Tensor]:
 
 
 def _unscaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``scaled`` weights with the spread of latents that training is used to, which is 1."""
+    """``scaled`` weights with latents of standard deviation 1, as in training."""
     weights = {name: tensor.float() for name, tensor in weights.items()}
     for kind in ("weight", "bias"):
         weights[f"quant_conv.{kind}"][:LATENT_CHANNELS] /= LATENT_STD
@@ -122,19 +123,19 @@ def _unscaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _crop(sample: Sample, chance: torch.Generator) -> Tensor:
+def _crop(sample: Sample, generator: torch.Generator) -> Tensor:
     """A square of the close-up, most often around the face, [3, S, S], 0 to 1."""
     picture = close_up(pictures([sample]))[0]
     size = torch.tensor((picture.shape[1], picture.shape[0]))
-    corner = torch.rand(2, generator=chance) * (size - _CROP)
-    if torch.rand(1, generator=chance) < _FACES:
+    corner = torch.rand(2, generator=generator) * (size - _CROP)
+    if torch.rand(1, generator=generator) < _FACES:
         middle = in_close_up(torch.from_numpy(sample.keypoints).float().mean(0)) * size
-        corner = middle - _CROP / 2 + torch.randn(2, generator=chance) * _CROP / 8
+        corner = middle - _CROP / 2 + torch.randn(2, generator=generator) * _CROP / 8
     x, y = corner.round().clamp_min(0).minimum(size - _CROP).int().tolist()
     crop = picture[y : y + _CROP, x : x + _CROP].movedim(-1, 0)
-    return crop.flip(-1) if torch.rand(1, generator=chance) < 0.5 else crop
+    return crop.flip(-1) if torch.rand(1, generator=generator) < 0.5 else crop
 
 
-def _slopes_differ(one: Tensor, other: Tensor, axis: int) -> Tensor:
-    """How much the differences of neighbouring pixels differ."""
+def _gradient_loss(one: Tensor, other: Tensor, axis: int) -> Tensor:
+    """Mean absolute error of the differences between neighbouring pixels."""
     return F.l1_loss(one.diff(dim=axis), other.diff(dim=axis))

@@ -1,6 +1,6 @@
-"""The finished miniature by the path of the nodes, and what looks at its pictures: InsightFace and the judge.
+"""The finished miniature as the nodes run it, and what inspects its pictures: InsightFace and the judge.
 
-To measure it by, and for its decoder to learn from.
+Used to measure it, and to paint what its decoder learns from.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH, Miniature, lo
 from ...comfy_host.painting import BaseModel, Sampling, paint
 from ...evaluation.cases import Motion
 from ...evaluation.metrics import pose_class
-from ...evaluation.studio import edited
+from ...evaluation.pipeline import with_motion
 from ...face import Face, Placement
 from ...face_analysis import DetectedFace, FaceAnalysis
 from ...face_packs import open_pack
@@ -28,19 +28,19 @@ from ...regions import Box
 from ...saa import SaaSettings
 from ..synthetic.people import article
 from ..synthetic.shots import BACKGROUNDS
-from .judge import JUDGE_FILE, SIZE, Judge, Verdict, ask, open_judge
-from .kitchen import Kitchen
+from .judge import JUDGE_FILE, SIZE, Judge, Verdict, classify, open_judge
+from .workspace import Workspace
 
 STEPS, CFG = 20, 4.0
 ENLARGED = 3
-"""Times that pictures are enlarged before faces are looked for: the detector does not know faces so small."""
-_COLUMN = 144  # pixels of the picture's width for each of several people
-_NUMBERS = {2: "two", 3: "three"}
+"""Factor by which pictures are enlarged before face detection: the detector misses faces this small."""
+_COLUMN = 144  # pixels of width for each of several people
+_NUMBER_WORDS = {2: "two", 3: "three"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is switched on: SAA's gate, the people's regions, and editing by the IMR."""
+    """What is enabled: SAA's gate, the people's regions, and editing by the IMR."""
 
     label: str
     gate: bool = True
@@ -56,7 +56,7 @@ SETTINGS = (FULL, NO_SAA, NO_IMR)
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """Somebody unseen. photo: what is encoded. embedding: [512] of it."""
+    """A person not seen in training. photo: the one that is encoded. embedding: its [512]."""
 
     name: str
     photo: Photo
@@ -66,7 +66,7 @@ class Person:
 
 @dataclass(eq=False)
 class Bench:
-    """The models, and what looks at pictures."""
+    """The models that paint, and those that inspect pictures."""
 
     miniature: Miniature
     analysis: FaceAnalysis
@@ -78,17 +78,17 @@ class Bench:
 
     @torch.inference_mode()
     def person(self, name: str, photo: Photo) -> Person:
-        """Somebody by a photo."""
+        """A person from a photo."""
         mini = self.miniature
         face = encode_photos(mini.dynamicid, self.analysis, mini.clip_vision, [photo])[0]
         return Person(name, photo, face, face.require_embedding().numpy())
 
-    def edited(self, person: Person, motion: Motion) -> Face:
-        """A person with the expression and pose of a motion."""
-        return edited(self.miniature.dynamicid, self.miniature.clip, person.face, motion)
+    def edit(self, person: Person, motion: Motion) -> Face:
+        """The face of a person with the expression and pose of a motion."""
+        return with_motion(self.miniature.dynamicid, self.miniature.clip, person.face, motion)
 
-    def picture(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
-        """Of these people, one anywhere, several in equal columns."""
+    def paint(self, faces: Sequence[Face], setting: Setting, prompt: str, seed: int) -> Photo:
+        """A picture of these people: one anywhere, several in equal columns."""
         mini = self.miniature
         several = setting.regions and len(faces) > 1
         columns: Sequence[Box | None] = equal_columns(len(faces)) if several else [None] * len(faces)
@@ -108,23 +108,23 @@ class Bench:
         """The faces of a picture, in pixels of ``enlarged``."""
         return self.analysis.detect(enlarged(photo))
 
-    def look(self, photo: Photo, face: DetectedFace) -> tuple[NDArray[np.float32], Verdict, str]:
-        """Embedding [512], what the judge says, and the class of the pose of a face."""
+    def inspect(self, photo: Photo, face: DetectedFace) -> tuple[NDArray[np.float32], Verdict, str]:
+        """A face's embedding [512], the judge's verdict, and the class of its pose."""
         large = enlarged(photo)
-        seen = Image.fromarray(_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        portrait = Image.fromarray(_framed_as_in_the_data(large, face)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         pose = solve_pose(keypoints_in(portrait_square(large, face), face))
-        return self.analysis.embed(large, face), ask(self.judge, [np.asarray(seen)])[0], pose_class(pose)
+        return self.analysis.embed(large, face), classify(self.judge, [np.asarray(portrait)])[0], pose_class(pose)
 
 
-def open_bench(kitchen: Kitchen) -> Bench:
-    """With the files that were packed."""
-    folder = kitchen.out / "miniature"
-    analysis = open_pack(kitchen.pack, "CPU" if kitchen.cpu else "auto")
+def open_bench(workspace: Workspace) -> Bench:
+    """A bench with the packed files."""
+    folder = workspace.out / "miniature"
+    analysis = open_pack(workspace.pack, "CPU" if workspace.cpu else "auto")
     return Bench(load_miniature(folder), analysis, open_judge(folder / JUDGE_FILE))
 
 
-def _as_in_the_data(large: Photo, face: DetectedFace) -> Photo:
-    """The portrait of a face with as much around it as the judge is used to: the edges of a close-up go on."""
+def _framed_as_in_the_data(large: Photo, face: DetectedFace) -> Photo:
+    """The portrait of a face framed as in the judge's training data; a close-up's edges are extended."""
     width = int(max(face.box[2:] - face.box[:2]))
     wider = np.pad(large, ((width, width), (width, width), (0, 0)), mode="edge")
     moved = replace(face, box=face.box + width)
@@ -139,8 +139,8 @@ def enlarged(photo: Photo) -> Photo:
 
 
 def prompt_for(number: int, clothes: str, background: str) -> str:
-    """A prompt in the miniature's words; of several people it tells the background only."""
+    """A prompt in the miniature's vocabulary; for several people, it names only the background."""
     where = BACKGROUNDS["plain"].format(background)
     if number > 1:
-        return f"{_NUMBERS[number]} people {where}"
+        return f"{_NUMBER_WORDS[number]} people {where}"
     return f"a portrait of a person, wearing {article(clothes)} {clothes} T-shirt, {where}"

@@ -1,6 +1,6 @@
-"""The decoder of the miniature's VAE learns on with ArcFace looking on, while latents stay what they are.
+"""Further training of the VAE's decoder with losses through ArcFace, while the latents stay as they are.
 
-By the differences of pixels alone, dark and evenly lit faces lose their eyes first: there is so little to differ by.
+With pixel losses alone, dark and evenly lit faces lose their eyes first: so little contrast costs hardly anything.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from ...images import to_photos
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..inputs import embeddings_of, keypoints_of, pictures
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SampleSource, SampleStage, save_sheet
 from .autoencoder import LATENT_STD
 from .framing import FACE_WEIGHT, close_up, face_flatness, face_weights, in_close_up
-from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
+from .perception import Perception, embedding_errors, feature_errors, similarity_errors
 from .weights import write_weights
 
 _FEATURES, _EMBEDDING, _UNLIKE = 0.5, 0.25, 2.5
-_SHAKEN = 0.1  # of the spread of latents, at most: those of the UNet are not exact either
+_MAX_LATENT_NOISE = 0.1  # in standard deviations of latents: the UNet's are not exact either
 
 
 @dataclass(frozen=True, eq=False)
 class DecoderBatch:
-    """latents: [B, C, h, w]. photos: [B, H, W, 3] of 0 to 1, which they came from. keypoints: [B, 106, 2] in fractions
-    of them. identities: [B, 512], of length 1.
+    """latents: [B, C, h, w], of photos: [B, H, W, 3], 0 to 1. keypoints: [B, 106, 2] in fractions of the photos.
+    identities: [B, 512], of length 1.
     """
 
     latents: Tensor
@@ -44,7 +44,7 @@ Batch = TypeVar("Batch", bound=DecoderBatch)
 
 
 class Decoding(nn.Module, Generic[Batch]):
-    """The losses of a batch. What trains is the decoder."""
+    """The losses of a batch. Trains the decoder."""
 
     def __init__(self, vae: Any, perception: Perception) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class Decoding(nn.Module, Generic[Batch]):
         picture = picture_errors(back, batch.photos, batch.keypoints).mean()
         features = feature_errors(painted, true).mean()
         embedding = embedding_errors(painted, true).mean()
-        unlike = unlike_the_photo(painted, true, batch.identities).mean()
-        return told(
+        unlike = similarity_errors(painted, true, batch.identities).mean()
+        return loss_dict(
             picture + _FEATURES * features + _EMBEDDING * embedding + _UNLIKE * unlike,
             picture=picture,
             features=features,
@@ -70,13 +70,13 @@ class Decoding(nn.Module, Generic[Batch]):
         )
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, h, w] -> pictures [B, 8 * h, 8 * w, 3], 0 to 1 where they are right."""
+        """Latents [B, C, h, w] -> pictures [B, 8 * h, 8 * w, 3], nominally 0 to 1."""
         painted: Tensor = self.decoder(self.post_quant_conv(latents))
         return (painted.movedim(1, -1) + 1) / 2
 
 
 def picture_errors(back: Tensor, photos: Tensor, keypoints: Tensor) -> Tensor:
-    """How far pictures [B, H, W, 3] and their edges are from photos, [B]: more, the flatter a face is."""
+    """The error [B] of pictures [B, H, W, 3] and their edges against photos, weighted more the flatter a face is."""
     one, other = back.movedim(-1, 1), photos.movedim(-1, 1)
     height, width = other.shape[2:]
     weights = face_weights(keypoints, height, width, FACE_WEIGHT).to(other)
@@ -93,7 +93,7 @@ class DecoderStage(SampleStage):
     def __init__(
         self, encoders: FrozenEncoders, source: SampleSource, config: LoopConfig, perception: Perception, first: Path
     ) -> None:
-        """encoders: whose latents are decoded. perception: on their device. first: file of the VAE to go on from."""
+        """encoders: whose latents are decoded. perception: on their device. first: file of the VAE to start from."""
         super().__init__(source, config)
         self._vae: Any = vae_network()
         self._vae.load_state_dict({name: weight.float() for name, weight in load_file(first).items()})
@@ -103,12 +103,12 @@ class DecoderStage(SampleStage):
     def _decoding(self, perception: Perception) -> Decoding[Any]:
         return Decoding(self._vae, perception)
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> DecoderBatch:
-        """Close-ups and their latents, shaken a little."""
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> DecoderBatch:
+        """Close-ups, and their latents with a little noise."""
         photos = pictures(raw)
         latents = self._encoders.latents(photos)
-        shaken = torch.rand(len(raw), 1, 1, 1, generator=chance) * _SHAKEN * LATENT_STD
-        noise = shaken * torch.randn(latents.shape, generator=chance)
+        strength = torch.rand(len(raw), 1, 1, 1, generator=generator) * _MAX_LATENT_NOISE * LATENT_STD
+        noise = strength * torch.randn(latents.shape, generator=generator)
         return DecoderBatch(
             latents.to(device) + noise.to(device),
             close_up(photos).to(device),
@@ -117,11 +117,11 @@ class DecoderStage(SampleStage):
         )
 
     def save_weights(self, folder: Path) -> None:
-        """vae.safetensors, with the encoder as it was."""
+        """vae.safetensors, with the encoder unchanged."""
         write_weights(self._vae.state_dict(), folder / VAE_FILE)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Pictures of the data, and what comes back of them."""
+        """Draws pictures of the data beside their reconstructions."""
         photos = pictures(self._first())
         device = next(self.network.parameters()).device
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""How close the miniature sees people: nearer than the data does, so that more of its few latents tell of the face."""
+"""How the miniature frames people: closer than the data does, so that more of its few latents cover the face."""
 
 import torch
 import torch.nn.functional as F
@@ -8,14 +8,14 @@ from ...comfy_host.miniature import DATA_SIZE, PICTURE_HEIGHT, PICTURE_WIDTH
 from ...regions import LATENT_CELL
 
 _TOP, _BOTTOM = 10 / 128, 118 / 128  # fractions of the data's pictures: from above the hair to the collar
-_FLATNESS = 0.5, 2.5  # the least and the most: a face of one colour should not count for all
+_FLATNESS = 0.5, 2.5  # limits, so that a face of a single colour does not dominate
 FACE_WEIGHT = 3.0
-"""How much more an error in a face counts."""
+"""Weight of an error on a face, relative to one elsewhere."""
 
 
 def close_up(pictures: Tensor) -> Tensor:
     """Pictures [B, H, W, C] of the data -> [B, PICTURE_HEIGHT, w, C], both 0 to 1. Square ones of one person become
-    PICTURE_WIDTH wide, wider ones of several keep all they show of each.
+    PICTURE_WIDTH wide; wider ones of several people keep their full width.
     """
     top, bottom, left, right = _window(*pictures.shape[1:3])
     cut = pictures[:, top:bottom, left:right].movedim(-1, 1)
@@ -31,7 +31,7 @@ def in_close_up(points: Tensor, height: int = DATA_SIZE, width: int = DATA_SIZE)
 
 
 def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> Tensor:
-    """How much each latent counts: [B, 1, height, width], of mean 1. Those on the face count ``weight`` times as much.
+    """The weight of each latent, [B, 1, height, width], of mean 1: on the face ``weight`` times that elsewhere.
 
     keypoints: [B, 106, 2] in fractions of the picture.
     """
@@ -40,11 +40,11 @@ def face_weights(keypoints: Tensor, height: int, width: int, weight: float) -> T
 
 
 def face_flatness(keypoints: Tensor, pictures: Tensor) -> Tensor:
-    """How little contrast there is on each face compared to the others of a batch, [B]: 1 is usual, 0.5 to 2.5.
+    """How flat each face is compared to the others of a batch, [B]: the mean contrast by its own, 0.5 to 2.5.
 
     keypoints: [B, 106, 2] in fractions of the pictures. pictures: [B, C, h, w].
 
-    Dark faces in even light have down to half the contrast of bright ones. An error of the same size costs them more.
+    Dark faces in even light have as little as half the contrast of bright ones, so that equal errors hurt them more.
     """
     on_face = _on_faces(keypoints, *pictures.shape[2:]).to(pictures)
     cells = on_face.sum((2, 3), keepdim=True).clamp(min=1)
@@ -55,7 +55,7 @@ def face_flatness(keypoints: Tensor, pictures: Tensor) -> Tensor:
 
 
 def _on_faces(keypoints: Tensor, height: int, width: int) -> Tensor:
-    """1 on the face, else 0, [B, 1, height, width]."""
+    """A mask of the faces' bounding boxes, [B, 1, height, width]."""
     down = ((torch.arange(height, device=keypoints.device) + 0.5) / height).view(1, height, 1)
     across = ((torch.arange(width, device=keypoints.device) + 0.5) / width).view(1, 1, width)
     low, high = keypoints.amin(1), keypoints.amax(1)
@@ -77,7 +77,7 @@ def close_up_weights(keypoints: Tensor, latents: Tensor) -> Tensor:
 
 
 def _window(height: int, width: int) -> tuple[int, int, int, int]:
-    """Pixels that are kept: top, bottom, left, right."""
+    """The pixels that are kept: top, bottom, left, right."""
     top, bottom = round(height * _TOP), round(height * _BOTTOM)
     cell = LATENT_CELL * (bottom - top) / PICTURE_HEIGHT
     cells = PICTURE_WIDTH // LATENT_CELL if width == height else int(width / cell)

@@ -1,6 +1,6 @@
-"""A judge of the miniature's pictures, trained on renders of other people: public classifiers read these faces poorly.
+"""A classifier of the miniature's pictures, trained on renders of other people: public ones do poorly on these faces.
 
-No loss of any other stage sees it.
+It takes part in no other stage's losses.
 """
 
 from collections.abc import Mapping
@@ -17,25 +17,25 @@ from ...images import Photo, to_image
 from ..config import LoopConfig
 from ..data.sample import Sample
 from ..inputs import pictures
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SampleSource, SampleStage
 from ..synthetic.people import CLOTH_COLOURS
 from .weights import write_weights
 
 JUDGE_FILE = "judge.safetensors"
 SIZE = 128
-"""Side of the pictures that it looks at: portraits as in the data."""
+"""Side of its input pictures, portraits as in the data."""
 COLOURS = tuple(CLOTH_COLOURS)
 _WIDTHS = (24, 48, 96, 128)
-_BLUR = 0.5  # share of the pictures that train a little less sharp
+_BLUR = 0.5  # share of the pictures that are blurred a little
 _SHIFT, _ZOOM = 0.08, 0.15
 _NO_COLOUR = -1  # of a background outdoors
 QUESTIONS = {"expression": len(EXPRESSIONS), "clothes": len(COLOURS), "background": len(COLOURS)}
-"""What it answers -> number of answers: EXPRESSIONS, or the colour of clothes and background, COLOURS."""
+"""Question -> number of answers: EXPRESSIONS, or COLOURS for clothes and background."""
 
 
 class Judge(nn.Module):
-    """Portraits -> answers."""
+    """Classifies portraits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Judge(nn.Module):
             layers += [_convolution(before, width, 2), _Residual(width), _Residual(width)]
             before = width
         self.body = nn.Sequential(*layers)
-        # The face is in the middle and the rest around it, so places count.
+        # The face is in the middle and the rest around it, so position matters.
         self.heads = nn.ModuleDict({name: nn.Linear(before * 16, count) for name, count in QUESTIONS.items()})
         self.drop = nn.Dropout(0.3)
 
@@ -72,18 +72,18 @@ def open_judge(file: Path) -> Judge:
 
 
 @torch.no_grad()
-def ask(judge: Judge, portraits: list[Photo]) -> list[Verdict]:
-    """What it says of portraits [SIZE, SIZE, 3]."""
+def classify(judge: Judge, portraits: list[Photo]) -> list[Verdict]:
+    """The verdicts on portraits [SIZE, SIZE, 3]."""
     batch = to_image(portraits).movedim(-1, 1)
-    said = {name: scores.argmax(dim=1).tolist() for name, scores in judge(batch).items()}
+    answers = {name: scores.argmax(dim=1).tolist() for name, scores in judge(batch).items()}
     return [
         Verdict(EXPRESSIONS[expression], COLOURS[clothes], COLOURS[background])
-        for expression, clothes, background in zip(*(said[name] for name in QUESTIONS), strict=True)
+        for expression, clothes, background in zip(*(answers[name] for name in QUESTIONS), strict=True)
     ]
 
 
 class Judging(nn.Module):
-    """The losses of a batch of portraits with the right answers."""
+    """The losses of a batch of labelled portraits."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -91,10 +91,10 @@ class Judging(nn.Module):
         self.judge = Judge()
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """batch: "portraits" and, by question, the right answers [B], negative where there is none."""
+        """batch: "portraits" and, by question, the correct answers [B], negative where there is none."""
         scores = self.judge(batch["portraits"])
         losses = {name: F.cross_entropy(scores[name], batch[name], ignore_index=_NO_COLOUR) for name in QUESTIONS}
-        return told(torch.stack(list(losses.values())).sum(), **losses)
+        return loss_dict(torch.stack(list(losses.values())).sum(), **losses)
 
 
 class JudgeStage(SampleStage):
@@ -104,13 +104,13 @@ class JudgeStage(SampleStage):
         super().__init__(source, config)
         self.network = Judging(config.seed)
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> dict[str, Tensor]:
-        """Pictures a little shifted, zoomed, mirrored and blurred, with the right answers."""
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for dropout
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+        """Augmented pictures (shifted, zoomed, mirrored, blurred) with the correct answers."""
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
         portraits = pictures(raw).movedim(-1, 1)
-        answers = [answers_of(sample) for sample in raw]
+        answers = [true_answers(sample) for sample in raw]
         batch = {name: torch.tensor([answer[name] for answer in answers]) for name in QUESTIONS}
-        batch["portraits"] = _varied(portraits, chance)
+        batch["portraits"] = _augmented(portraits, generator)
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def save_weights(self, folder: Path) -> None:
@@ -118,8 +118,8 @@ class JudgeStage(SampleStage):
         write_weights(self.network.judge.state_dict(), folder / JUDGE_FILE)
 
 
-def answers_of(sample: Sample) -> dict[str, int]:
-    """The right answers for a synthetic picture, as numbers; -1 where there is none."""
+def true_answers(sample: Sample) -> dict[str, int]:
+    """The correct answers for a synthetic picture, as indices; -1 where there is none."""
     shot, person = sample.labels["shot"], sample.labels["person"]
     outdoors = shot["background"] == "outdoors"
     return {
@@ -129,17 +129,17 @@ def answers_of(sample: Sample) -> dict[str, int]:
     }
 
 
-def _varied(portraits: Tensor, chance: torch.Generator) -> Tensor:
+def _augmented(portraits: Tensor, generator: torch.Generator) -> Tensor:
     count = len(portraits)
-    zoom = 1 + _ZOOM * (2 * torch.rand(count, generator=chance) - 1)
-    mirror = torch.where(torch.rand(count, generator=chance) < 0.5, -1.0, 1.0)
-    shift = _SHIFT * torch.randn(count, 2, generator=chance)
+    zoom = 1 + _ZOOM * (2 * torch.rand(count, generator=generator) - 1)
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    shift = _SHIFT * torch.randn(count, 2, generator=generator)
     where = torch.zeros(count, 2, 3)
     where[:, 0, 0], where[:, 1, 1], where[:, :, 2] = zoom * mirror, zoom, shift
     grid = F.affine_grid(where, [count, 3, SIZE, SIZE], align_corners=False)
     moved = F.grid_sample(portraits, grid, padding_mode="border", align_corners=False)
     blurred = F.interpolate(F.interpolate(moved, scale_factor=0.5, mode="area"), size=SIZE, mode="bilinear")
-    soft = (torch.rand(count, 1, 1, 1, generator=chance) < _BLUR) * torch.rand(count, 1, 1, 1, generator=chance)
+    soft = (torch.rand(count, 1, 1, 1, generator=generator) < _BLUR) * torch.rand(count, 1, 1, 1, generator=generator)
     return torch.lerp(moved, blurred, soft)
 
 

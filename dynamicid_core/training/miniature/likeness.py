@@ -1,6 +1,6 @@
-"""UNet, adapter and IMR of the miniature learn what a photo alone does not teach: to paint the face that the tokens
-tell of even if what they painted so far shows another one, and to paint it so that ArcFace sees in it what it sees in
-the true one; half of the people by tokens that the IMR has edited.
+"""The stages that train UNet, adapter and IMR for likeness: to paint the face of the tokens even if the picture so far
+shows another one, and so that ArcFace sees in it what it sees in the true one. Half of the people have tokens that the
+IMR has edited.
 """
 
 from collections.abc import Iterator
@@ -18,40 +18,41 @@ from ...saa import SaaSettings
 from ..config import AnchorSettings
 from ..data.sample import Sample
 from ..inputs import embeddings_of
-from ..losses import feature_loss, told
+from ..losses import feature_loss, loss_dict
 from ..networks import Layouts, TrainableAdapter, token_spread
-from ..reconfiguration import ReconfigureBatches
+from ..reconfiguration import ReconfigureCollator
 from ..stages import AnchorStage, SampleSource, save_motion_network
 from .anchoring import CloseUpAnchoring
-from .edits import EditBatches, Editor, Edits, Pair
+from .edits import EditCollator, Editor, Edits, Pair
 from .framing import in_close_up
-from .own_steps import OwnSteps, rows_of
-from .perception import Perception, embedding_errors, feature_errors, unlike_the_photo
+from .perception import Perception, embedding_errors, feature_errors, similarity_errors
+from .rollout import Rollout, rows_of
 from .together import PlacedBatch, boosted_layouts, placed
 
-ALONE_IN_LIKENESS, SCENES_IN_LIKENESS = 3, 0.6
-"""As in ``together`` and ``denoising``. With fewer scenes of several people, third heads came up between two."""
-_LOOKED_AT = 0.6  # of a batch, how much ArcFace looks at: it takes as long as the rest together
-_TOO_EARLY = 850  # of 1000 timesteps; from here on a face is too blurred for it
-_SEEN = {"features": 1.0, "embedding": 0.5, "confused": 1.5, "unlike": 5.0}  # weights of what ArcFace finds wrong
-_THRESHOLD, _MARGIN, _SHARPNESS = 0.47, 0.05, 16.0  # of cosines: what is one's own belongs well above it, others below
-_SAME = 0.62  # cosine of identities; nearer ones count as those of one person
-_OF_OWN = 0.5  # weight of the noise of pictures that have gone on: clothes and walls of their own lead elsewhere
+UNET_ONLY_EVERY_IN_LIKENESS, SCENE_SHARE_IN_LIKENESS = 3, 0.6
+"""As in ``together`` and ``denoising``. With fewer scenes of several people, third heads appeared between two."""
+_ARCFACE_SHARE = 0.6  # of a batch that ArcFace sees: it takes as long as everything else together
+_MAX_TIMESTEP = 850  # of 1000; from here on a face is too blurred for ArcFace
+_ARCFACE_WEIGHTS = {"features": 1.0, "embedding": 0.5, "confused": 1.5, "unlike": 5.0}  # of the losses through ArcFace
+_THRESHOLD, _MARGIN, _SHARPNESS = 0.47, 0.05, 16.0  # of cosines: a person's own should be well above, others' below
+_SAME = 0.62  # cosine of identities from which on they count as one person's
+_ROLLED_OUT_WEIGHT = 0.5  # of the noise loss of rolled-out pictures: their own clothes and walls lead elsewhere
 
 
 @dataclass(frozen=True, eq=False)
 class LikenessBatch(PlacedBatch):
     """edits: of the people with edited tokens, if any; the others have those of the photo itself. sources: [B, 512],
-    identities of the photos that tokens come from, 0 for nobody. gone_on: [B], which pictures are the UNet's own.
+    identities of the photos that the tokens come from, 0 for dropped faces. rolled_out: [B], which pictures are the
+    UNet's own.
     """
 
     edits: Edits | None
     sources: Tensor
-    gone_on: Tensor
+    rolled_out: Tensor
 
 
 class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
-    """Anchoring with ArcFace looking on. What trains is ``adapter`` and ``editor``."""
+    """Anchoring with losses through ArcFace. Trains ``adapter`` and ``editor``."""
 
     def __init__(
         self,
@@ -63,13 +64,13 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         perception: Perception,
         known: Tensor,
     ) -> None:
-        """known: [N, 512], identities of everybody to be told apart."""
+        """known: [N, 512], identities of all people to be distinguished."""
         super().__init__(denoiser, adapter, config)
         self.editor = editor
         self._encoders, self._perception, self._known = encoders, perception, known
 
     def tokens(self, batch: LikenessBatch) -> Tensor:
-        """Of the people in a batch, some of them edited, [B, T, D]."""
+        """Tokens of the people in a batch, some of them edited, [B, T, D]."""
         own = super().tokens(batch)
         edits = batch.edits
         return own if edits is None else own.index_copy(0, edits.rows, self.editor(edits))
@@ -78,32 +79,32 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         """Losses by name; "loss" is the one to minimise. "edited": the feature loss of reconfiguration."""
         tokens = self.tokens(batch)
         predicted = self.predict(batch, tokens)
-        weights = torch.where(batch.gone_on, _OF_OWN, 1.0)
+        weights = torch.where(batch.rolled_out, _ROLLED_OUT_WEIGHT, 1.0)
         noise = (self.noise_losses(batch, predicted) * weights).mean()
-        seen = self._seen(batch, predicted)
+        perceptual = self._arcface_losses(batch, predicted)
         edits = batch.edits
         edited = tokens.new_zeros(()) if edits is None else feature_loss(tokens[edits.rows], edits.batch.target_tokens)
-        return told(
-            noise + sum(weight * seen[name] for name, weight in _SEEN.items()) + edited,
+        return loss_dict(
+            noise + sum(weight * perceptual[name] for name, weight in _ARCFACE_WEIGHTS.items()) + edited,
             noise=noise,
             edited=edited,
-            **seen,
+            **perceptual,
             token_spread=token_spread(tokens),
         )
 
     def _layout(self, batch: LikenessBatch) -> Layouts:
         return boosted_layouts(batch.regions, self._settings.layout_boost, batch.latents.device)
 
-    def _seen(self, batch: LikenessBatch, predicted: Tensor) -> dict[str, Tensor]:
-        """What ArcFace finds wrong with the expected pictures of some people, by the names of _SEEN: in its features,
-        in the embedding, that it confuses them with others, and that people are not as near as in the photo. 0 if fewer
-        than two can be looked at.
+    def _arcface_losses(self, batch: LikenessBatch, predicted: Tensor) -> dict[str, Tensor]:
+        """Losses through ArcFace on the expected pictures of some people, by the names of _ARCFACE_WEIGHTS: on its
+        features, on the embedding, on confusion with others, and on similarities to all people, compared with those of
+        the photo. 0 if fewer than two pictures qualify.
         """
-        most = max(2, round(_LOOKED_AT * len(predicted)))
-        early_on = _TOO_EARLY / 1000 * self._denoiser.timesteps
-        rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
+        limit = max(2, round(_ARCFACE_SHARE * len(predicted)))
+        latest = _MAX_TIMESTEP / 1000 * self._denoiser.timesteps
+        rows = (batch.identities.any(dim=1) & (batch.timesteps < latest)).nonzero().flatten()[:limit]
         if len(rows) < 2:
-            return dict.fromkeys(_SEEN, predicted.new_zeros(()))
+            return dict.fromkeys(_ARCFACE_WEIGHTS, predicted.new_zeros(()))
         some = rows_of(batch, rows)
         expected = self._denoiser.predict_clean(some.latents, some.noise, some.timesteps, predicted[rows])
         keypoints = in_close_up(some.keypoints)
@@ -114,19 +115,19 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
             "features": feature_errors(painted, true),
             "embedding": embedding_errors(painted, true),
             "confused": confusion(painted.embeddings, batch.sources[rows], self._known),
-            "unlike": unlike_the_photo(painted, true, self._known),
+            "unlike": similarity_errors(painted, true, self._known),
         }
-        sharp = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # what is expected early on is blurred
-        return {name: (of_each * sharp).sum() / most for name, of_each in errors.items()}
+        sharpness = (1.2 - some.timesteps / self._denoiser.timesteps).clamp(0.3, 1)  # early predictions are blurred
+        return {name: (of_each * sharpness).sum() / limit for name, of_each in errors.items()}
 
 
 def confusion(faces: Tensor, own: Tensor, known: Tensor) -> Tensor:
-    """How far one threshold for all faces is from telling each of them from other people, [B]: the pairwise sigmoid
-    loss (SigLIP, arXiv 2303.15343).
+    """How far a single threshold for all faces is from separating each of them from other people, [B]: the pairwise
+    sigmoid loss (SigLIP, arXiv 2303.15343).
 
-    faces, own: [B, 512], of length 1, what they show and whom they should. known: [N, 512], of everybody.
+    faces, own: [B, 512], of length 1, whom they show and whom they should. known: [N, 512], of all people.
 
-    The worse a face is, the more it counts, so most is learned from people who seem far from everybody.
+    The worse a face is, the more it counts, so most is learned from people whose faces are similar to nobody.
     """
     others = own @ known.T < _SAME
     missing = F.softplus((_THRESHOLD + _MARGIN - (faces * own).sum(1)) * _SHARPNESS)
@@ -135,7 +136,7 @@ def confusion(faces: Tensor, own: Tensor, known: Tensor) -> Tensor:
 
 
 class LikenessStage(AnchorStage):
-    """SAA and IMR. The face encoder stays as it is, and with it what tokens mean to the IMR."""
+    """SAA and IMR. The face encoder is frozen, and with it what tokens mean to the IMR."""
 
     def __init__(
         self,
@@ -147,12 +148,12 @@ class LikenessStage(AnchorStage):
         perception: Perception,
         known: Tensor,
     ) -> None:
-        """editor, perception: on the device of the encoders. known: [N, 512], identities of everybody."""
+        """editor, perception: on the device of the encoders. known: [N, 512], identities of all people."""
         self._editor, self._perception, self._known = editor, perception, known.to(encoders.device)
         super().__init__(denoiser, encoders, source, config)
         adapter, settings = self.network.adapter, SaaSettings(threshold=config.threshold)
-        self._edits = EditBatches(ReconfigureBatches(encoders, denoiser, adapter, diffusion_share=0.0))
-        self._own_steps = OwnSteps(denoiser, encoders, adapter, settings)
+        self._edits = EditCollator(ReconfigureCollator(encoders, denoiser, adapter, diffusion_share=0.0))
+        self._rollout = Rollout(denoiser, encoders, adapter, settings)
 
     def _anchoring(self, adapter: TrainableAdapter) -> LikenessAnchoring:
         adapter.face_encoder.requires_grad_(False)
@@ -167,23 +168,23 @@ class LikenessStage(AnchorStage):
         while True:
             yield list(islice(people, size))
 
-    def to_paint(self, raw: list[Pair]) -> list[Sample]:
+    def target_samples(self, raw: list[Pair]) -> list[Sample]:
         """The photos to paint."""
         return [target for _, target in raw]
 
-    def make_batch(self, raw: list[Pair], chance: torch.Generator, device: torch.device) -> LikenessBatch:
-        """What ``LikenessAnchoring`` takes."""
-        shown = placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
-        edits = self._edits.make(raw, shown.identities.any(dim=1), chance, device)
+    def make_batch(self, raw: list[Pair], generator: torch.Generator, device: torch.device) -> LikenessBatch:
+        """The input of ``LikenessAnchoring``."""
+        shown = placed(super().make_batch(raw, generator, device), self._denoiser.timesteps, generator)
+        edits = self._edits.make(raw, shown.identities.any(dim=1), generator, device)
         sources = shown.identities.clone()
         if edits is not None:
             sources[edits.rows] = embeddings_of([raw[row][0] for row in edits.rows.tolist()]).to(device)
-        nothing_yet = torch.zeros(len(raw), dtype=torch.bool, device=device)
-        batch = LikenessBatch(**vars(shown), edits=edits, sources=sources, gone_on=nothing_yet)
+        none = torch.zeros(len(raw), dtype=torch.bool, device=device)
+        batch = LikenessBatch(**vars(shown), edits=edits, sources=sources, rolled_out=none)
         with torch.no_grad():
             tokens = self.network.tokens(batch)
-        batch, gone_on = self._own_steps.take(batch, tokens, chance)
-        return replace(batch, gone_on=gone_on)
+        batch, rolled_out = self._rollout.take(batch, tokens, generator)
+        return replace(batch, rolled_out=rolled_out)
 
     def save_weights(self, folder: Path) -> None:
         """adapter.safetensors and imr.safetensors."""
@@ -192,9 +193,9 @@ class LikenessStage(AnchorStage):
 
 
 def keep_self_attention(unet: nn.Module, adapter: TrainableAdapter) -> None:
-    """From now on neither the self-attention of a UNet trains, nor the low-rank updates of it.
+    """Freezes a UNet's self-attention and its low-rank updates.
 
-    One face at a time teaches it that all of a picture belongs to one person; people in one picture then blend.
+    Training on single faces teaches it that a whole picture belongs to one person; people in one picture then blend.
     """
     for layer in adapter.layers:
         if not layer.is_cross:

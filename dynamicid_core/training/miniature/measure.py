@@ -1,6 +1,6 @@
-"""What the miniature can do, on people that no stage ever saw, by the path of the nodes and real InsightFace models.
+"""Measures the miniature on people that no stage ever saw, as the nodes run it, with real InsightFace models.
 
-Everything is measured on ComfyUI's side of the finished files, in half precision, as they are shipped.
+Everything is measured on the finished files as ComfyUI loads them, in half precision, as they are shipped.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,25 +15,25 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...evaluation.cases import Motion, motions_of
+from ...evaluation.cases import Motion, motions_for
 from ...evaluation.metrics import pose_class
 from ...expression import EXPRESSIONS
 from ...images import Photo, to_image, to_photos
 from ..data.sample import Sample
 from .bench import ENLARGED, NO_IMR, SETTINGS, Bench, Person, Setting, prompt_for
 from .framing import close_up
-from .judge import COLOURS, answers_of
-from .pieces import Pieces
+from .judge import COLOURS, true_answers
+from .measurement_cache import MeasurementCache
 
-_FEW = (4, 6, 8, 12, 20, 30)
+_STEP_COUNTS = (4, 6, 8, 12, 20, 30)
 _SAMPLERS = ("euler", "dpmpp_2m", "ddim")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One person of one picture. own: cosine to their photo; others: to the photos of everybody else. nearest: whether
-    the nearest of the people in the picture is they. Without a face all are None and nothing is right. crowded: whether
-    the picture shows more faces than people.
+    """One person of one picture. own: cosine to their photo; others: cosines to the photos of all others. nearest:
+    whether they are the most similar of the picture's people. The remaining fields: whether it is correct. Without a
+    face, own is None, others empty, and nothing is correct. crowded: whether the picture shows more faces than people.
     """
 
     setting: str
@@ -51,36 +51,41 @@ class Finding:
 # --- the ceilings ----------------------------------------------------------------------------------------------------
 
 
-def ceilings(bench: Bench, samples: Sequence[Sample], people: Sequence[Person], pieces: Pieces) -> dict[str, Any]:
-    """What true renders of the same people give, and what is left of it after the autoencoder.
+def ceilings(
+    bench: Bench, samples: Sequence[Sample], people: Sequence[Person], cache: MeasurementCache
+) -> dict[str, Any]:
+    """The figures of true renders of the same people, and of their reconstructions by the autoencoder.
 
     samples: pictures of ``people``, the first of each left out here.
     """
-    through: dict[str, Callable[[Photo], Photo]] = {
+    transforms: dict[str, Callable[[Photo], Photo]] = {
         "renders": lambda photo: photo,
-        "after the autoencoder": lambda photo: _there_and_back(bench, photo),
+        "after the autoencoder": lambda photo: _reconstructed(bench, photo),
     }
-    return {name: pieces.kept(name, partial(_ceiling, bench, samples, people, way)) for name, way in through.items()}
+    return {
+        name: cache.get_or_measure(name, partial(_ceiling, bench, samples, people, transform))
+        for name, transform in transforms.items()
+    }
 
 
 def _ceiling(
-    bench: Bench, samples: Sequence[Sample], people: Sequence[Person], through: Callable[[Photo], Photo]
+    bench: Bench, samples: Sequence[Sample], people: Sequence[Person], transform: Callable[[Photo], Photo]
 ) -> dict[str, float]:
     own: list[float] = []
     others: list[list[float]] = []
-    kept: list[float] = []
+    to_original: list[float] = []
     right: dict[str, list[bool]] = {name: [] for name in ("found", "expression", "pose", "clothes", "background")}
     for sample in tqdm(samples, unit="picture"):
-        photo = through(_close_up(sample.picture))
+        photo = transform(_close_up(sample.picture))
         faces = bench.faces(photo)
         right["found"].append(bool(faces))
         if not faces:
             continue
-        embedding, verdict, pose = bench.look(photo, faces[0])
+        embedding, verdict, pose = bench.inspect(photo, faces[0])
         own += [float(embedding @ person.embedding) for person in people if person.name == sample.identity]
         others.append([float(embedding @ person.embedding) for person in people if person.name != sample.identity])
-        kept.append(float(embedding @ sample.embedding))
-        answers = answers_of(sample)
+        to_original.append(float(embedding @ sample.embedding))
+        answers = true_answers(sample)
         right["expression"].append(EXPRESSIONS.index(verdict.expression) == answers["expression"])
         right["pose"].append(pose == pose_class(torch.from_numpy(sample.pose)))
         right["clothes"].append(COLOURS.index(verdict.clothes) == answers["clothes"])
@@ -89,7 +94,7 @@ def _ceiling(
     return {
         "own": _mean(own),
         **_separation(own, others),
-        "to the original": _mean(kept),
+        "to the original": _mean(to_original),
         **{name: _mean(values) for name, values in right.items()},
     }
 
@@ -100,7 +105,7 @@ def _close_up(photo: Photo) -> Photo:
 
 
 @torch.inference_mode()
-def _there_and_back(bench: Bench, photo: Photo) -> Photo:
+def _reconstructed(bench: Bench, photo: Photo) -> Photo:
     vae = bench.miniature.vae
     return to_photos(vae.decode(vae.encode(to_image([photo]))))[0]
 
@@ -114,14 +119,14 @@ def measure(
     number: int,
     cases: int,
     settings: Sequence[Setting],
-    pieces: Pieces,
+    cache: MeasurementCache,
 ) -> list[Finding]:
-    """Findings of ``cases`` pictures of ``number`` people with each setting; the pictures go beside the pieces."""
+    """Findings of ``cases`` pictures of ``number`` people with each setting; the cache keeps the pictures, too."""
     findings = []
     for case, setting in tqdm(list(product(range(cases), settings)), unit="picture", desc=f"{number} people"):
         name = f"{number}-{SETTINGS.index(setting)}-{case:03d}"
-        picture = pieces.folder / f"{name}.png"
-        found = pieces.kept(name, partial(_case, bench, people, number, case, setting, picture), picture)
+        picture = cache.folder / f"{name}.png"
+        found = cache.get_or_measure(name, partial(_case, bench, people, number, case, setting, picture), picture)
         findings += [Finding(**one) for one in found]
     return findings
 
@@ -129,16 +134,16 @@ def measure(
 def _case(
     bench: Bench, people: Sequence[Person], number: int, case: int, setting: Setting, picture: Path
 ) -> list[dict[str, Any]]:
-    """One picture: the fields of its findings."""
-    random = np.random.default_rng((8, number, case))
+    """One picture's findings, as dictionaries."""
+    rng = np.random.default_rng((8, number, case))
     group = [people[(case * number + i) % len(people)] for i in range(number)]
-    motions = motions_of(case, number, right=bool(case % 2))
-    clothes, background = random.choice(COLOURS, 2, replace=False).tolist()
+    motions = motions_for(case, number, right=bool(case % 2))
+    clothes, background = rng.choice(COLOURS, 2, replace=False).tolist()
     faces = [
-        bench.edited(person, motion) if setting.edit else person.face
+        bench.edit(person, motion) if setting.edit else person.face
         for person, motion in zip(group, motions, strict=True)
     ]
-    photo = bench.picture(faces, setting, prompt_for(number, clothes, background), case)
+    photo = bench.paint(faces, setting, prompt_for(number, clothes, background), case)
     Image.fromarray(photo).save(picture)
     return [asdict(one) for one in find(bench, photo, group, people, motions, clothes, background, setting.label)]
 
@@ -153,7 +158,7 @@ def find(
     background: str,
     setting: str,
 ) -> list[Finding]:
-    """What became of each person of a group: the face in their column is they."""
+    """The findings of a group: the face in a person's column counts as theirs."""
     width = photo.shape[1] * ENLARGED
     faces = bench.faces(photo)
     crowded = len(faces) > len(group)
@@ -167,7 +172,7 @@ def find(
         if not here:
             findings.append(Finding(setting, len(group), None, [], False, False, False, False, False, crowded))
             continue
-        embedding, verdict, pose = bench.look(photo, here[0])
+        embedding, verdict, pose = bench.inspect(photo, here[0])
         own = float(embedding @ person.embedding)
         findings.append(
             Finding(
@@ -186,13 +191,13 @@ def find(
     return findings
 
 
-def few_steps(bench: Bench, people: Sequence[Person], cases: int, pieces: Pieces) -> list[dict[str, Any]]:
-    """Similarity and separation against the number of steps, for three samplers: rows for a plot."""
+def few_steps(bench: Bench, people: Sequence[Person], cases: int, cache: MeasurementCache) -> list[dict[str, Any]]:
+    """Similarity and separation by number of steps, for three samplers: rows for a plot."""
     rows = []
-    for sampler, steps in tqdm(list(product(_SAMPLERS, _FEW)), desc="few steps"):
+    for sampler, steps in tqdm(list(product(_SAMPLERS, _STEP_COUNTS)), desc="few steps"):
         scheduler = "ddim_uniform" if sampler == "ddim" else "normal"
         quick = replace(bench, steps=steps, sampler=sampler, scheduler=scheduler)
-        of_these = pieces.kept(f"{sampler}-{steps}", partial(_with_steps, quick, people, cases))
+        of_these = cache.get_or_measure(f"{sampler}-{steps}", partial(_with_steps, quick, people, cases))
         rows.append({"sampler": sampler, "steps": steps, **of_these})
     return rows
 
@@ -205,7 +210,7 @@ def _with_steps(bench: Bench, people: Sequence[Person], cases: int) -> dict[str,
             COLOURS[case % len(COLOURS)],
             COLOURS[(case + 5) % len(COLOURS)],
         )
-        photo = bench.picture([person.face], NO_IMR, prompt_for(1, clothes, background), case)
+        photo = bench.paint([person.face], NO_IMR, prompt_for(1, clothes, background), case)
         still = Motion("neutral", "front")
         findings += find(bench, photo, [person], people, [still], clothes, background, "")
     return summary(findings)
@@ -215,7 +220,7 @@ def _with_steps(bench: Bench, people: Sequence[Person], cases: int) -> dict[str,
 
 
 def summary(findings: Sequence[Finding]) -> dict[str, float]:
-    """Means over findings; a person without a face counts as 0 and as wrong."""
+    """Means over findings; a person without a face counts as 0 and as incorrect."""
     found = [one for one in findings if one.own is not None]
     own = [one.own for one in found if one.own is not None]
     return {
@@ -230,10 +235,10 @@ def summary(findings: Sequence[Finding]) -> dict[str, float]:
 
 
 def _separation(own: Sequence[float], others: Sequence[Sequence[float]]) -> dict[str, float]:
-    """How well faces tell their person from the others. own, others: cosines, of each face.
+    """How well faces separate their person from the others. own, others: cosines, of each face.
 
-    auc: of all faces together, so that one threshold has to do for all pictures. auc in a picture: the mean of that of
-    each face by itself, which does not mind a picture in which all people seem far.
+    auc: of all faces together, as for one threshold on all pictures. auc in a picture: the mean of each face's own,
+    which is unaffected by a picture in which all similarities are low.
     """
     everybody = list(chain.from_iterable(others))
     return {
@@ -244,7 +249,7 @@ def _separation(own: Sequence[float], others: Sequence[Sequence[float]]) -> dict
 
 
 def auc(own: Sequence[float], others: Sequence[float]) -> float:
-    """Area under the ROC curve: how often one of ``own`` is above one of ``others``. 0.5 where one of both is empty."""
+    """Area under the ROC curve: how often a value of ``own`` is above one of ``others``. 0.5 where either is empty."""
     if not len(own) or not len(others):
         return 0.5
     below = np.searchsorted(np.sort(others), own, "left") + np.searchsorted(np.sort(others), own, "right")

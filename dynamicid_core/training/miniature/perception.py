@@ -1,4 +1,4 @@
-"""What ArcFace sees of a face on its way to the embedding: a painted face should give it what the true one does."""
+"""Perceptual losses through ArcFace: a painted face should have the features and embedding of the true one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from ...keypoints import ARCFACE_POINTS
 from ..data.shards import read_samples
 
 _LAYERS = ("PRelu_5", "Add_32", "Add_73", "Add_90")
-"""Of w600k_mbf, the last ones that see 56, 28, 14 and 7 squares in each direction."""
+"""The last layers of w600k_mbf with feature maps of 56, 28, 14 and 7 cells in each direction."""
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ArcFaceOutput:
     """features: per layer [B, C, h, w], of length 1 in C. embeddings: [B, 512], of length 1."""
 
     features: list[Tensor]
@@ -28,53 +28,53 @@ class Seen:
 
 
 class Perception:
-    """ArcFace, letting gradients through."""
+    """ArcFace with gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         """network: frozen, [B, 3, 112, 112] of -1 to 1 -> [B, 512], with the layers of w600k_mbf."""
         self._network = network
-        self._kept: dict[str, Tensor] = {}
+        self._captured: dict[str, Tensor] = {}
         for name in _LAYERS:
-            network.get_submodule(name).register_forward_hook(self._keeping(name))
+            network.get_submodule(name).register_forward_hook(self._capture_hook(name))
 
-    def __call__(self, pictures: Tensor, keypoints: Tensor) -> Seen:
-        """What it sees of faces. pictures: [B, H, W, 3], 0 to 1. keypoints: [B, 106, 2] in fractions of them."""
+    def __call__(self, pictures: Tensor, keypoints: Tensor) -> ArcFaceOutput:
+        """Its output for faces. pictures: [B, H, W, 3], 0 to 1. keypoints: [B, 106, 2] in fractions of them."""
         embeddings = self._network(_aligned(pictures, keypoints) * 2 - 1)
-        features = [F.normalize(self._kept.pop(name), dim=1) for name in _LAYERS]
-        return Seen(features, F.normalize(embeddings, dim=-1))
+        features = [F.normalize(self._captured.pop(name), dim=1) for name in _LAYERS]
+        return ArcFaceOutput(features, F.normalize(embeddings, dim=-1))
 
-    def _keeping(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            self._kept[name] = output
+    def _capture_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def capture(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            self._captured[name] = output
 
-        return keep
+        return capture
 
 
-def feature_errors(painted: Seen, true: Seen) -> Tensor:
-    """How far features are apart, [B]: 0 for the same ones, 2 where they have nothing in common."""
-    apart = [
+def feature_errors(painted: ArcFaceOutput, true: ArcFaceOutput) -> Tensor:
+    """The distance of features, [B]: 0 for equal ones, 2 for orthogonal ones."""
+    distances = [
         (mine - other).square().sum(1).mean((1, 2)) for mine, other in zip(painted.features, true.features, strict=True)
     ]
-    return torch.stack(apart).mean(0)
+    return torch.stack(distances).mean(0)
 
 
-def embedding_errors(painted: Seen, true: Seen) -> Tensor:
-    """How far embeddings are apart, [B]: 0 for the same ones, 1 for those with nothing in common."""
+def embedding_errors(painted: ArcFaceOutput, true: ArcFaceOutput) -> Tensor:
+    """1 - cosine of embeddings, [B]."""
     return 1 - (painted.embeddings * true.embeddings).sum(1)
 
 
-def unlike_the_photo(painted: Seen, true: Seen, identities: Tensor) -> Tensor:
-    """How far the cosines of faces with identities [N, 512], of length 1, are from those of the true faces, [B]: mean
-    squares.
+def similarity_errors(painted: ArcFaceOutput, true: ArcFaceOutput, identities: Tensor) -> Tensor:
+    """The mean squared difference, [B], between the cosines of painted and of true faces with identities [N, 512], of
+    length 1.
 
-    A soft or dark face is like nobody at all, so that even its own person seems far. What all people share then counts
-    most here, since all N see it.
+    A soft or dark face is similar to nobody, not even to its own person. This loss then restores above all what is
+    common to all people, since it shows in all N cosines.
     """
     return ((painted.embeddings - true.embeddings) @ identities.T).square().mean(1)
 
 
-def known_people(folder: Path) -> Tensor:
-    """Identities of everybody in a data set, [N, 512], of length 1, by a photo of each."""
+def known_identities(folder: Path) -> Tensor:
+    """Identities of all people in a data set, [N, 512], of length 1, by a photo of each."""
     first: dict[str, Tensor] = {}
     for sample in read_samples(folder):
         first.setdefault(sample.identity, torch.from_numpy(sample.embedding).float())
@@ -82,13 +82,13 @@ def known_people(folder: Path) -> Tensor:
 
 
 def open_perception(pack: Path, device: torch.device) -> Perception:
-    """The recognition model of a pack. Raises InputError if it is another one, or the package onnx2torch is missing."""
+    """The recognition model of a pack. Raises InputError if it is not w600k_mbf, or without the package onnx2torch."""
     try:
         import onnx
         from onnx2torch import convert
     except ImportError as error:
         raise InputError(
-            "To let gradients through InsightFace's recognition model, the package onnx2torch is needed. "
+            "Gradients through InsightFace's recognition model need the package onnx2torch. "
             "Run: pip install -r requirements-training.txt"
         ) from error
     file = open_pack(pack, "CPU").recognition_file
@@ -101,7 +101,7 @@ def open_perception(pack: Path, device: torch.device) -> Perception:
 
 
 def _aligned(pictures: Tensor, keypoints: Tensor) -> Tensor:
-    """Faces [B, 3, 112, 112] as ArcFace wants them: where InsightFace's ``norm_crop`` puts them."""
+    """Faces [B, 3, 112, 112] aligned for ArcFace, as by InsightFace's ``norm_crop``."""
     from insightface.utils.face_align import estimate_norm
 
     height, width = pictures.shape[1:3]

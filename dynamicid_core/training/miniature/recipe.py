@@ -1,6 +1,6 @@
-"""The miniature from nothing: its data, every stage in order, and the files that are shipped.
+"""The miniature from scratch: its data, all stages in order, and the files that are shipped.
 
-Each stage goes on where it was interrupted, and is left out when it is done.
+Each stage resumes where it was interrupted, and is skipped once it is done.
 """
 
 import logging
@@ -25,220 +25,221 @@ from .anchoring import RecognisedAnchorStage
 from .autoencoder import AutoencoderStage
 from .contrast import ContrastStage
 from .decoder import DecoderStage
-from .denoising import SCENES, DenoisingStage, read_scenes
+from .denoising import SCENE_SHARE, DenoisingStage, read_scenes
 from .edits import Editor, EditorStage
-from .encoders import RememberingEncoders
+from .encoders import CachingEncoders
 from .finishing import FinishingStage
 from .judge import JudgeStage
-from .kitchen import OTHERS, PEOPLE, UNSEEN, Kitchen, denoising_model
-from .likeness import ALONE_IN_LIKENESS, SCENES_IN_LIKENESS, LikenessStage, keep_self_attention
+from .likeness import SCENE_SHARE_IN_LIKENESS, UNET_ONLY_EVERY_IN_LIKENESS, LikenessStage, keep_self_attention
+from .measurement_cache import MeasurementCache
 from .packing import pack, pack_file
-from .perception import known_people, open_perception
-from .pieces import Pieces
+from .perception import known_identities, open_perception
 from .recogniser import RecogniserStage
 from .together import PlacedAnchorStage, TogetherStage
 from .weights import initialise
+from .workspace import OTHERS, PEOPLE, UNSEEN, Workspace, denoising_model
 
 _log = logging.getLogger(__name__)
-_TOLD = 0.1  # share of the adapter's captions that describe the person
+_DESCRIBE_SHARE = 0.1  # share of the adapter's captions that describe the person
 
 
-def make_data(kitchen: Kitchen) -> None:
-    """People by the seeds 0, 1 and 2, each in other clothes in every picture, and scenes of the first ones."""
+def make_data(workspace: Workspace) -> None:
+    """Makes the three data sets, by seeds 0, 1 and 2, each picture in other clothes, and scenes of the first people."""
     for seed, name in enumerate((PEOPLE, OTHERS, UNSEEN)):
-        identities, pictures = getattr(kitchen.effort, name)
+        identities, pictures = getattr(workspace.effort, name)
         job = command.Job(
-            out=kitchen.data(name),
-            anny=kitchen.anny,
-            pack=kitchen.pack,
+            out=workspace.data_folder(name),
+            anny=workspace.anny,
+            pack=workspace.pack,
             identities=identities,
             per_identity=pictures,
-            groups=kitchen.effort.scenes if name == PEOPLE else 0,
+            groups=workspace.effort.scenes if name == PEOPLE else 0,
             size=miniature.DATA_SIZE,
             seed=seed,
-            workers=kitchen.workers,
+            workers=workspace.workers,
             wardrobe=True,
         )
         command.make(job)
 
 
-def train_autoencoder(kitchen: Kitchen) -> None:
-    """VAE."""
+def train_autoencoder(workspace: Workspace) -> None:
+    """Trains the VAE."""
     config = LoopConfig(
-        output=str(kitchen.stage("autoencoder")),
-        steps=kitchen.effort.autoencoder, batch_size=8, learning_rate=6e-4, ema_decay=0.99,
+        output=str(workspace.stage_folder("autoencoder")),
+        steps=workspace.effort.autoencoder, batch_size=8, learning_rate=6e-4, ema_decay=0.99,
         log_every=20, save_every=400, sample_every=400,
     )  # fmt: skip
-    source, first = kitchen.source(PEOPLE, 0.5, 0.5), kitchen.first(miniature.VAE_FILE)
-    _run(lambda timed: AutoencoderStage(source, timed, first), config, kitchen)
+    source, first = workspace.source(PEOPLE, 0.5, 0.5), workspace.start_file(miniature.VAE_FILE)
+    _run(lambda timed: AutoencoderStage(source, timed, first), config, workspace)
 
 
-def train_decoder(kitchen: Kitchen) -> None:
-    """Decoder of the VAE."""
+def train_decoder(workspace: Workspace) -> None:
+    """Trains the VAE's decoder further."""
     config = LoopConfig(
-        output=str(kitchen.stage("decoder")),
-        steps=kitchen.effort.decoder, batch_size=16, learning_rate=2e-4, ema_decay=0.99,
+        output=str(workspace.stage_folder("decoder")),
+        steps=workspace.effort.decoder, batch_size=16, learning_rate=2e-4, ema_decay=0.99,
         log_every=20, save_every=200, sample_every=200,
     )  # fmt: skip
 
     def stage(timed: LoopConfig) -> DecoderStage:
-        vae, encoders = kitchen.weights("autoencoder", miniature.VAE_FILE), kitchen.encoders("autoencoder")
-        perception = open_perception(kitchen.pack, encoders.device)
-        return DecoderStage(encoders, kitchen.source(PEOPLE, 0, 0), timed, perception, vae)
+        vae, encoders = workspace.weights("autoencoder", miniature.VAE_FILE), workspace.encoders("autoencoder")
+        perception = open_perception(workspace.pack, encoders.device)
+        return DecoderStage(encoders, workspace.source(PEOPLE, 0, 0), timed, perception, vae)
 
-    _run(stage, config, kitchen)
+    _run(stage, config, workspace)
 
 
-def train_contrast(kitchen: Kitchen) -> None:
-    """Text encoder and image encoder."""
+def train_contrast(workspace: Workspace) -> None:
+    """Trains text encoder and image encoder."""
     config = LoopConfig(
-        output=str(kitchen.stage("contrast")),
-        steps=kitchen.effort.contrast, batch_size=64, learning_rate=5e-4, weight_decay=0.05, ema_decay=0.99,
+        output=str(workspace.stage_folder("contrast")),
+        steps=workspace.effort.contrast, batch_size=64, learning_rate=5e-4, weight_decay=0.05, ema_decay=0.99,
         log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: ContrastStage(kitchen.source(PEOPLE, 0.8, 0.8), timed), config, kitchen)
+    _run(lambda timed: ContrastStage(workspace.source(PEOPLE, 0.8, 0.8), timed), config, workspace)
 
 
-def train_judge(kitchen: Kitchen) -> None:
-    """Judge."""
+def train_judge(workspace: Workspace) -> None:
+    """Trains the judge."""
     config = LoopConfig(
-        output=str(kitchen.stage("judge")),
-        steps=kitchen.effort.judge, batch_size=32, learning_rate=1e-3, weight_decay=0.05,
+        output=str(workspace.stage_folder("judge")),
+        steps=workspace.effort.judge, batch_size=32, learning_rate=1e-3, weight_decay=0.05,
         ema_decay=0.0, log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: JudgeStage(kitchen.source(OTHERS, 0.5, 0.5), timed), config, kitchen)
+    _run(lambda timed: JudgeStage(workspace.source(OTHERS, 0.5, 0.5), timed), config, workspace)
 
 
-def train_denoising(kitchen: Kitchen) -> None:
-    """UNet of the base model."""
+def train_denoising(workspace: Workspace) -> None:
+    """Trains the base model's UNet."""
     config = LoopConfig(
-        output=str(kitchen.stage("denoising")),
-        steps=kitchen.effort.denoising, batch_size=16, learning_rate=1e-3, ema_decay=0.998,
+        output=str(workspace.stage_folder("denoising")),
+        steps=workspace.effort.denoising, batch_size=16, learning_rate=1e-3, ema_decay=0.998,
         log_every=20, save_every=500, sample_every=1000,
     )  # fmt: skip
 
     def stage(timed: LoopConfig) -> DenoisingStage:
-        source = ShardSource(kitchen.data(PEOPLE), timed.seed)
-        scenes = read_scenes(kitchen.data(PEOPLE) / "groups")
-        first = kitchen.first(miniature.UNET_FILE)
+        source = ShardSource(workspace.data_folder(PEOPLE), timed.seed)
+        scenes = read_scenes(workspace.data_folder(PEOPLE) / "groups")
+        first = workspace.start_file(miniature.UNET_FILE)
         model = miniature.load_unet(first) if first else miniature.build_unet()
         if first is None:
             initialise(model.model.diffusion_model, timed.seed)
-        return DenoisingStage(denoising_model(model), kitchen.encoders(), source, scenes, timed)
+        return DenoisingStage(denoising_model(model), workspace.encoders(), source, scenes, timed)
 
-    _run(stage, config, kitchen)
+    _run(stage, config, workspace)
 
 
-def train_recogniser(kitchen: Kitchen) -> None:
-    """What looks on while the adapter is anchored."""
+def train_recogniser(workspace: Workspace) -> None:
+    """Trains the recogniser, for the losses of anchoring."""
     config = LoopConfig(
-        output=str(kitchen.stage("recogniser")),
-        steps=kitchen.effort.recogniser, batch_size=64, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.9,
+        output=str(workspace.stage_folder("recogniser")),
+        steps=workspace.effort.recogniser, batch_size=64, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.9,
         log_every=20, save_every=500, sample_every=0,
     )  # fmt: skip
-    _run(lambda timed: RecogniserStage(kitchen.encoders(), kitchen.source(PEOPLE, 0, 0), timed), config, kitchen)
+    _run(lambda timed: RecogniserStage(workspace.encoders(), workspace.source(PEOPLE, 0, 0), timed), config, workspace)
 
 
-def train_adapter(kitchen: Kitchen) -> None:
-    """Anchoring: face encoder and SAA, on pictures of single people."""
+def train_adapter(workspace: Workspace) -> None:
+    """Anchoring: trains face encoder and SAA on pictures of single people."""
     config = AnchorSettings(
-        output=str(kitchen.stage("anchoring")),
-        steps=kitchen.effort.anchoring, batch_size=16, learning_rate=2e-3, ema_decay=0.99,
+        output=str(workspace.stage_folder("anchoring")),
+        steps=workspace.effort.anchoring, batch_size=16, learning_rate=2e-3, ema_decay=0.99,
         rates={"adapter.face_encoder": 0.05, "adapter.updates": 0.5},
         log_every=20, save_every=250, sample_every=500, rank=16, other_clothes=0.5,
-        start_from=str(kitchen.first(ADAPTER_FILE) or ""),
+        start_from=str(workspace.start_file(ADAPTER_FILE) or ""),
     )  # fmt: skip
 
     def stage(timed: AnchorSettings) -> RecognisedAnchorStage:
-        source = kitchen.source(PEOPLE, _TOLD, 0.0)
-        denoiser, looking_on = kitchen.denoiser("denoising"), kitchen.recogniser()
-        return RecognisedAnchorStage(denoiser, kitchen.encoders(), source, timed, looking_on)
+        source = workspace.source(PEOPLE, _DESCRIBE_SHARE, 0.0)
+        denoiser, recogniser = workspace.denoiser("denoising"), workspace.recogniser()
+        return RecognisedAnchorStage(denoiser, workspace.encoders(), source, timed, recogniser)
 
-    _run(stage, config, kitchen)
+    _run(stage, config, workspace)
 
 
-def train_together(kitchen: Kitchen) -> None:
-    """UNet and adapter, until they paint what they were asked for."""
+def train_together(workspace: Workspace) -> None:
+    """Trains UNet and adapter together."""
     config = AnchorSettings(
-        output=str(kitchen.stage("together")),
-        steps=kitchen.effort.together, batch_size=16, learning_rate=5e-4, ema_decay=0.995,
+        output=str(workspace.stage_folder("together")),
+        steps=workspace.effort.together, batch_size=16, learning_rate=5e-4, ema_decay=0.995,
         rates={"anchoring.adapter.face_encoder": 0.1, "denoising": 0.6}, threshold=SaaSettings().threshold,
-        log_every=19,  # each kind of batch comes up: one in five is of the other
+        log_every=19,  # so that both kinds of batch are logged: one in five is for the UNet alone
         save_every=250, sample_every=500, other_clothes=0.5,
-        start_from=str(kitchen.weights("anchoring", ADAPTER_FILE)),
+        start_from=str(workspace.weights("anchoring", ADAPTER_FILE)),
     )  # fmt: skip
 
     def stage(timed: AnchorSettings) -> TogetherStage:
-        denoiser, encoders = kitchen.denoiser("denoising"), kitchen.encoders()
-        people = kitchen.source(PEOPLE, _TOLD, 0.0)
-        anchoring = PlacedAnchorStage(denoiser, encoders, people, timed, kitchen.recogniser())
-        return TogetherStage(denoiser, _alone(kitchen, denoiser, encoders, timed), anchoring)
+        denoiser, encoders = workspace.denoiser("denoising"), workspace.encoders()
+        people = workspace.source(PEOPLE, _DESCRIBE_SHARE, 0.0)
+        anchoring = PlacedAnchorStage(denoiser, encoders, people, timed, workspace.recogniser())
+        return TogetherStage(denoiser, _unet_only_stage(workspace, denoiser, encoders, timed), anchoring)
 
-    _run(stage, config, kitchen)
+    _run(stage, config, workspace)
 
 
-def train_editor(kitchen: Kitchen) -> None:
-    """Reconfiguration: IMR and keypoint encoder."""
+def train_editor(workspace: Workspace) -> None:
+    """Reconfiguration: trains IMR and keypoint encoder."""
     config = ReconfigureSettings(
-        output=str(kitchen.stage("reconfiguration")),
-        adapter=str(kitchen.weights("together", ADAPTER_FILE)),
-        imr=str(kitchen.first(IMR_FILE) or ""),
-        keypoint_encoder=str(kitchen.first(KEYPOINT_ENCODER_FILE) or ""),
-        steps=kitchen.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
+        output=str(workspace.stage_folder("reconfiguration")),
+        adapter=str(workspace.weights("together", ADAPTER_FILE)),
+        imr=str(workspace.start_file(IMR_FILE) or ""),
+        keypoint_encoder=str(workspace.start_file(KEYPOINT_ENCODER_FILE) or ""),
+        steps=workspace.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=500, size=192, features=64, width=4,
         diffusion_share=0.1, diffusion_weight=100.0,
     )  # fmt: skip
 
     def stage(timed: ReconfigureSettings) -> EditorStage:
-        source = kitchen.source(PEOPLE, _TOLD, 0.0)
-        return EditorStage(kitchen.denoiser("together"), kitchen.encoders(), source, timed)
+        source = workspace.source(PEOPLE, _DESCRIBE_SHARE, 0.0)
+        return EditorStage(workspace.denoiser("together"), workspace.encoders(), source, timed)
 
-    _run(stage, config, kitchen)
-
-
-def train_likeness(kitchen: Kitchen) -> None:
-    """UNet, adapter and IMR, until what they paint is like the people."""
-    imr = kitchen.weights("reconfiguration", IMR_FILE)
-    _train_likeness(kitchen, "likeness", "together", imr, kitchen.effort.likeness)
+    _run(stage, config, workspace)
 
 
-def train_more_likeness(kitchen: Kitchen) -> None:
-    """The same three go on."""
-    imr = kitchen.weights("likeness", IMR_FILE)
-    _train_likeness(kitchen, "more_likeness", "likeness", imr, kitchen.effort.more_likeness)
+def train_likeness(workspace: Workspace) -> None:
+    """Trains UNet, adapter and IMR for likeness."""
+    imr = workspace.weights("reconfiguration", IMR_FILE)
+    _train_likeness(workspace, "likeness", "together", imr, workspace.effort.likeness)
 
 
-def _train_likeness(kitchen: Kitchen, name: str, before: str, imr: Path, steps: int) -> None:
-    """name: of this stage. before: the stage whose UNet and adapter go on."""
+def train_more_likeness(workspace: Workspace) -> None:
+    """Trains the same three further."""
+    imr = workspace.weights("likeness", IMR_FILE)
+    _train_likeness(workspace, "more_likeness", "likeness", imr, workspace.effort.more_likeness)
+
+
+def _train_likeness(workspace: Workspace, name: str, before: str, imr: Path, steps: int) -> None:
+    """name: of this stage. before: the stage whose UNet and adapter it starts from."""
     config = AnchorSettings(
-        output=str(kitchen.stage(name)),
+        output=str(workspace.stage_folder(name)),
         steps=steps, batch_size=16, learning_rate=4e-4, ema_decay=0.99,
         rates={"anchoring.editor": 0.5}, threshold=SaaSettings().threshold,
         log_every=19, save_every=180, sample_every=0, other_clothes=0.5,
-        start_from=str(kitchen.weights(before, ADAPTER_FILE)),
+        start_from=str(workspace.weights(before, ADAPTER_FILE)),
     )  # fmt: skip
 
     def stage(timed: AnchorSettings) -> TogetherStage:
-        denoiser, encoders = kitchen.denoiser(before), kitchen.encoders()
-        people, perception = kitchen.source(PEOPLE, _TOLD, 0.0), open_perception(kitchen.pack, encoders.device)
-        of_keypoints = kitchen.weights("reconfiguration", KEYPOINT_ENCODER_FILE)
-        network, keypoint_encoder = stages.open_motion_networks(imr, of_keypoints)
+        denoiser, encoders = workspace.denoiser(before), workspace.encoders()
+        people = workspace.source(PEOPLE, _DESCRIBE_SHARE, 0.0)
+        perception = open_perception(workspace.pack, encoders.device)
+        keypoint_file = workspace.weights("reconfiguration", KEYPOINT_ENCODER_FILE)
+        network, keypoint_encoder = stages.open_motion_networks(imr, keypoint_file)
         editor = Editor(network.to(encoders.device), keypoint_encoder.to(encoders.device))
-        known = known_people(kitchen.data(PEOPLE))
+        known = known_identities(workspace.data_folder(PEOPLE))
         likeness = LikenessStage(denoiser, encoders, people, timed, editor, perception, known)
-        alone = _alone(kitchen, denoiser, encoders, timed, SCENES_IN_LIKENESS)
-        together = TogetherStage(denoiser, alone, likeness, ALONE_IN_LIKENESS)
+        unet_only = _unet_only_stage(workspace, denoiser, encoders, timed, SCENE_SHARE_IN_LIKENESS)
+        together = TogetherStage(denoiser, unet_only, likeness, UNET_ONLY_EVERY_IN_LIKENESS)
         keep_self_attention(denoiser.network, likeness.network.adapter)
         return together
 
-    _run(stage, config, kitchen)
+    _run(stage, config, workspace)
 
 
-def finish(kitchen: Kitchen) -> None:
-    """Decoder of the VAE once more, on what the packed files paint; it takes the place of theirs."""
+def finish(workspace: Workspace) -> None:
+    """Trains the VAE's decoder once more, on what the packed files paint, and replaces theirs."""
     config = LoopConfig(
-        output=str(kitchen.stage("finishing")),
-        steps=kitchen.effort.finishing, batch_size=16, learning_rate=2e-4, ema_decay=0.98,
+        output=str(workspace.stage_folder("finishing")),
+        steps=workspace.effort.finishing, batch_size=16, learning_rate=2e-4, ema_decay=0.98,
         log_every=20, save_every=100, sample_every=100,
     )  # fmt: skip
 
@@ -248,54 +249,54 @@ def finish(kitchen: Kitchen) -> None:
         from . import painted
         from .bench import open_bench
 
-        encoders = kitchen.encoders()
-        perception = open_perception(kitchen.pack, encoders.device)
-        bench, data, folder = open_bench(kitchen), kitchen.data(PEOPLE), Path(timed.output) / "painted"
+        encoders = workspace.encoders()
+        perception = open_perception(workspace.pack, encoders.device)
+        bench, data, folder = open_bench(workspace), workspace.data_folder(PEOPLE), Path(timed.output) / "painted"
         with PartialState().main_process_first():
-            pictures = painted.paint_people(bench, data, kitchen.effort.painted, folder)
-        known = known_people(data).to(encoders.device)
-        source, vae = kitchen.source(PEOPLE, 0, 0), kitchen.weights("decoder", miniature.VAE_FILE)
+            pictures = painted.paint_people(bench, data, workspace.effort.painted, folder)
+        known = known_identities(data).to(encoders.device)
+        source, vae = workspace.source(PEOPLE, 0, 0), workspace.weights("decoder", miniature.VAE_FILE)
         return FinishingStage(encoders, source, timed, perception, vae, pictures, known)
 
-    _run(stage, config, kitchen)
-    _once(lambda kitchen: pack_file(kitchen, miniature.VAE_FILE, "finishing"), kitchen)
+    _run(stage, config, workspace)
+    _once(lambda workspace: pack_file(workspace, miniature.VAE_FILE, "finishing"), workspace)
 
 
-def measure_all(kitchen: Kitchen) -> None:
-    """What the finished files can do with unseen people: tables, plots and sheets in the folder ``measured``.
+def measure_all(workspace: Workspace) -> None:
+    """Measures the finished files on unseen people: tables, plots and sheets in the folder ``measured``.
 
-    A measurement of the same files is not made again.
+    Measurements of the same files are not repeated.
     """
     from . import measure, report
     from .bench import SETTINGS, open_bench
 
-    folder, effort = kitchen.out / "measured", kitchen.effort
-    looking = [*pack_models(kitchen.pack), kitchen.data(UNSEEN) / INDEX]
-    files = [*(kitchen.out / "miniature").glob("*.safetensors"), *looking]
-    pieces = Pieces(folder, files, [effort.ceiling, effort.few_steps])
-    bench = open_bench(kitchen)
-    index = SampleIndex(kitchen.data(UNSEEN))
-    of_people = [index.samples(name) for name in index.people]
-    people = [bench.person(first.identity, first.picture) for first, *_ in of_people]
+    folder, effort = workspace.out / "measured", workspace.effort
+    instruments = [*pack_models(workspace.pack), workspace.data_folder(UNSEEN) / INDEX]
+    files = [*(workspace.out / "miniature").glob("*.safetensors"), *instruments]
+    cache = MeasurementCache(folder, files, [effort.ceiling, effort.few_steps])
+    bench = open_bench(workspace)
+    index = SampleIndex(workspace.data_folder(UNSEEN))
+    samples_by_person = [index.samples(name) for name in index.people]
+    people = [bench.person(first.identity, first.picture) for first, *_ in samples_by_person]
     rest = [
-        samples[1 + (turn + more) % (len(samples) - 1)]  # another number, so another expression, of each person
-        for turn, samples in enumerate(of_people)
+        samples[1 + (turn + more) % (len(samples) - 1)]  # another picture, so another expression, of each person
+        for turn, samples in enumerate(samples_by_person)
         for more in range(effort.ceiling)
     ]
-    ceilings = measure.ceilings(bench, rest, people, pieces)
+    ceilings = measure.ceilings(bench, rest, people, cache)
     findings = [
         finding
         for number, cases in effort.measured.items()
-        for finding in measure.measure(bench, people, number, cases, SETTINGS, pieces)
+        for finding in measure.measure(bench, people, number, cases, SETTINGS, cache)
     ]
-    steps = measure.few_steps(bench, people, effort.few_steps, pieces)
+    steps = measure.few_steps(bench, people, effort.few_steps, cache)
     text = report.tables(ceilings, findings, steps, effort.few_steps)
     (folder / "tables.md").write_text(text, encoding="utf-8")
     report.save_figures(ceilings, findings, steps, folder / "figures.json")
     report.draw_steps(steps, folder / "steps.png")
     for number in effort.measured:
         rows = [
-            (setting.label, report.read_pictures(pieces.folder, number, place, 8 // number))
+            (setting.label, report.read_pictures(cache.folder, number, place, 8 // number))
             for place, setting in enumerate(SETTINGS)
         ]
         photos = [person.photo for person in people[:8]]
@@ -303,7 +304,7 @@ def measure_all(kitchen: Kitchen) -> None:
     _log.info(text)
 
 
-STAGES: dict[str, Callable[[Kitchen], None]] = {
+STAGES: dict[str, Callable[[Workspace], None]] = {
     "data": make_data,
     "autoencoder": train_autoencoder,
     "contrast": train_contrast,
@@ -320,30 +321,30 @@ STAGES: dict[str, Callable[[Kitchen], None]] = {
     "finishing": finish,
     "measure": measure_all,
 }
-"""Name -> what it does; each needs those before it."""
+"""Name -> function; each needs those before it."""
 _ONCE = "data", "pack", "measure"
 
 
-def cook(kitchen: Kitchen, only: list[str]) -> None:
-    """The stages in order; ``only`` those named, or all."""
+def run_stages(workspace: Workspace, only: list[str]) -> None:
+    """Runs the stages in order: those named in ``only``, or all."""
     for name, stage in STAGES.items():
         if not only or name in only:
             _log.info("--- %s", name)
-            _once(stage, kitchen) if name in _ONCE else stage(kitchen)
+            _once(stage, workspace) if name in _ONCE else stage(workspace)
 
 
-def _once(stage: Callable[[Kitchen], None], kitchen: Kitchen) -> None:
-    """Several processes would write the same files; only the first one does, and the others wait."""
+def _once(stage: Callable[[Workspace], None], workspace: Workspace) -> None:
+    """Runs a stage in the main process only, while the others wait: several would write the same files."""
     from accelerate import PartialState
 
     state = PartialState()
     if state.is_main_process:
-        stage(kitchen)
+        stage(workspace)
     state.wait_for_everyone()
 
 
-def _run(stage: Callable[[Any], Any], config: LoopConfig, kitchen: Kitchen) -> None:
-    """Trains what ``stage`` makes of the settings, with the learning rate rising at first and falling at last.
+def _run(stage: Callable[[Any], Any], config: LoopConfig, workspace: Workspace) -> None:
+    """Trains the stage that ``stage`` makes from the settings, with the recipe's learning rate schedule.
 
     Several processes (accelerate launch) share each batch.
     """
@@ -354,19 +355,20 @@ def _run(stage: Callable[[Any], Any], config: LoopConfig, kitchen: Kitchen) -> N
         config,
         warmup_steps=min(100, steps // 10),
         cooldown_steps=steps * 3 // 5,
-        batch_size=max(1, config.batch_size // kitchen.effort.smaller // PartialState().num_processes),
+        batch_size=max(1, config.batch_size // workspace.effort.batch_divisor // PartialState().num_processes),
     )
     if States(Path(config.output), config.keep).last_step() < steps:
-        train(stage(config), config, kitchen.cpu)
+        train(stage(config), config, workspace.cpu)
 
 
-def _alone(
-    kitchen: Kitchen,
+def _unet_only_stage(
+    workspace: Workspace,
     denoiser: DenoisingModel,
-    encoders: RememberingEncoders,
+    encoders: CachingEncoders,
     config: LoopConfig,
-    scene_share: float = SCENES,
+    scene_share: float = SCENE_SHARE,
 ) -> DenoisingStage:
-    """The UNet by itself, from captions and scenes."""
-    people, scenes = ShardSource(kitchen.data(PEOPLE), config.seed), read_scenes(kitchen.data(PEOPLE) / "groups")
+    """The UNet by itself, on captions and scenes."""
+    data = workspace.data_folder(PEOPLE)
+    people, scenes = ShardSource(data, config.seed), read_scenes(data / "groups")
     return DenoisingStage(denoiser, encoders, people, scenes, config, scene_share)

@@ -1,7 +1,7 @@
-"""A recogniser of latents: who is in them, and the shape of the face, as the data's own pictures taught it.
+"""A recogniser of latents: it predicts identity and face shape, trained on the data's own pictures.
 
-Latents are too coarse and too noisy for ArcFace. With this, training can tell the UNet whom it is about to paint;
-without it, what a person adds to the noise loss is lost among poses, lights and clothes.
+Latents are too coarse and too noisy for ArcFace. Through the recogniser, losses can act on the identity that the UNet
+is about to paint; in the noise loss alone, a person's share drowns among poses, lights and clothes.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from ...keypoints import KEYPOINT_COUNT
 from ..config import LoopConfig
 from ..data.sample import EMBEDDING_SIZE, Sample
 from ..inputs import embeddings_of, keypoints_of, pictures
-from ..losses import told
+from ..losses import loss_dict
 from ..stages import SampleSource, SampleStage
 from .autoencoder import LATENT_STD
 from .weights import write_weights
 
 RECOGNISER_FILE = "recogniser.safetensors"
 _WIDTH = 48
-_SHAPE_STD = 0.2135  # of face shapes from photo to photo; errors are told in it
+_SHAPE_STD = 0.2135  # of face shapes from photo to photo; the unit of errors
 _SHAPE_WEIGHT = 0.5
-_CONTRAST_WEIGHT, _SHARPNESS = 0.1, 20.0  # of telling the people of a batch apart
-_SOFT = 2 / 3  # share of latents that are made less sharp, as those the UNet expects are
+_CONTRAST_WEIGHT, _SHARPNESS = 0.1, 20.0  # of the loss that separates the people of a batch
+_SOFT = 2 / 3  # share of latents that are blurred, like those that the UNet expects
 _NOISY, _NOISE = 0.6, 0.3
 
 
@@ -49,20 +49,20 @@ class Recogniser(nn.Module):
             nn.Flatten(),
             nn.Dropout(0.2),
         )
-        seen = 3 * width * -(-PICTURE_HEIGHT // 32) * -(-PICTURE_WIDTH // 32)
-        self.embedding = nn.Linear(seen, EMBEDDING_SIZE)
-        self.shape = nn.Linear(seen, 2 * KEYPOINT_COUNT)
+        features = 3 * width * -(-PICTURE_HEIGHT // 32) * -(-PICTURE_WIDTH // 32)
+        self.embedding = nn.Linear(features, EMBEDDING_SIZE)
+        self.shape = nn.Linear(features, 2 * KEYPOINT_COUNT)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """latents: [B, C, h, w] of close-ups, as the VAE gives them -> embeddings [B, 512] of length 1, and shapes
-        [B, 106, 2] as ``face_shape`` has them.
+        """latents: [B, C, h, w] of close-ups, as the VAE returns them -> embeddings [B, 512] of length 1, and shapes
+        [B, 106, 2], see ``face_shape``.
         """
-        seen = self.body(latents / LATENT_STD)
-        return F.normalize(self.embedding(seen), dim=-1), self.shape(seen).unflatten(1, (KEYPOINT_COUNT, 2))
+        features = self.body(latents / LATENT_STD)
+        return F.normalize(self.embedding(features), dim=-1), self.shape(features).unflatten(1, (KEYPOINT_COUNT, 2))
 
 
 def face_shape(keypoints: Tensor) -> Tensor:
-    """Keypoints [B, 106, 2] without place and size: around 0, with a root mean square of 1."""
+    """Keypoints [B, 106, 2] without position and size: of mean 0 and root mean square 1."""
     centred = keypoints - keypoints.mean(1, keepdim=True)
     return centred / centred.square().mean((1, 2), keepdim=True).sqrt()
 
@@ -73,14 +73,14 @@ def identity_errors(embeddings: Tensor, wanted: Tensor) -> Tensor:
 
 
 def shape_errors(shapes: Tensor, keypoints: Tensor) -> Tensor:
-    """Mean squared error of each row to the shape of keypoints [B, 106, 2], in variances of the data, [B]."""
+    """Mean squared error [B] of each row to the shape of keypoints [B, 106, 2], in variances of the data."""
     return ((shapes - face_shape(keypoints)) / _SHAPE_STD).square().mean((1, 2))
 
 
 @dataclass(frozen=True, eq=False)
 class RecogniserBatch:
-    """latents: [B, C, h, w]. embeddings: [B, 512], as ArcFace was trained (BGR). keypoints: [B, 106, 2] in fractions of
-    the picture.
+    """latents: [B, C, h, w]. embeddings: [B, 512], in ArcFace's own channel order (BGR). keypoints: [B, 106, 2] in
+    fractions of the picture.
     """
 
     latents: Tensor
@@ -104,7 +104,7 @@ class Recognising(nn.Module):
         alike = _SHARPNESS * embeddings @ batch.embeddings.T
         contrast = F.cross_entropy(alike, torch.arange(len(alike), device=alike.device))
         loss = identity + _SHAPE_WEIGHT * shape + _CONTRAST_WEIGHT * contrast
-        return told(loss, identity=identity, shape=shape, contrast=contrast)
+        return loss_dict(loss, identity=identity, shape=shape, contrast=contrast)
 
 
 class RecogniserStage(SampleStage):
@@ -115,11 +115,11 @@ class RecogniserStage(SampleStage):
         self.network = Recognising(config.seed)
         self._encoders = encoders
 
-    def make_batch(self, raw: list[Sample], chance: torch.Generator, device: torch.device) -> RecogniserBatch:
+    def make_batch(self, raw: list[Sample], generator: torch.Generator, device: torch.device) -> RecogniserBatch:
         """Latents, many of them blurred or noisy."""
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # for dropout
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
         return RecogniserBatch(
-            _less_sharp(self._encoders.latents(pictures(raw)).cpu(), chance).to(device),
+            _degraded(self._encoders.latents(pictures(raw)).cpu(), generator).to(device),
             embeddings_of(raw).to(device),
             keypoints_of(raw).to(device),
         )
@@ -136,16 +136,16 @@ def open_recogniser(file: Path) -> Recogniser:
     return recogniser.eval().requires_grad_(False)
 
 
-def _less_sharp(latents: Tensor, chance: torch.Generator) -> Tensor:
-    """What a UNet expects is a mean of what could be: some latents are blurred once or twice, some are noisy."""
+def _degraded(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Latents, some blurred once or twice, some noisy: what a UNet expects is an average of possible pictures."""
 
     def draw() -> Tensor:
-        return torch.rand(len(latents), 1, 1, 1, generator=chance)
+        return torch.rand(len(latents), 1, 1, 1, generator=generator)
 
     once = _blurred(latents)
     blurred = torch.where(draw() < 0.5, once, _blurred(once))
     soft = torch.lerp(latents, blurred, draw() * (draw() < _SOFT))
-    noise = torch.randn(latents.shape, generator=chance) * LATENT_STD
+    noise = torch.randn(latents.shape, generator=generator) * LATENT_STD
     return soft + noise * _NOISE * draw() * (draw() < _NOISY)
 
 

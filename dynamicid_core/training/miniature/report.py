@@ -1,4 +1,4 @@
-"""The measured tables of the miniature's model card, and its pictures."""
+"""The tables and pictures of the miniature's model card."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _COLUMNS = {
     "clothes": "clothes",
     "background": "background",
 }
-_KEPT = {"to the original": "to the same picture"}
+_TO_ORIGINAL = {"to the original": "to the same picture"}
 _SEVERAL = {
     "nearest": "right person nearest",
     **{name: title for name, title in _COLUMNS.items() if name != "clothes"},
@@ -35,9 +35,9 @@ _SEVERAL = {
 def tables(
     ceilings: dict[str, dict[str, float]], findings: Sequence[Finding], steps: Sequence[dict[str, Any]], few: int
 ) -> str:
-    """Markdown: ceilings, one person, several people, few steps. few: pictures a row of the last."""
+    """Markdown tables: ceilings, one person, several people, few steps. few: pictures per row of the last."""
     parts = ["### Ceilings: pictures of the data, people never seen", ""]
-    parts += _table(ceilings, _COLUMNS | _KEPT)
+    parts += _table(ceilings, _COLUMNS | _TO_ORIGINAL)
     for number in sorted({one.people for one in findings}):
         of_number = [one for one in findings if one.people == number]
         rows = {
@@ -62,7 +62,7 @@ def _table(rows: dict[str, dict[str, float]], columns: dict[str, str]) -> list[s
 
 
 def draw_steps(steps: Sequence[dict[str, Any]], path: Path) -> None:
-    """Similarity and separation against the number of steps, for each sampler."""
+    """Plots similarity and separation by number of steps, for each sampler."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
@@ -78,7 +78,7 @@ def draw_steps(steps: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def sheet(rows: Sequence[tuple[str, Sequence[Photo]]], path: Path) -> None:
-    """Rows of pictures, each with a title above it."""
+    """Saves rows of pictures, each with a title above it."""
     title, margin = 22, 6
     height = max(photo.shape[0] for _, photos in rows for photo in photos)
     width = max(sum(photo.shape[1] + margin for photo in photos) for _, photos in rows)
@@ -95,13 +95,13 @@ def sheet(rows: Sequence[tuple[str, Sequence[Photo]]], path: Path) -> None:
 
 
 def read_pictures(folder: Path, number: int, setting: int, count: int) -> list[Photo]:
-    """The first pictures that ``measure.measure`` left in the folder."""
+    """The first pictures that ``measure.measure`` saved in the folder."""
     files = sorted(folder.glob(f"{number}-{setting}-*.png"))[:count]
     return [np.asarray(Image.open(file).convert("RGB")) for file in files]
 
 
 def save_figures(ceilings: Any, findings: Sequence[Finding], steps: Any, path: Path) -> None:
-    """All figures, for other programs."""
+    """Saves all figures as JSON."""
     rows = {
         f"{number} people, {setting.label}": measure.summary(
             [one for one in findings if one.people == number and one.setting == setting.label]

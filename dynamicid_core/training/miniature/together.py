@@ -1,5 +1,5 @@
-"""UNet and adapter of the miniature learn on together: the UNet, which so far has only read captions, learns to paint
-the people that the adapter tells it of, with the layout boost of regions and without.
+"""Joint training of UNet and adapter: the UNet, so far trained on captions only, learns to paint the people of the
+adapter's tokens, with and without the layout boost of regions.
 """
 
 import functools
@@ -15,30 +15,30 @@ from ...comfy_host.differentiable import DenoisingModel
 from ...regions import Box, boosted_gate
 from ...saa import Layout, SaaSettings
 from ..anchoring import AnchorBatch, Anchoring
-from ..losses import told
+from ..losses import loss_dict
 from ..networks import Layouts, TrainableAdapter
 from ..stages import AnchorStage
 from .anchoring import RecognisedAnchoring, RecognisedAnchorStage
 from .denoising import Denoising, DenoisingBatch, DenoisingStage
 from .framing import in_close_up
 
-ALONE_EVERY = 5
-"""Batches of which one is for the UNet without the adapter; the same one in all processes."""
-_PLACED = 0.5  # share of the people who have a region while the layout boost lasts
-_WHOLE = 0.5  # share of the regions that are all of the picture
-_WIDER, _HIGHER, _LOWER = 0.3, 0.6, 0.15  # from a face to its head, in sizes of the face
+UNET_ONLY_EVERY = 5
+"""One of so many batches is for the UNet without the adapter, the same one in all processes."""
+_PLACED = 0.5  # share of the people with a region during the layout boost
+_WHOLE = 0.5  # share of the regions that are the whole picture
+_WIDER, _HIGHER, _LOWER = 0.3, 0.6, 0.15  # margins from a face to its head, in sizes of the face
 _PICTURE = Box(0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedBatch(AnchorBatch):
-    """regions: of the people that have one for the layout boost, else None."""
+    """regions: those of the people for the layout boost, None without one."""
 
     regions: tuple[Box | None, ...]
 
 
 class PlacedAnchoring(RecognisedAnchoring[PlacedBatch]):
-    """As before, with regions, and with less weight on who it is: by now the noise loss should decide."""
+    """Anchoring with regions, and with less weight on identity: by now the noise loss should dominate."""
 
     identity_weight, shape_weight = 0.25, 0.05
 
@@ -47,7 +47,7 @@ class PlacedAnchoring(RecognisedAnchoring[PlacedBatch]):
 
 
 class Together(nn.Module):
-    """The losses of both: of the UNet alone, and of UNet and adapter."""
+    """The losses of both kinds of batch: for the UNet alone, and for UNet and adapter."""
 
     def __init__(self, denoiser: DenoisingModel, denoising: Denoising, anchoring: Anchoring[Any]) -> None:
         super().__init__()
@@ -60,16 +60,16 @@ class Together(nn.Module):
             losses: dict[str, Tensor] = self.anchoring(batch)
             return losses
         with self._denoiser.without_updates():
-            alone: Tensor = self.denoising(batch)["loss"]
-        return told(alone, alone=alone)
+            loss: Tensor = self.denoising(batch)["loss"]
+        return loss_dict(loss, alone=loss)
 
 
 class PlacedAnchorStage(RecognisedAnchorStage):
     """Face encoder and SAA, with regions."""
 
-    def make_batch(self, raw: Any, chance: torch.Generator, device: torch.device) -> PlacedBatch:
-        """What ``PlacedAnchoring`` takes."""
-        return placed(super().make_batch(raw, chance, device), self._denoiser.timesteps, chance)
+    def make_batch(self, raw: Any, generator: torch.Generator, device: torch.device) -> PlacedBatch:
+        """The input of ``PlacedAnchoring``."""
+        return placed(super().make_batch(raw, generator, device), self._denoiser.timesteps, generator)
 
     def _anchoring(self, adapter: TrainableAdapter) -> PlacedAnchoring:
         return PlacedAnchoring(self._denoiser, adapter, self._config, self._recogniser)
@@ -79,41 +79,47 @@ class TogetherStage:
     """As the loop runs it."""
 
     def __init__(
-        self, denoiser: DenoisingModel, alone: DenoisingStage, anchoring: AnchorStage, alone_every: int = ALONE_EVERY
+        self,
+        denoiser: DenoisingModel,
+        unet_only: DenoisingStage,
+        anchoring: AnchorStage,
+        unet_only_every: int = UNET_ONLY_EVERY,
     ) -> None:
-        """alone, anchoring: of that UNet. What ``anchoring`` makes are PlacedBatches. alone_every: see ALONE_EVERY."""
-        self.network = Together(denoiser, alone.network, anchoring.network)
-        self._alone, self._anchoring, self._alone_every = alone, anchoring, alone_every
+        """unet_only, anchoring: stages of that UNet; ``anchoring`` makes PlacedBatches. unet_only_every: see
+        UNET_ONLY_EVERY.
+        """
+        self.network = Together(denoiser, unet_only.network, anchoring.network)
+        self._unet_only, self._anchoring, self._unet_only_every = unet_only, anchoring, unet_only_every
 
     def raw_batches(self, process: int, processes: int, skip: int = 0) -> Iterator[tuple[bool, Any]]:
-        """What ``anchoring`` takes, and whether for the UNet alone, without the first ``skip`` lists."""
+        """Whether a batch is for the UNet alone, and what ``anchoring`` takes, without the first ``skip``."""
         for turn, people in enumerate(self._anchoring.raw_batches(process, processes, skip), start=skip):
-            yield turn % self._alone_every == 0, people
+            yield turn % self._unet_only_every == 0, people
 
     def make_batch(
-        self, raw: tuple[bool, Any], chance: torch.Generator, device: torch.device
+        self, raw: tuple[bool, Any], generator: torch.Generator, device: torch.device
     ) -> DenoisingBatch | AnchorBatch:
-        """What ``network`` takes."""
-        alone, people = raw
-        if alone:
-            return self._alone.make_batch(self._anchoring.to_paint(people), chance, device)
-        return self._anchoring.make_batch(people, chance, device)
+        """The network's input."""
+        unet_only, people = raw
+        if unet_only:
+            return self._unet_only.make_batch(self._anchoring.target_samples(people), generator, device)
+        return self._anchoring.make_batch(people, generator, device)
 
     def save_weights(self, folder: Path) -> None:
         """unet.safetensors and adapter.safetensors."""
-        self._alone.save_weights(folder)
+        self._unet_only.save_weights(folder)
         self._anchoring.save_weights(folder)
 
     def draw_sheet(self, path: Path, steps: int) -> None:
-        """Photos of the data, and what is painted of their captions with the tokens of each."""
+        """Draws photos of the data beside what is painted from their captions and tokens."""
         self._anchoring.draw_sheet(path, steps)
 
 
-def placed(batch: AnchorBatch, timesteps: int, chance: torch.Generator) -> PlacedBatch:
-    """With regions for some of the people. timesteps: of the whole schedule."""
-    early = while_boosted(batch.timesteps, timesteps)
+def placed(batch: AnchorBatch, timesteps: int, generator: torch.Generator) -> PlacedBatch:
+    """The batch with regions for some of the people. timesteps: of the whole schedule."""
+    early = boost_is_active(batch.timesteps, timesteps)
     heads = _heads(batch.keypoints.cpu())
-    draws = torch.rand(len(heads), 2, generator=chance).tolist()
+    draws = torch.rand(len(heads), 2, generator=generator).tolist()
     regions = tuple(
         (_PICTURE if whole < _WHOLE else head) if boosted and has_place < _PLACED else None
         for boosted, head, (has_place, whole) in zip(early, heads, draws, strict=True)
@@ -121,14 +127,14 @@ def placed(batch: AnchorBatch, timesteps: int, chance: torch.Generator) -> Place
     return PlacedBatch(**vars(batch), regions=regions)
 
 
-def while_boosted(timesteps: Tensor, of: int) -> list[bool]:
-    """Whether the layout boost still lasts at timesteps [B] of a schedule of so many."""
+def boost_is_active(timesteps: Tensor, of: int) -> list[bool]:
+    """Whether the layout boost is active at timesteps [B]. of: timesteps of the whole schedule."""
     boosted: list[bool] = (timesteps >= (1 - SaaSettings().layout_end) * of).tolist()
     return boosted
 
 
 def _heads(keypoints: Tensor) -> list[Box]:
-    """Regions of heads in close-ups. keypoints: [B, 106, 2] in fractions of the data's pictures."""
+    """The regions of heads in close-ups. keypoints: [B, 106, 2] in fractions of the data's pictures."""
     points = in_close_up(keypoints)
     low, high = points.amin(1), points.amax(1)
     size = high - low
@@ -138,7 +144,7 @@ def _heads(keypoints: Tensor) -> list[Box]:
 
 
 def boosted_layouts(people: Sequence[Box | None], boost: float, device: torch.device) -> Layouts:
-    """The layout boost inside the region of each row of a batch that has one, on the grid of each layer."""
+    """The layout boost for each row of a batch that has a region, on the grid of each layer."""
 
     @functools.cache
     def layout(height: int, width: int) -> Layout:

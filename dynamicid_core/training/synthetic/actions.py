@@ -1,4 +1,4 @@
-"""What a face does: expressions and gaze as weights of the mesh's facial actions."""
+"""Expressions and gaze as weights of the mesh's facial actions."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ RECIPES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 """Expression -> facial actions at strength 1, after the muscles that act in each (FACS)."""
 
-# Degrees that eyes turn at full weight of the mesh's actions.
+# Degrees by which eyes turn at full weight of the mesh's actions.
 _TURNS_SIDEWAYS, _TURNS_UP = 30.0, 25.0
 
 
@@ -32,7 +32,7 @@ def face_actions(mesh: HeadMesh, expression: str, strength: float, gaze: tuple[f
     InputError for an unknown expression.
     """
     if expression not in RECIPES:
-        raise InputError(f'"{expression}" is no expression. Choose one of: {", ".join(RECIPES)}.')
+        raise InputError(f'"{expression}" is not an expression. Choose one of: {", ".join(RECIPES)}.')
     recipe = {name: weight * strength for name, weight in RECIPES[expression].items()}
     return _on_both_sides(mesh, recipe) | _gaze(gaze)
 

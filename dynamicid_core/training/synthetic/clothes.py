@@ -1,4 +1,4 @@
-"""Clothes: what covers the shoulders of the mesh, by place on the base mesh."""
+"""Clothes on the shoulders of the mesh, by position on the base mesh."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ _STRIPE = 0.16  # mesh units
 
 
 def cover(identity: Identity, rest: Array) -> Array:
-    """How much cloth covers places [m, 3] on the skin, 0 to 1."""
+    """How much cloth covers points [m, 3] on the skin, 0 to 1."""
     if identity.garment == "turtleneck":
         return ramp(rest[:, 1] + 0.15 * rest[:, 2], 6.30, 6.26)
     opening = 0.95 + np.where(_deep(identity), 0.75, 0.0) * np.exp(-((angle_of(rest) / 0.5) ** 2))
@@ -19,13 +19,13 @@ def cover(identity: Identity, rest: Array) -> Array:
     return ramp(_from_neck(rest), opening, opening + 0.04) * below_chin
 
 
-def stands_off(identity: Identity, rest: Array) -> Array:
-    """How far cloth is above the skin at places [m, 3], in units of the head frame."""
+def thickness(identity: Identity, rest: Array) -> Array:
+    """The thickness of cloth above the skin at points [m, 3], in units of the head frame."""
     return _THICKNESS[identity.garment] * cover(identity, rest)
 
 
 def paint(identity: Identity, rest: Array) -> Array:
-    """Linear RGB [m, 3] of the cloth at places [m, 3]."""
+    """Linear RGB [m, 3] of the cloth at points [m, 3]."""
     first, second = (np.array(CLOTH_COLOURS[name]) for name in (identity.cloth_colour, identity.cloth_second))
     colour = np.broadcast_to(first, rest.shape)
     if identity.garment == "striped jumper":
@@ -44,5 +44,5 @@ def _deep(identity: Identity) -> bool:
 
 
 def _from_neck(rest: Array) -> Array:
-    """How far down and out from the neck a place is, mesh units."""
+    """How far down and out from the neck a point is, in mesh units."""
     return np.hypot(rest[:, 0], rest[:, 2] - 0.15) + 0.9 * (5.9 - rest[:, 1])

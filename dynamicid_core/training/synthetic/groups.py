@@ -1,4 +1,4 @@
-"""Scenes of two and three people side by side, with where each is and a caption."""
+"""Scenes of two and three people side by side, with everyone's position and a caption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ _LEAST_TURN, _MOST_TURN = -20.0, 20.0
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """picture: [H, W, 3]. caption: who is where. From left to right: boxes, the column of each person; faces, the box
-    of each face; shots, how each looks.
+    """picture: [H, W, 3]. caption: who is where. Lists from left to right: boxes, each person's column; faces, each
+    face's box; shots.
     """
 
     picture: Photo
@@ -36,7 +36,7 @@ class Scene:
     shots: list[Shot]
 
     def layout(self, names: Sequence[str]) -> dict[str, Any]:
-        """All that is known, for a file. names: of the people."""
+        """The scene's description, for a file. names: of the people."""
         return {
             "caption": self.caption,
             "people": [
@@ -48,16 +48,16 @@ class Scene:
 
 
 def arrange(figures: Sequence[Figure], seed: int, height: int) -> Scene:
-    """Two or three people in equal columns, each with an expression of their own, in one light."""
+    """Renders two or three people in equal columns, each with their own expression, in a common light."""
     count = len(figures)
-    random = np.random.default_rng([5, seed])
+    rng = np.random.default_rng([5, seed])
     scene = random_shot(seed, 0, 9)
     width = int(_ASPECT[count] * height) // 8 * 8
     size = (height * SAMPLES, width * SAMPLES)
     linear = paint_background(scene, size)
     boxes, faces, shots = [], [], []
     for place, figure in enumerate(figures):
-        shot = _one_of_several(scene, random, _ZOOM)
+        shot = _one_of_several(scene, rng, _ZOOM)
         posed = pose_figure(figure, shot)
         middle = (width * (place + 0.5) / count, height * _MIDDLE)
         view = portrait_view(figure, posed, shot, (height, width), middle)
@@ -68,12 +68,12 @@ def arrange(figures: Sequence[Figure], seed: int, height: int) -> Scene:
     return Scene(finish(linear, scene), _caption(figures, scene), boxes, faces, shots)
 
 
-def _one_of_several(scene: Shot, random: np.random.Generator, zoom: float) -> Shot:
+def _one_of_several(scene: Shot, rng: np.random.Generator, zoom: float) -> Shot:
     return Shot(
-        seed=int(random.integers(2**31)),
-        expression=str(random.choice(EXPRESSIONS)),
+        seed=int(rng.integers(2**31)),
+        expression=str(rng.choice(EXPRESSIONS)),
         strength=1.0,
-        pose=(float(random.uniform(-6, 6)), float(random.uniform(_LEAST_TURN, _MOST_TURN)), 0.0),
+        pose=(float(rng.uniform(-6, 6)), float(rng.uniform(_LEAST_TURN, _MOST_TURN)), 0.0),
         gaze=(0.0, 0.0),
         lamp=scene.lamp,
         background=scene.background,
@@ -84,7 +84,7 @@ def _one_of_several(scene: Shot, random: np.random.Generator, zoom: float) -> Sh
 
 
 def _face_box(points: Array) -> Box:
-    """Around the points [n, 2] of a face, fractions of the picture."""
+    """The bounding box of a face's points [n, 2], fractions of the picture."""
     (x0, y0), (x1, y1) = points.min(axis=0).clip(0, 1), points.max(axis=0).clip(0, 1)
     return Box(float(x0), float(y0), float(x1), float(y1))
 

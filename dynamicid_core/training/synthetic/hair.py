@@ -17,13 +17,13 @@ from .skin import noise
 _CENTRE = np.array([0, -0.42, -0.05], np.float32)  # of the skull, in the head frame
 _AROUND, _ALONG = 120, 36
 _STRANDS = (192, 768)  # along, around
-_SOLID = 0.86  # part of a path that always covers what is behind it
+_SOLID = 0.86  # part of a path that is always opaque
 _FALLS_FROM = -0.05  # elevation in radians at which long hair leaves the skull
 
 
 @dataclass(frozen=True)
 class Style:
-    """thickness: in units of the head frame. falls_to: y where hair ends that leaves the skull, None for short hair.
+    """thickness: in units of the head frame. falls_to: y at which falling hair ends, None for short hair.
     curl: how far the shell is crumpled. knot: radius of a bun.
     """
 
@@ -47,8 +47,8 @@ STYLES: dict[str, Style] = {
 
 @dataclass(frozen=True, eq=False)
 class Hair:
-    """vertices: [n, 3] in the head frame. triangles: [t, 3]; ends: [e, 3], those through which one may see. places:
-    [n, 2], around and along, 0 to 1. strands: map [*_STRANDS, 2] of brightness and of cover.
+    """vertices: [n, 3] in the head frame. triangles: [t, 3]; ends: [e, 3], those that may be see-through. places:
+    [n, 2], texture coordinates around and along, 0 to 1. strands: map [*_STRANDS, 2] of brightness and of cover.
     """
 
     vertices: Array
@@ -64,18 +64,18 @@ class Hair:
 
 
 def grow(identity: Identity, mesh: HeadMesh, vertices: Array) -> Hair | None:
-    """The hair of a person whose head at rest has these vertices [n, 3]; None without any that stands off the skin."""
+    """The hair of a person whose head at rest has these vertices [n, 3]; None if it is only painted on the skin."""
     if identity.hair_style not in STYLES:
         return None
     style = STYLES[identity.hair_style]
-    random = np.random.default_rng([4, identity.seed])
+    rng = np.random.default_rng([4, identity.seed])
     around = np.linspace(-np.pi, np.pi, _AROUND + 1)
     along = np.linspace(0, 1, _ALONG)
     skull = _Skull(mesh, vertices, identity.hairline, over_ears=style.falls_to is not None)
     points = _paths(identity, style, skull, around, along)
     if style.curl:
         away = points - _CENTRE
-        crumple = ndimage.gaussian_filter(random.standard_normal((_ALONG, _AROUND)), 1.6, mode=("nearest", "wrap"))
+        crumple = ndimage.gaussian_filter(rng.standard_normal((_ALONG, _AROUND)), 1.6, mode=("nearest", "wrap"))
         crumple = np.column_stack([crumple, crumple[:, 0]]) / crumple.std()
         crumple *= ramp(along, 0, 0.15)[:, None]  # all paths meet at the crown
         points += style.curl * crumple[..., None] * away / np.linalg.norm(away, axis=-1, keepdims=True)
@@ -92,15 +92,15 @@ def grow(identity: Identity, mesh: HeadMesh, vertices: Array) -> Hair | None:
         triangles=triangles[~at_end],
         ends=triangles[at_end],
         places=places.astype(np.float32),
-        strands=_strands(style, random),
+        strands=_strands(style, rng),
     )
 
 
 class _Skull:
-    """How far the skull reaches from its centre, and how far down hair grows, by direction."""
+    """The skull's radius, and how far down hair grows, by direction."""
 
     def __init__(self, mesh: HeadMesh, vertices: Array, hairline: float, over_ears: bool) -> None:
-        rows = np.flatnonzero(mesh.made_of("skin") & (mesh.rest[:, 1] > 6.4) & ((mesh.ears < 0.2) | over_ears))
+        rows = np.flatnonzero(mesh.material_mask("skin") & (mesh.rest[:, 1] > 6.4) & ((mesh.ears < 0.2) | over_ears))
         away = vertices[rows] - _CENTRE
         self._length = np.linalg.norm(away, axis=1)
         self._directions = away / self._length[:, None]
@@ -173,16 +173,16 @@ def _grid_triangles(rows: int, columns: int) -> Array:
     return np.concatenate([np.stack([corner, right, below], 1), np.stack([right, below + 1, below], 1)])
 
 
-def _strands(style: Style, random: np.random.Generator) -> Array:
+def _strands(style: Style, rng: np.random.Generator) -> Array:
     """Brightness and cover of the shell, [*_STRANDS, 2]."""
     rows, columns = _STRANDS
     if style.curl:
-        bright = 0.9 + 0.28 * noise(random, 14, _STRANDS) + 0.2 * noise(random, 5, _STRANDS)
+        bright = 0.9 + 0.28 * noise(rng, 14, _STRANDS) + 0.2 * noise(rng, 5, _STRANDS)
     else:
-        coarse = ndimage.gaussian_filter(random.standard_normal(_STRANDS), (25, 5), mode="wrap")
-        fine = ndimage.gaussian_filter(random.standard_normal(_STRANDS), (14, 0.9), mode="wrap")
+        coarse = ndimage.gaussian_filter(rng.standard_normal(_STRANDS), (25, 5), mode="wrap")
+        fine = ndimage.gaussian_filter(rng.standard_normal(_STRANDS), (14, 0.9), mode="wrap")
         bright = 0.9 + 0.2 * coarse / coarse.std() + 0.22 * fine / fine.std()
-    ragged = ndimage.gaussian_filter1d(random.standard_normal(columns), 2.0, mode="wrap")
+    ragged = ndimage.gaussian_filter1d(rng.standard_normal(columns), 2.0, mode="wrap")
     ends = (0.95 + 0.025 * ragged / ragged.std()).clip(_SOLID + 0.05, 1)
     cover = ramp(ends - np.linspace(0, 1, rows)[:, None], 0, 0.05)
     return np.dstack([bright.clip(0.25, 1.7), cover]).astype(np.float32)

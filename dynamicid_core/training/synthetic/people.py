@@ -1,4 +1,4 @@
-"""People who do not exist: shape, colours, hair and clothes by chance, and the words that describe them."""
+"""People who do not exist: random shape, colours, hair and clothes, and the words that describe them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ HAIR_STYLES: dict[str, str] = {
     "bob": "chin-length {} hair",
     "long": "long {} hair",
 }
-"""Style -> how a caption says it."""
+"""Style -> its wording in captions."""
 BEARDS: dict[str, str] = {"none": "", "stubble": "stubble", "moustache": "a moustache", "goatee": "a goatee",
                           "full": "a full beard"}  # fmt: skip
 GARMENTS = ("T-shirt", "V-neck sweater", "turtleneck", "striped jumper", "jacket")
@@ -62,11 +62,11 @@ _MALE_STYLES = {"bald": 0.10, "buzz": 0.16, "short": 0.30, "side": 0.22, "curly"
 _FEMALE_STYLES = {"short": 0.07, "side": 0.08, "curly": 0.12, "afro": 0.06, "bun": 0.15, "bob": 0.22, "long": 0.30}
 _BEARD_SHARES = (0.45, 0.20, 0.10, 0.10, 0.15)
 
-# Standard deviations of the detail targets by the feature that they change; at twice these, faces are caricatures.
+# Standard deviations of the detail targets by feature; at twice these values, faces are caricatures.
 _SPREAD = {"head": 0.13, "cheek": 0.30, "chin": 0.26, "ear": 0.30, "eyebrows": 0.25, "eye": 0.26, "forehead": 0.20,
            "mouth": 0.26, "nose": 0.26, "neck": 0.12, "measure": 0.08}  # fmt: skip
 _GAIN = 1.6
-# Axes that shift a whole feature far out of its place.
+# Axes that shift a whole feature far out of place.
 _GENTLE = ("mouth-trans", "neck-trans", "head-trans", "nose-trans", "ear-flap", "eye-push1", "eye-push2")
 _OPPOSITES = {"incr": "decr", "up": "down", "out": "in", "forward": "backward", "convex": "concave",
               "uncompress": "compress"}  # fmt: skip
@@ -76,9 +76,9 @@ _OPPOSITES = {"incr": "decr", "up": "down", "out": "in", "forward": "backward", 
 class Identity:
     """One person. age, muscle, weight: 0 to 1. race: shares of mesh.RACES. Colours are linear RGB.
 
-    skin_darkness: place in SKIN_TONES, 0 to 1. freckles: 0 to 1. moles: how many. hairline: how much higher than usual,
-    mesh units. fringe: whether hair covers the forehead. parting: -1 (picture's left) to 1. brow_arch, brow_thickness:
-    see render.Look. cloth_second: of stripes, or under a jacket.
+    skin_darkness: position in SKIN_TONES, 0 to 1. freckles: 0 to 1. moles: how many. hairline: how much higher than
+    usual, mesh units. fringe: whether hair covers the forehead. parting: -1 (picture's left) to 1. brow_arch,
+    brow_thickness: see render.Look. cloth_second: of stripes, or under a jacket.
     """
 
     seed: int
@@ -109,18 +109,18 @@ class Identity:
 
 def random_identity(seed: int) -> Identity:
     """The person with this number, any sex, age from about 18 on, and origin."""
-    random = np.random.default_rng([1, seed])
-    male = bool(random.random() < 0.5)
-    age = float(random.beta(1.1, 2.0) * 0.95)
-    muscle, weight = (float(value) for value in random.normal(0.5, 0.2, 2).clip(0, 1))
-    race = random.dirichlet([0.35] * 3)
-    darkness = float((race @ [0.80, 0.33, 0.15] + random.normal(0, 0.10)).clip(0, 1))
-    skin = np.array(_between(SKIN_TONES, darkness)) * random.normal(1, 0.03, 3)
-    redness = random.uniform(0, 0.3) if male else random.uniform(0.1, 1)
+    rng = np.random.default_rng([1, seed])
+    male = bool(rng.random() < 0.5)
+    age = float(rng.beta(1.1, 2.0) * 0.95)
+    muscle, weight = (float(value) for value in rng.normal(0.5, 0.2, 2).clip(0, 1))
+    race = rng.dirichlet([0.35] * 3)
+    darkness = float((race @ [0.80, 0.33, 0.15] + rng.normal(0, 0.10)).clip(0, 1))
+    skin = np.array(_between(SKIN_TONES, darkness)) * rng.normal(1, 0.03, 3)
+    redness = rng.uniform(0, 0.3) if male else rng.uniform(0.1, 1)
     lips = skin * (0.80, 0.52, 0.52) * (1 - redness) + np.array((0.42, 0.06, 0.08)) * (0.4 + skin[0]) * redness
     styles = _MALE_STYLES if male else _FEMALE_STYLES
-    beard = str(random.choice(list(BEARDS), p=_BEARD_SHARES)) if male else "none"
-    cloth, second = random.choice(list(CLOTH_COLOURS), 2, replace=False)
+    beard = str(rng.choice(list(BEARDS), p=_BEARD_SHARES)) if male else "none"
+    cloth, second = rng.choice(list(CLOTH_COLOURS), 2, replace=False)
     return Identity(
         seed=seed,
         male=male,
@@ -131,34 +131,34 @@ def random_identity(seed: int) -> Identity:
         skin=_colour(skin),
         skin_darkness=darkness,
         lips=_colour(lips),
-        freckles=float(max(0, random.normal(-0.15, 0.5)) * (1 - darkness)),
-        moles=int(random.poisson(1.5)),
-        brow_arch=float(random.uniform(-0.9, 0.0)),
-        brow_thickness=float(random.uniform(0.5, 1.15) + 0.2 * male),
-        eye_colour=_eye_colour(random, european=race[2] > 0.5),
-        hair_style=str(random.choice(list(styles), p=list(styles.values()))),
-        hair_colour=_hair_colour(random, age, european=race[2] > 0.5),
-        hairline=float(random.normal(0, 0.06) + (0.22 * age * random.random() if male else 0)),
-        hair_length=float(random.uniform(0.75, 1.2)),
-        fringe=bool(random.random() < (0.1 if male else 0.3)),
-        parting=float(random.choice([-1, 1]) * random.uniform(0.3, 1)),
+        freckles=float(max(0, rng.normal(-0.15, 0.5)) * (1 - darkness)),
+        moles=int(rng.poisson(1.5)),
+        brow_arch=float(rng.uniform(-0.9, 0.0)),
+        brow_thickness=float(rng.uniform(0.5, 1.15) + 0.2 * male),
+        eye_colour=_eye_colour(rng, european=race[2] > 0.5),
+        hair_style=str(rng.choice(list(styles), p=list(styles.values()))),
+        hair_colour=_hair_colour(rng, age, european=race[2] > 0.5),
+        hairline=float(rng.normal(0, 0.06) + (0.22 * age * rng.random() if male else 0)),
+        hair_length=float(rng.uniform(0.75, 1.2)),
+        fringe=bool(rng.random() < (0.1 if male else 0.3)),
+        parting=float(rng.choice([-1, 1]) * rng.uniform(0.3, 1)),
         beard=beard,
-        garment=str(random.choice(GARMENTS)),
+        garment=str(rng.choice(GARMENTS)),
         cloth_colour=str(cloth),
         cloth_second=str(second),
     )
 
 
-def other_clothes(identity: Identity, seed: int) -> Identity:
-    """The same person in clothes by chance."""
-    random = np.random.default_rng([7, seed])
-    cloth, second = random.choice(list(CLOTH_COLOURS), 2, replace=False)
-    return replace(identity, garment=str(random.choice(GARMENTS)), cloth_colour=str(cloth), cloth_second=str(second))
+def random_clothes(identity: Identity, seed: int) -> Identity:
+    """The same person in random clothes."""
+    rng = np.random.default_rng([7, seed])
+    cloth, second = rng.choice(list(CLOTH_COLOURS), 2, replace=False)
+    return replace(identity, garment=str(rng.choice(GARMENTS)), cloth_colour=str(cloth), cloth_second=str(second))
 
 
 def shape_of(identity: Identity, mesh: HeadMesh) -> dict[str, float]:
     """The weights of the mesh's shapes for a person, details included."""
-    random = np.random.default_rng([2, identity.seed])
+    rng = np.random.default_rng([2, identity.seed])
     weights = person(
         male=0.93 if identity.male else 0.07,
         age=identity.age,
@@ -167,7 +167,7 @@ def shape_of(identity: Identity, mesh: HeadMesh) -> dict[str, float]:
         race=identity.race,
     )
     for stem, (positive, negative) in _axes(mesh.details).items():
-        amount = float(np.clip(random.normal(0, _SPREAD[stem.split("-")[0]] * _GAIN), -1, 1))
+        amount = float(np.clip(rng.normal(0, _SPREAD[stem.split("-")[0]] * _GAIN), -1, 1))
         amount *= 0.3 if stem in _GENTLE else 1
         amount = abs(amount) * 0.6 if not negative else amount
         weights |= {name: abs(amount) for name in (positive if amount >= 0 else negative)}
@@ -206,16 +206,16 @@ def _axes(names: Iterable[str]) -> dict[str, tuple[list[str], list[str]]]:
     return dict(sorted(axes.items()))
 
 
-def _eye_colour(random: np.random.Generator, european: bool) -> str:
+def _eye_colour(rng: np.random.Generator, european: bool) -> str:
     shares = (0.35, 0.15, 0.15, 0.25, 0.10) if european else (0.92, 0.05, 0.01, 0.01, 0.01)
-    return str(random.choice(list(EYE_COLOURS), p=shares))
+    return str(rng.choice(list(EYE_COLOURS), p=shares))
 
 
-def _hair_colour(random: np.random.Generator, age: float, european: bool) -> str:
-    if random.random() < 1.5 * (age - 0.35):
-        return "white" if random.random() < age - 0.3 else "grey"
+def _hair_colour(rng: np.random.Generator, age: float, european: bool) -> str:
+    if rng.random() < 1.5 * (age - 0.35):
+        return "white" if rng.random() < age - 0.3 else "grey"
     shares = (0.16, 0.24, 0.24, 0.22, 0.14, 0, 0) if european else (0.66, 0.22, 0.08, 0.02, 0.02, 0, 0)
-    return str(random.choice(list(HAIR_COLOURS), p=shares))
+    return str(rng.choice(list(HAIR_COLOURS), p=shares))
 
 
 def _between(colours: tuple[Colour, ...], place: float) -> Colour:
@@ -231,5 +231,5 @@ def _colour(values: Iterable[float]) -> Colour:
 
 
 def article(word: str) -> str:
-    """The one before a word, "a" or "an"."""
+    """The indefinite article of a word, "a" or "an"."""
     return "an" if word[0] in "aeiou" else "a"

@@ -1,4 +1,4 @@
-"""Smooth surfaces from the coarse quads of the head: Catmull and Clark's subdivision as sparse matrices."""
+"""Smooth surfaces from the coarse quads of the head: Catmull-Clark subdivision as sparse matrices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ class Part:
 
 
 def refine_part(kind: str, quads: Array, base: Array) -> Part:
-    """Smooths quads [q, 4] over the control vertices base [v, 3], as often as a part of this kind needs."""
+    """Subdivides quads [q, 4] over the control vertices base [v, 3], as often as this kind of part needs."""
     used, local = np.unique(quads, return_inverse=True)
     local = local.reshape(quads.shape)
     refine = sparse.identity(len(used), format="csr", dtype=np.float32)
@@ -41,7 +41,7 @@ def refine_part(kind: str, quads: Array, base: Array) -> Part:
 
 
 def _as_ball(refine: sparse.csr_matrix, points: Array) -> tuple[sparse.csr_matrix, Array]:
-    """Undoes how far refining has shrunk an eyeball. Also the direction of each fine vertex from its centre."""
+    """The refinement matrix with an eyeball's shrinkage undone, and each fine vertex's direction from its centre."""
     centre = points.mean(axis=0)
     fine = refine @ points - centre
     growth = np.linalg.norm(points - centre, axis=1).mean() / np.linalg.norm(fine, axis=1).mean()
@@ -63,16 +63,16 @@ def catmull_clark(quads: Array, count: int) -> tuple[sparse.csr_matrix, Array]:
     beside = _matrix(edge_of.ravel(), quad_rows, (len(edges), len(quads)))
     border = np.asarray(beside.sum(axis=1)).ravel() == 1
 
-    beside_edge = _rows_to_one(beside) @ middle_of_quad
+    beside_edge = _normalised_rows(beside) @ middle_of_quad
     edge_points = _choose(border, middle_of_edge, (middle_of_edge + beside_edge) * 0.5)
 
     at_vertex = _matrix(edges.ravel(), np.arange(len(edges)).repeat(2), (count, len(edges)))
     valence = np.maximum(np.asarray(at_vertex.sum(axis=1)).ravel(), 1)
-    around = _rows_to_one(_matrix(quads.ravel(), quad_rows, (count, len(quads)))) @ middle_of_quad
-    along = _rows_to_one(at_vertex) @ middle_of_edge
+    around = _normalised_rows(_matrix(quads.ravel(), quad_rows, (count, len(quads)))) @ middle_of_quad
+    along = _normalised_rows(at_vertex) @ middle_of_edge
     self = sparse.identity(count, format="csr", dtype=np.float32)
     inner = sparse.diags(1 / valence) @ (around + 2 * along + sparse.diags(valence - 3) @ self)
-    on_border = _rows_to_one(at_vertex @ sparse.diags(border.astype(np.float32))) @ middle_of_edge
+    on_border = _normalised_rows(at_vertex @ sparse.diags(border.astype(np.float32))) @ middle_of_edge
     is_border = np.isin(np.arange(count), edges[border])
     vertex_points = _choose(is_border, (self + on_border) * 0.5, inner)
 
@@ -86,7 +86,7 @@ def _matrix(rows: Array, columns: Array, shape: tuple[int, int]) -> sparse.csr_m
     return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape)
 
 
-def _rows_to_one(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+def _normalised_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)) @ matrix
 
 

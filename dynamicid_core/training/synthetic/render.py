@@ -1,4 +1,4 @@
-"""Pictures of heads: a z-buffer over triangles, a key light without shadows, paint for skin, brows, eyes and hair."""
+"""A renderer of heads: z-buffered triangles, a key light without shadows, paint for skin, brows, eyes and hair."""
 
 from dataclasses import dataclass
 
@@ -21,10 +21,10 @@ _GAMMA = 2.2
 
 @dataclass(frozen=True)
 class View:
-    """A weak-perspective camera: point in picture = scale * (R @ X)[:2] + centre.
+    """A weak-perspective camera: pixel = scale * (R @ X)[:2] + centre.
 
-    pose: pitch, yaw, roll in degrees. scale: pixels per unit of the head frame. centre: where the head's origin is
-    seen, pixels (x, y); whole numbers are the middles of pixels. size: height, width in pixels.
+    pose: pitch, yaw, roll in degrees. scale: pixels per unit of the head frame. centre: the projection of the head's
+    origin, pixels (x, y); whole numbers are pixel centres. size: height, width in pixels.
     """
 
     pose: tuple[float, float, float]
@@ -41,13 +41,13 @@ class View:
         return (pixels - np.array([*self.centre, 0], np.float32)) / self.scale @ rotation(self.pose)
 
     def finer(self, times: int) -> "View":
-        """The same picture with that many times the pixels in each direction."""
+        """The same view with ``times`` as many pixels in each direction."""
         x, y = ((c + 0.5) * times - 0.5 for c in self.centre)
         return View(self.pose, self.scale * times, (x, y), (self.size[0] * times, self.size[1] * times))
 
 
 def rotation(pose: tuple[float, float, float] | Array) -> NDArray[np.float32]:
-    """Rz(roll) @ Ry(yaw) @ Rx(pitch), [3, 3], as InsightFace takes a pose apart. Degrees."""
+    """Rz(roll) @ Ry(yaw) @ Rx(pitch), [3, 3], InsightFace's convention of a pose. Degrees."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians(pose)), np.sin(np.radians(pose))
     pitch = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     yaw = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -83,8 +83,8 @@ class Light:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """What each pixel shows. triangle: [H, W], -1 for nothing. weights: [H, W, 3] of its corners. depth: [H, W] in
-    pixels toward the viewer, -inf for nothing.
+    """A rasterised surface. triangle: [H, W], -1 for none. weights: [H, W, 3] of its corners. depth: [H, W] in pixels
+    toward the viewer, -inf for none.
     """
 
     triangle: NDArray[np.int32]
@@ -97,14 +97,14 @@ class Surface:
         return self.triangle >= 0
 
     def mix(self, triangles: Array, values: Array) -> Array:
-        """Values at vertices [n, k] -> at the visible pixels [m, k], in the order of ``visible``."""
+        """Interpolates values at vertices [n, k] at the visible pixels [m, k], in the order of ``visible``."""
         corners = triangles[self.triangle[self.visible]]
         return np.einsum("mc,mck->mk", self.weights[self.visible], values[corners])
 
 
 def rasterise(pixels: Array, triangles: Array, size: tuple[int, int], *, cull: Array) -> Surface:
-    """The nearest triangle of each pixel. pixels: [n, 3] from ``View.project``. cull: [t], whether a triangle is only
-    seen from its front.
+    """Rasterises the nearest triangle of each pixel. pixels: [n, 3] from ``View.project``. cull: [t], whether a
+    triangle is visible only from its front.
     """
     corners = pixels[triangles].astype(np.float32)
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
@@ -142,15 +142,15 @@ def _cross(a: Array, b: Array) -> Array:
 
 
 def surface(mesh: HeadMesh, vertices: Array, view: View) -> Surface:
-    """What a view shows of a head with these vertices [n, 3] in the head frame."""
-    # Lashes are strips of cards that look like a mask unless hairs are cut out of them.
+    """The surface of a head with vertices [n, 3] in the head frame."""
+    # Lashes are strips of cards that look like a mask without transparency.
     shown = np.flatnonzero(mesh.materials != LASHES)
     seen = rasterise(view.project(vertices), mesh.triangles[shown], view.size, cull=mesh.materials[shown] == SKIN)
     return Surface(np.where(seen.visible, shown[seen.triangle], -1), seen.weights, seen.depth)
 
 
 def normals(vertices: Array, triangles: Array) -> Array:
-    """Outward directions at vertices, [n, 3] of length 1. Triangles are clockwise as seen from outside."""
+    """Outward unit normals at vertices, [n, 3]. Triangles are clockwise as seen from outside."""
     a, b, c = (vertices[triangles[:, k]] for k in range(3))
     face = np.cross(b - a, c - a)
     total = np.stack(
@@ -171,7 +171,7 @@ def render(
 def shade(
     mesh: HeadMesh, vertices: Array, view: View, seen: Surface, look: Look, light: Light, samples: int = 1
 ) -> Photo:
-    """Paints and lights a surface, and averages ``samples`` pixels in each direction: [H, W, 3]."""
+    """Paints and lights a surface, averaging ``samples`` pixels in each direction: [H, W, 3]."""
     material = mesh.materials[seen.triangle[seen.visible]]
     places = seen.mix(mesh.triangles, np.column_stack([mesh.rest, mesh.lips, mesh.ears, mesh.lids]))
     outward = seen.mix(mesh.triangles, normals(vertices, mesh.triangles) @ rotation(view.pose).T)
@@ -202,30 +202,30 @@ def paint(material: Array, places: Array, look: Look) -> Array:
 
 
 def _lit(outward: Array, material: Array, light: Light) -> Array:
-    """How much light each point sends back, [m]."""
+    """The light that each point reflects, [m]."""
     outward = outward / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
-    # What is seen from both sides is lit on the side that is seen.
+    # Two-sided triangles are lit on the visible side.
     outward = np.where(outward[:, 2:] < 0, -outward, outward)
     direction = np.array(light.direction) / np.linalg.norm(light.direction)
-    # Skin lets light around the edge of the shadow, and less comes from below than from above.
+    # On skin, light wraps around the edge of the shadow; less light comes from below than from above.
     wrapped = ((outward @ direction + 0.25) / 1.25).clip(0)
     ambient = light.ambient * (0.8 - 0.2 * outward[:, 1])
     return (ambient + light.key * wrapped) * np.where(material == MOUTH, 0.5, 1)
 
 
 def over(below: Array, colour: Colour | Array, share: Array) -> Array:
-    """Colours [m, 3] with another one laid over them, as much as share [m] says."""
+    """Colours [m, 3] blended with another one by share [m]."""
     return below + share[:, None] * (np.array(colour, np.float32) - below)
 
 
 def ramp(value: Array, start: float | Array, end: float | Array) -> Array:
-    """0 at the start and before, 1 at the end and after, smooth between. The end may be less than the start."""
+    """A smooth step: 0 up to the start, 1 from the end on. The end may be less than the start."""
     t = ((value - start) / (end - start)).clip(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def angle_of(rest: Array) -> Array:
-    """Where places [..., 3] of the base mesh are around the head: radians from the front, to the picture's right."""
+    """The angle of points [..., 3] of the base mesh around the head: radians from the front, to the picture's right."""
     return np.arctan2(rest[..., 0], rest[..., 2] - _AXIS)
 
 
@@ -234,7 +234,7 @@ def _from_axis(direction: Array) -> Array:
 
 
 def _brows(rest: Array, look: Look) -> Array:
-    """How much brow there is at places on the skin: an arch, thick at the nose and thin at the temple."""
+    """How much brow covers points on the skin: an arch, thick at the nose and thin at the temple."""
     angle = abs(angle_of(rest))
     along = (angle - 0.105) / 0.475
     arch = np.sin((along / 0.68).clip(0, 1.47) * np.pi / 2)
@@ -250,7 +250,7 @@ _HAIRLINE_HEIGHTS = (7.99, 8.0, 7.9, 7.66, 7.42, 7.05, 7.1, 7.35, 6.85, 6.5, 6.4
 
 
 def scalp(rest: Array, hairline: float = 0.0) -> Array:
-    """How much hair covers places [m, 3] on the skin, 0 to 1: short hair, as paint. hairline: as in Look."""
+    """How much painted short hair covers points [m, 3] on the skin, 0 to 1. hairline: as in Look."""
     angle = abs(angle_of(rest))
     height = np.interp(angle, _HAIRLINE_ANGLES, _HAIRLINE_HEIGHTS) + hairline * ramp(angle, 1.15, 0.8)
     return ramp(rest[:, 1] - height, -0.04, 0.04)

@@ -1,4 +1,4 @@
-"""A figure as the camera sees it: skin, eyes, clothes and hair under a key light with shadows, and ambient light."""
+"""Renders a figure: skin, eyes, clothes and hair under a key light with shadows, and ambient light."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from .people import HAIR_COLOURS, Identity
 from .render import EYES, LASHES, MOUTH, SKIN, Surface, View, normals, over, paint, ramp, rasterise
 
 _SHADOW_SIZE = 256
-_SHADOW_REACH = 2.6  # units of the head frame that the shadow map shows around the head
+_SHADOW_REACH = 2.6  # radius of the shadow map around the head, units of the head frame
 _SHADOW_BIAS = 0.05
-# How far light creeps around into the shadow on skin: red goes furthest.
+# How far light wraps around into the shadow on skin, by channel: red furthest.
 _WRAP = np.array([0.35, 0.25, 0.20], np.float32)
 _MATERIAL_GLOSS = {SKIN: (0.10, 14.0), EYES: (0.9, 300.0)}  # strength, and sharpness of the reflection
 
@@ -31,7 +31,7 @@ class Lamp:
 
     @property
     def towards(self) -> Array:
-        """The direction with length 1, [3]."""
+        """The unit vector of the direction, [3]."""
         return np.array(self.direction, np.float32) / np.linalg.norm(self.direction).astype(np.float32)
 
     @property
@@ -48,12 +48,12 @@ class Layer:
     cover: Array
 
     def onto(self, below: Array) -> Array:
-        """In front of linear RGB [H, W, 3]."""
+        """Composites the layer over linear RGB [H, W, 3]."""
         return self.colour + below * (1 - self.cover)[..., None]
 
 
 def draw(figure: Figure, posed: Posed, view: View, lamp: Lamp) -> Layer:
-    """The figure in a view whose pose is 0: it is posed already."""
+    """Renders the posed figure in a view, whose own pose must be 0."""
     mesh = figure.mesh
     shadows = _Shadows(figure, posed, lamp)
     shown = np.flatnonzero(mesh.materials != LASHES)
@@ -80,13 +80,13 @@ def develop(linear: Array, samples: int, grain: Array | None = None) -> Array:
     """Linear RGB -> picture uint8, ``samples`` pixels in each direction averaged. grain: added noise [H, W, 1]."""
     height, width = linear.shape[:2]
     averaged = linear.reshape(height // samples, samples, width // samples, samples, 3).mean(axis=(1, 3))
-    # A soft shoulder instead of burnt highlights.
+    # A soft shoulder instead of clipped highlights.
     toned = (averaged * (1 + 0.10 * averaged) / (1 + 0.30 * averaged)).clip(0, 1) ** (1 / 2.2)
     return ((toned if grain is None else toned + grain).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 class _Shadows:
-    """The scene as the key light sees it."""
+    """The shadow map of the key light."""
 
     def __init__(self, figure: Figure, posed: Posed, lamp: Lamp) -> None:
         towards = lamp.towards
@@ -123,10 +123,10 @@ class _Shadows:
 def _shade_body(figure: Figure, posed: Posed, seen: Surface, lamp: Lamp, shadows: _Shadows) -> Array:
     """Linear RGB at the visible pixels, [m, 3]."""
     mesh = figure.mesh
-    values = [mesh.rest, mesh.lips, mesh.ears, mesh.lids, posed.hollow, posed.body,
+    values = [mesh.rest, mesh.lips, mesh.ears, mesh.lids, posed.occlusion, posed.body,
               normals(posed.body, mesh.triangles)]  # fmt: skip
     mixed = seen.mix(mesh.triangles, np.column_stack(values).astype(np.float32))
-    places, hollow, points, outward = mixed[:, :6], mixed[:, 6], mixed[:, 7:10], mixed[:, 10:]
+    places, occlusion, points, outward = mixed[:, :6], mixed[:, 6], mixed[:, 7:10], mixed[:, 10:]
     outward = outward / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
     outward = np.where(outward[:, 2:] < 0, -outward, outward)
     material = mesh.materials[seen.triangle[seen.visible]]
@@ -135,13 +135,13 @@ def _shade_body(figure: Figure, posed: Posed, seen: Surface, lamp: Lamp, shadows
     halfway = lamp.towards + np.array((0, 0, 1), np.float32)
     reflected = (outward @ (halfway / np.linalg.norm(halfway))).clip(0) ** sharpness * gloss
     reflected *= shadows.lit(points)
-    ambient = lamp.ambient * (0.8 - 0.25 * outward[:, 1]) * (1 - 0.75 * hollow)
+    ambient = lamp.ambient * (0.8 - 0.25 * outward[:, 1]) * (1 - 0.75 * occlusion)
     ambient = np.where(material == MOUTH, 0.4 * ambient, ambient)
     return albedo * (ambient[:, None] + direct * lamp.key_colour) + reflected[:, None] * lamp.key_colour
 
 
 def _albedo(figure: Figure, material: Array, places: Array) -> tuple[Array, Array, Array]:
-    """Colour [m, 3], strength [m] and sharpness [m] of reflections at places."""
+    """Colour [m, 3], and strength [m] and sharpness [m] of reflections, at points."""
     identity, rest = figure.identity, places[:, :3]
     colours = paint(material, places, figure.look)
     gloss, sharpness = (np.full(len(material), value, np.float32) for value in (0.03, 10.0))

@@ -1,4 +1,4 @@
-"""What tests of training share: a few samples, both stages on tiny models, and slopes to compare gradients with."""
+"""Helpers of training tests: a few samples, both stages on tiny models, and numerical gradient checks."""
 
 import csv
 from itertools import cycle, islice
@@ -8,23 +8,23 @@ import numpy as np
 import torch
 
 from tests.host.graphs import tiny_clip, tiny_vae
-from tests.host.rig import core, tiny_clip_vision, tiny_unet
+from tests.host.helpers import core, tiny_clip_vision, tiny_unet
 
 SIDE = 64
 
 
 def make_samples(people=3, photos=4):
-    """People told apart by colour, with photos told apart by brightness."""
-    chance = np.random.default_rng(0)
+    """People distinguished by colour, with photos distinguished by brightness."""
+    rng = np.random.default_rng(0)
     make = core("training.data.sample").Sample
     samples = []
     for person in range(people):
-        colour, embedding = chance.uniform(0.2, 0.8, 3), chance.normal(size=512).astype(np.float32)
+        colour, embedding = rng.uniform(0.2, 0.8, 3), rng.normal(size=512).astype(np.float32)
         for number in range(photos):
             light = 0.6 + 0.2 * number
             expression = ("happy", "sad", "angry", "surprised")[(2 * person + number) % 4]  # no two people's alike
             picture = (colour * light * 255).clip(0, 255) * np.ones((SIDE, SIDE, 1))
-            vector = embedding + 0.1 * chance.normal(size=512)
+            vector = embedding + 0.1 * rng.normal(size=512)
             vector = (vector / np.linalg.norm(vector)).astype(np.float32)
             samples.append(
                 make(
@@ -35,7 +35,7 @@ def make_samples(people=3, photos=4):
                     face_prompt=f"in a {expression} expression, in {('front', 'side')[number % 2]} view",
                     expression=expression,
                     pose=np.array([0, 30 * (number % 2), 0], np.float32),
-                    keypoints=chance.uniform(0.2, 0.8, (106, 2)).astype(np.float32),
+                    keypoints=rng.uniform(0.2, 0.8, (106, 2)).astype(np.float32),
                     embedding=vector,
                     embedding_rgb=vector[::-1].copy(),
                     labels={},
@@ -44,8 +44,8 @@ def make_samples(people=3, photos=4):
     return samples
 
 
-class Listed:
-    """Samples in the order of a list, again and again."""
+class ListSource:
+    """Samples in the order of a list, repeated endlessly."""
 
     recognition = ""
 
@@ -64,7 +64,7 @@ class Listed:
 
 
 def make_models():
-    """What trains and what encodes, as ``load_models`` gives them."""
+    """The trainable model and the encoders, as ``load_models`` returns them."""
     device = comfy.model_management.get_torch_device()
     module = core("comfy_host.differentiable")
     encoders = module.FrozenEncoders(tiny_vae(), tiny_clip(), tiny_clip_vision(), device)
@@ -81,13 +81,13 @@ def config(kind, output, **changes):
 
 def anchor_stage(models, output, **changes):
     settings = config("AnchorSettings", output, **{"rank": 4, **changes})
-    return core("training.stages").AnchorStage(*models, Listed(make_samples()), settings), settings
+    return core("training.stages").AnchorStage(*models, ListSource(make_samples()), settings), settings
 
 
 def reconfigure_stage(models, output, adapter_file, **changes):
     small = {"size": 64, "features": 64, "targets": 2, "adapter": str(adapter_file), **changes}
     settings = config("ReconfigureSettings", output, **small)
-    return core("training.stages").ReconfigureStage(*models, Listed(make_samples()), settings), settings
+    return core("training.stages").ReconfigureStage(*models, ListSource(make_samples()), settings), settings
 
 
 def train(stage, settings):
@@ -99,7 +99,7 @@ def losses(output, name="loss"):
         return [float(row[name]) for row in csv.DictReader(file)]
 
 
-def some_batch(stage, seed=3):
+def first_batch(stage, seed=3):
     raw = next(stage.raw_batches(0, 1))
     return stage.make_batch(raw, torch.Generator().manual_seed(seed), torch.device("cpu"))
 
@@ -113,7 +113,7 @@ def randomise(network, seed=5):
 
 @torch.no_grad()
 def slopes(stage, batch, parameter, direction, step):
-    """How the loss changes along a direction, forwards and backwards, by trying."""
+    """Numerical slopes of the loss along a direction, forwards and backwards."""
     before, start = parameter.clone(), float(stage.network(batch)["loss"])
     found = []
     for way in (step, -step):
@@ -124,7 +124,7 @@ def slopes(stage, batch, parameter, direction, step):
 
 
 def assert_gradient_is_the_slope(stage, parameters):
-    batch = some_batch(stage)
+    batch = first_batch(stage)
     stage.network.eval()
     stage.network.zero_grad()
     stage.network(batch)["loss"].backward()

@@ -1,4 +1,4 @@
-"""What host tests share: the pack's nodes and modules as the host loaded them, tiny models, one-call sampling."""
+"""Helpers of host tests: the pack's nodes and modules as the host loaded them, tiny models, one-call sampling."""
 
 import importlib
 import json
@@ -122,7 +122,7 @@ def placements(case):
 
 
 class OneCall:
-    """A sampler that asks the model once, at a timestep, for the latent as the UNet shall see it."""
+    """A sampler that calls the model once, at a timestep, with the latent as the UNet should see it."""
 
     def __init__(self, latent, timestep=TIMESTEP):
         self.latent, self.timestep = latent, timestep
@@ -220,7 +220,7 @@ def tiny_clip_vision(hidden=40, image_size=28):
 
 
 def fill(network, seed=0):
-    """Seeded weights; the host's layers are made of uninitialised memory."""
+    """Seeded weights; the host's layers are uninitialised memory."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)
@@ -230,7 +230,7 @@ def fill(network, seed=0):
 
 
 def photo_adapter(path, naming=("proj_module", "SAA_module")):
-    """Writes an adapter for the golden UNet that takes ArcFace embeddings and the tiny CLIP's features."""
+    """Writes an adapter for the golden UNet, for ArcFace embeddings and the tiny CLIP's features."""
     module = core("face_encoder")
     encoder = fill(module.FaceEncoder(module.FaceEncoderSizes(64, embedding_size=512, clip_size=40)))
     saa = torch.load(GOLDEN / "SAA_tiny.bin", weights_only=True)["SAA_module"]

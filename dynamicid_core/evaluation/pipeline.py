@@ -1,4 +1,4 @@
-"""Makes and reads the pictures of an evaluation, with the functions that the nodes call."""
+"""Paints and analyses the pictures of an evaluation, with the functions that the nodes call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ from .clip_score import ClipScore
 from .metrics import SeenFace
 
 NEGATIVE = "lowres, blurry, deformed, bad anatomy"
-"""That of the shipped workflows; the paper does not tell its own."""
+"""The negative prompt of the shipped workflows; the paper does not state its own."""
 
 
 @torch.inference_mode()
-def edited(dynamicid: DynamicID, clip: Any, face: Face, motion: Motion) -> Face:
-    """The face with the motion: its sentence, and the face's own keypoints moved to it."""
+def with_motion(dynamicid: DynamicID, clip: Any, face: Face, motion: Motion) -> Face:
+    """The face edited to the motion: by its face prompt, and by the face's own keypoints moved to it."""
     return edit_face(dynamicid, clip, face, motion.prompt, motion.keypoints(face.motion()))
 
 
 @dataclass(frozen=True, eq=False)
-class HostStudio:
+class HostPipeline:
     """The models of an evaluation. clip_vision: for the face encoder. clip_score: for CLIP-T, if there is one."""
 
     base: BaseModel
@@ -48,21 +48,21 @@ class HostStudio:
 
     def edit(self, face: Face, motion: Motion) -> Face:
         """The face with another expression and pose."""
-        return edited(self.dynamicid, self.base.clip, face, motion)
+        return with_motion(self.dynamicid, self.base.clip, face, motion)
 
     def paint(self, faces: Sequence[Face], gate: bool, prompt: str, seed: int) -> Photo:
-        """One person anywhere, several in equal columns, nobody: the base model alone."""
+        """A picture: one person anywhere, several in equal columns, none by the base model alone."""
         regions = equal_columns(len(faces)) if len(faces) > 1 else [None] * len(faces)
         placements = [Placement(face, region) for face, region in zip(faces, regions, strict=True)]
         settings = SaaSettings(gate=gate)
         return paint(self.base, self.dynamicid, placements, settings, prompt, NEGATIVE, self.sampling, seed)[0]
 
-    def look(self, photo: Photo) -> list[SeenFace]:
+    def find_faces(self, photo: Photo) -> list[SeenFace]:
         """All faces of a picture, by the InsightFace pack and the expression classifier that the nodes use."""
         return [self._seen(photo, face) for face in self.analysis.detect(photo)]
 
-    def agreement(self, photo: Photo, prompt: str) -> float | None:
-        """CLIP-T, if there is a CLIP for it."""
+    def clip_t(self, photo: Photo, prompt: str) -> float | None:
+        """CLIP-T; None without a CLIP for it."""
         return None if self.clip_score is None else self.clip_score(photo, prompt)
 
     def _seen(self, photo: Photo, face: DetectedFace) -> SeenFace:
