@@ -60,7 +60,7 @@ def _go_on(url: str, unfinished: Path, report: Report, bar: Any) -> None:
             if answer.headers.get("content-range", "").endswith(f"/{done}"):
                 return  # all there
             unfinished.unlink(missing_ok=True)
-            raise requests.ConnectionError(f"{url} has less than the {done:,} bytes that were there")
+            raise requests.ConnectionError(f"{url} has fewer than the {done:,} bytes downloaded so far")
         _check(url, answer)
         if answer.status_code != requests.codes.partial_content:
             done = 0  # all of it, whatever was asked for
@@ -73,7 +73,7 @@ def _go_on(url: str, unfinished: Path, report: Report, bar: Any) -> None:
                 bar.update(done - bar.n)
                 report(done, whole)
     if done < whole:
-        raise requests.ConnectionError(f"{url} broke off after {done:,} of {whole:,} bytes")
+        raise requests.ConnectionError(f"{url} was cut off after {done:,} of {whole:,} bytes")
 
 
 def _check(url: str, answer: Any) -> None:
@@ -87,7 +87,7 @@ def _check(url: str, answer: Any) -> None:
     if not answer.ok:
         raise InputError(said)
     if answer.headers.get("content-type", "").startswith("text/html"):
-        raise InputError(f"{url} answers with a web page, as a network does that wants a login first")
+        raise InputError(f"{url} answers with a web page, as a network that requires a login does")
 
 
 def _pause(answer: Any, failures: int) -> float:

@@ -20,7 +20,7 @@ def not_importable(what: str, package: str, error: BaseException) -> InputError:
     of_onnxruntime = name == "onnxruntime"
     command = _how_to_install("onnxruntime" if of_onnxruntime else '"insightface>=2"')
     if of_onnxruntime:
-        command += "; for CUDA, take onnxruntime-gpu"
+        command += "; for CUDA, use onnxruntime-gpu"
     if isinstance(error, ModuleNotFoundError):
         return InputError(
             f"{what} needs the Python package {name}, which is not installed. {command}. Then restart ComfyUI."
@@ -40,7 +40,7 @@ def warn_of_two_onnxruntimes(lost: Mapping[str, str]) -> None:
     """Where onnxruntime was installed over another of its packages. lost: those -> the provider that is lost by it."""
     for package, provider in lost.items():
         if _is_installed(package) and _is_installed("onnxruntime"):
-            message = "Both onnxruntime and %s are installed, so no pack has %s. %s, then restart ComfyUI."
+            message = "Both onnxruntime and %s are installed, so no node pack can use %s. %s, then restart ComfyUI."
             _log.warning(message, package, provider, _how_to_install(package))
 
 

@@ -87,7 +87,7 @@ def edit_motion(
 
 def _check(preset: str, angles: Mapping[str, float], features: Features) -> None:
     if preset not in PRESETS:
-        raise InputError(f'"{preset}" is no preset. Choose one of: {", ".join(PRESETS)}.')
+        raise InputError(f'"{preset}" is not a preset. Choose one of: {", ".join(PRESETS)}.')
     for name, degrees in angles.items():
         if not -LIMIT <= degrees <= LIMIT:
             raise InputError(f"{name} is {degrees:g} degrees; it can be from {-LIMIT:g} to {LIMIT:g}.")
@@ -100,7 +100,7 @@ def _within_reach(pose: Tensor, turn: Tensor) -> Tensor:
     furthest = torch.tensor([_FURTHEST, _FURTHEST, torch.inf]).maximum(pose.abs())
     reached = (pose + turn).clamp(-furthest, furthest)
     if not torch.equal(reached, pose + turn):
-        _log.warning("The head is turned to %g degrees only, where faces can still be seen", _FURTHEST)
+        _log.warning("The head is turned to only %g degrees, so that the face can still be seen", _FURTHEST)
     return reached
 
 

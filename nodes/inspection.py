@@ -111,7 +111,7 @@ class CompareFaces(io.ComfyNode):
             placements = tuple(placement for placement in placements if placement.weight != 0)
         people = connected_faces(faces) if placements is None else [placement.face for placement in placements]
         if not people:
-            raise InputError("There is nobody to compare with. Connect faces or placements.")
+            raise InputError("There are no faces to compare with. Connect faces or placements.")
         for number, face in enumerate(people, start=1):
             check_recognition(face.recognition, face_analysis.recognition, f"Face {number} was encoded")
         photos = images.photographs(image)

@@ -89,7 +89,7 @@ class LoadDynamicID(io.ComfyNode):
     @classmethod
     def execute(cls, adapter: str, imr: str = NONE, keypoint_encoder: str = NONE, variant: str = AUTO) -> io.NodeOutput:
         if variant != AUTO and variant not in checkpoint.VARIANTS:
-            raise InputError(f'"{variant}" is no variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
+            raise InputError(f'"{variant}" is not a variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
         path = _adapter_path(adapter)
         loaded = checkpoint.read_checkpoint(
             path, checkpoint.ADAPTER, variant=checkpoint.VARIANTS.get(variant), undecided=_undecided(path)

@@ -29,7 +29,7 @@ from .sockets import (
     face_choice_inputs,
 )
 
-_NO_START = "Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints)."
+_NO_START = "Pose Keypoints has nothing to start from: connect a face or keypoints (Encode Face, Face Keypoints)."
 _UNCONNECTED = object()
 
 

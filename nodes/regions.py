@@ -88,7 +88,9 @@ class PlaceFace(io.ComfyNode):
         check_face(face)
         check_placements(placements)
         if mask is not None and bounding_box is not None:
-            raise InputError("Place Face has a mask and a bounding box. Disconnect one: a person has one region.")
+            raise InputError(
+                "Place Face has both a mask and a bounding box. Disconnect one: each person has one region."
+            )
         region: regions.Region
         if mask is not None:
             region = regions.from_mask(mask)
@@ -147,7 +149,7 @@ class AutoLayout(io.ComfyNode):
         elif layout == layouts.COLUMNS:
             boxes = layouts.equal_columns(len(people))
         else:
-            raise InputError(f'"{layout}" is no layout. Choose one of: {", ".join(layouts.LAYOUTS)}.')
+            raise InputError(f'"{layout}" is not a layout. Choose one of: {", ".join(layouts.LAYOUTS)}.')
         preview = images.to_image([drawing.draw_layout(boxes, picture)])
         placements = tuple(Placement(face, box) for face, box in zip(people, boxes, strict=True))
         return io.NodeOutput(placements, preview, ui=ui.PreviewImage(preview))
