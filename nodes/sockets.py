@@ -33,7 +33,7 @@ def face_choice_inputs() -> list[Any]:
             "order",
             options=list(ORDERS),
             default="largest",
-            tooltip="How the faces of a photo are counted, for index.",
+            tooltip="The order in which the faces of a photo are numbered, for index.",
         ),
         io.Int.Input(
             "index",
