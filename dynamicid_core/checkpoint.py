@@ -195,8 +195,8 @@ def _read_pickle(path: Path) -> Any:
         if not _contains_code(path, str(error)):
             raise _damaged(path) from error
         raise InputError(
-            f"{path.name} holds something else than tensors, which could run code on this machine, so it was not "
-            f"loaded. Get the file from its authors again, as safetensors if there is one. ({path})"
+            f"{path.name} holds objects other than tensors, which could run code on this machine, so it was not "
+            f"loaded. Get the file from its authors again, as safetensors if available. ({path})"
         ) from error
     except Exception as error:  # a damaged pickle may raise anything
         raise _damaged(path) from error
@@ -215,7 +215,7 @@ def _contains_code(path: Path, refusal: str) -> bool:
 def _damaged(path: Path) -> InputError:
     size = path.stat().st_size
     return InputError(
-        f"{path.name} ({size:,} bytes) is damaged or not a weight file: it could not be read to its end. Most often a "
+        f"{path.name} ({size:,} bytes) is damaged or not a weight file: it could not be read to the end. Usually a "
         f"download was cut off; download it again. ({path})"
     )
 
@@ -271,12 +271,12 @@ def _describe_unknown(tensors: Mapping[str, Tensor]) -> str:
     if _find_prefix(tensors, "saa") is not None or any(key.startswith(("image_proj.", "ip_adapter.")) for key in keys):
         return "an IP-Adapter without the FaceID Plus face encoder, or only half of an adapter"
     if any(key.startswith("lora_") or ".lora_" in key or ".lora." in key for key in keys):
-        return "a LoRA (it belongs into models/loras and is loaded by Load LoRA)"
+        return "a LoRA (it belongs in models/loras and is loaded by Load LoRA)"
     if any(key.startswith("model.diffusion_model.") for key in keys):
-        return "a whole checkpoint (it belongs into models/checkpoints and is loaded by Load Checkpoint)"
+        return "a whole checkpoint (it belongs in models/checkpoints and is loaded by Load Checkpoint)"
     if any("vision_model." in key for key in keys):
-        return "a CLIP vision model (it belongs into models/clip_vision and is loaded by Load CLIP Vision)"
-    return f"no file of DynamicID (its first tensors: {', '.join(keys[:3]) or 'none'})"
+        return "a CLIP vision model (it belongs in models/clip_vision and is loaded by Load CLIP Vision)"
+    return f"not a DynamicID file (its first tensors: {', '.join(keys[:3]) or 'none'})"
 
 
 def _check_complete(part: str, modules: Mapping[str, dict[str, Tensor]], path: Path) -> None:

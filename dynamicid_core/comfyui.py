@@ -21,9 +21,12 @@ def prepare_comfyui(folder: Path | None, cpu: bool = False) -> Path:
         )
     comfyui = Path(given).resolve()
     if not (comfyui / "comfy" / "model_management.py").is_file():
-        raise InputError(f"{comfyui} is no ComfyUI: there is no comfy/model_management.py. Give the folder of main.py.")
+        raise InputError(
+            f"{comfyui} is not a ComfyUI folder: there is no comfy/model_management.py. Give the folder "
+            "that contains main.py."
+        )
     if not cpu and not _has_accelerator():
-        raise InputError("PyTorch finds no GPU that it can compute on. Add --cpu to use the processor, which is slow.")
+        raise InputError("PyTorch finds no GPU that it can use. Add --cpu to use the CPU, which is slow.")
     sys.path.insert(0, str(comfyui))
     arguments, sys.argv = sys.argv, [sys.argv[0], "--use-pytorch-cross-attention", *(["--cpu"] if cpu else [])]
     try:

@@ -110,7 +110,7 @@ def _warnings(similarities: NDArray[np.float32], matches: dict[int, int], same: 
             warnings.append(f"Face {person + 1} is missing: the picture shows fewer faces than people.")
         elif similarities[matches[person], person] < SAME_PERSON:
             value = similarities[matches[person], person]
-            warnings.append(f"Face {person + 1} is not to be recognised: number {matches[person] + 1} has {value:.2f}.")
+            warnings.append(f"Face {person + 1} cannot be recognised: number {matches[person] + 1} has {value:.2f}.")
     return warnings
 
 

@@ -42,7 +42,11 @@ def _module_faults(module: str, weights: dict[str, Tensor]) -> list[str]:
 def _token_size_faults(modules: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
     made = modules["face_encoder"]["norm.weight"].shape[0]
     taken = {token_size for _, token_size in projection_sizes(modules["saa"]).values()}
-    return [] if taken == {made} else [f"its face encoder makes tokens of {made}, its SAA part takes those of {taken}"]
+    return (
+        []
+        if taken == {made}
+        else [f"its face encoder makes tokens of size {made}, its SAA part takes tokens of size {taken}"]
+    )
 
 
 def _network_faults(
@@ -54,7 +58,7 @@ def _network_faults(
     except KeyError as error:
         return [f"{name} lacks {error.args[0]}"]
     except (ValueError, IndexError, ZeroDivisionError) as error:
-        return [f"{name} has sizes that do not go together ({error})"]
+        return [f"{name} has sizes that do not fit together ({error})"]
     expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
     found = [f"{name} lacks {key}" for key in sorted(expected.keys() - weights.keys())]
     found += [f"{name} has an unknown {key}" for key in sorted(weights.keys() - expected.keys())]
@@ -74,7 +78,7 @@ def _saa_faults(weights: dict[str, Tensor]) -> list[str]:
     try:
         sizes = projection_sizes(weights)
     except ValueError:
-        return ["the SAA part has layers that are no matrices"]
+        return ["the SAA part has layers that are not matrices"]
     token_sizes = {token_size for _, token_size in sizes.values()}
     if len(token_sizes) > 1:
         return [f"the SAA part has layers of {describe_family(max(token_sizes), len(sizes))} and of other models"]

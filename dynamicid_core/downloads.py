@@ -60,10 +60,10 @@ def _resume(url: str, unfinished: Path, report: Report, bar: Any) -> None:
             if response.headers.get("content-range", "").endswith(f"/{done}"):
                 return  # complete
             unfinished.unlink(missing_ok=True)
-            raise requests.ConnectionError(f"{url} has less than the {done:,} bytes that were there")
+            raise requests.ConnectionError(f"{url} has fewer than the {done:,} bytes downloaded so far")
         _check_response(url, response)
         if response.status_code != requests.codes.partial_content:
-            done = 0  # the server ignored the range and sends the whole file
+            done = 0  # all of it, whatever was asked for
         total = done + int(response.headers.get("content-length", -done))
         bar.total = total or None
         with unfinished.open("ab" if done else "wb") as file:
@@ -73,7 +73,7 @@ def _resume(url: str, unfinished: Path, report: Report, bar: Any) -> None:
                 bar.update(done - bar.n)
                 report(done, total)
     if done < total:
-        raise requests.ConnectionError(f"{url} broke off after {done:,} of {total:,} bytes")
+        raise requests.ConnectionError(f"{url} was cut off after {done:,} of {total:,} bytes")
 
 
 def _check_response(url: str, response: Any) -> None:
@@ -87,7 +87,7 @@ def _check_response(url: str, response: Any) -> None:
     if not response.ok:
         raise InputError(said)
     if response.headers.get("content-type", "").startswith("text/html"):
-        raise InputError(f"{url} answers with a web page, as a network does that wants a login first")
+        raise InputError(f"{url} answers with a web page, as a network that requires a login does")
 
 
 def _pause(response: Any, failures: int) -> float:

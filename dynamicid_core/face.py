@@ -97,7 +97,7 @@ class Face:
         """The embedding [512]. Raises InputError if there is none. who: names the face in the message."""
         if self.embedding is None:
             raise InputError(
-                f"{who} has no ArcFace embedding to compare with. Encode the photo again and save it anew."
+                f"{who} has no ArcFace embedding to compare with. Encode the photo again and save it again."
             )
         return self.embedding
 
@@ -125,23 +125,23 @@ def mix_faces(
     Raises InputError if no weight is above 0 and for faces of different models.
     """
     if method not in MIX_METHODS:
-        raise InputError(f'"{method}" is no way to mix faces. Choose one of: {", ".join(MIX_METHODS)}.')
+        raise InputError(f'"{method}" is not a mixing method. Choose one of: {", ".join(MIX_METHODS)}.')
     for name, weight in zip(names or [f"weight_{i}" for i in range(1, len(weights) + 1)], weights, strict=True):
         check_range(name, weight, 0, MAX_WEIGHT)
     mixed = [(face, weight) for face, weight in zip(faces, weights, strict=True) if weight > 0]
     if not mixed:
-        raise InputError("The weights leave nobody: at least one must be more than 0.")
+        raise InputError("All weights are 0: at least one must be more than 0.")
     sizes = sorted({face.token_size for face, _ in mixed})
     if len(sizes) > 1:
         raise InputError(
             f"The faces were encoded for different models (token sizes {', '.join(map(str, sizes))}). Encode them with "
-            "one adapter."
+            "the same adapter."
         )
     models = sorted({face.recognition for face, _ in mixed if face.embedding is not None and face.recognition})
     if len(models) > 1:
         raise InputError(
-            f"The faces were recognised by different models ({', '.join(models)}). Encode them with one InsightFace "
-            "pack."
+            f"The faces were recognised by different models ({', '.join(models)}). Encode them with the same "
+            "InsightFace pack."
         )
     main = max(mixed, key=lambda pair: pair[1])[0]
     tokens, uncond_tokens, key_scale = _mean_tokens(mixed) if method == "tokens" else _tokens_side_by_side(mixed)

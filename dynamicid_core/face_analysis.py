@@ -77,7 +77,7 @@ def sort_faces(faces: Iterable[DetectedFace], order: str, photo: Photo) -> list[
         "most certain": lambda face: -face.score,
     }
     if order not in keys:
-        raise InputError(f'"{order}" is no order of faces. Choose one of: {", ".join(ORDERS)}.')
+        raise InputError(f'"{order}" is not an order of faces. Choose one of: {", ".join(ORDERS)}.')
     return sorted(faces, key=keys[order])
 
 
@@ -132,9 +132,9 @@ class FaceAnalysis:
             sizes = ", ".join(str(size) for size in self._detector.sizes(photo))
             raise InputError(
                 f"No face found in {which} ({width} x {height}). Tried detection at {sizes} pixels, with a border "
-                f"added, and turned. Use a picture in which one face is sharp and at least {_SMALL_FACE} pixels wide, "
-                "or cut the photo to the face. A lower detection threshold in Load Face Analysis finds less certain "
-                "faces, and things that are none."
+                f"added, and rotated. Use a picture in which one face is sharp and at least {_SMALL_FACE} pixels wide, "
+                "or crop the photo to the face. A lower detection threshold in Load Face Analysis finds less certain "
+                "faces, but also things that are not faces."
             )
         if not 0 <= index < len(faces):
             raise InputError(
@@ -142,10 +142,10 @@ class FaceAnalysis:
                 f"0 to {len(faces) - 1} ({order}). Index 0 shows their numbers in the preview."
             )
         if len(faces) > 1:
-            _log.info("%s shows %d faces; took number %d, %s", which.capitalize(), len(faces), index, order)
+            _log.info("%s shows %d faces; using number %d, %s", which.capitalize(), len(faces), index, order)
         across = float(faces[index].box[2] - faces[index].box[0])
         if across < _SMALL_FACE:
-            _log.warning("The face in %s is only %d pixels wide: too few to know a person well by", which, across)
+            _log.warning("The face in %s is only %d pixels wide: too small to recognise a person well", which, across)
         return FaceSelection(upright, faces, faces[index])
 
     def embed(self, photo: Photo, face: DetectedFace, channel_order: str = "bgr") -> NDArray[np.float32]:

@@ -130,8 +130,8 @@ def open_pack(
                 _log.warning("%s is left out: InsightFace does not know such models (%s)", file, error)
                 continue
             raise InputError(
-                f"{file.name} could not be opened; most often a download was cut off. Delete the .onnx files in "
-                f"{folder} and run again, which downloads packs of InsightFace anew; copy other packs again. ({error})"
+                f"{file.name} could not be opened; usually a download was cut off. Delete the .onnx files in {folder} "
+                f"and run again: InsightFace's own packs are then downloaded again. Copy other packs again. ({error})"
             ) from error
         if model is not None and models.setdefault(model.taskname, model) is not model:
             _log.warning("%s is left out: the pack has a model for %s already", file, model.taskname)
@@ -139,7 +139,7 @@ def open_pack(
     models[DETECTION].prepare(0, input_size=(detection_size, detection_size), det_thresh=threshold)
     used = models[DETECTION].session.get_providers()[0]
     if used != providers[0]:
-        _log.warning("onnxruntime could not start %s (its own messages say why); it uses %s", providers[0], used)
+        _log.warning("onnxruntime could not start %s (its own messages say why); using %s", providers[0], used)
     _log.info("InsightFace pack %s opened on %s with %s", folder.name, used, ", ".join(sorted(models)))
     return FaceAnalysis(models, detection_size)
 
@@ -149,7 +149,7 @@ def _check_complete(folder: Path, models: Mapping[str, Any]) -> None:
     missing = [task for task in (DETECTION, RECOGNITION) if task not in models]
     if not missing:
         return
-    again = f"Delete the .onnx files in {folder} and run again, which downloads it anew."
+    again = f"Delete the .onnx files in {folder} and run again to fetch a new copy."
     raise InputError(
         f"The InsightFace pack in {folder} has no {' and no '.join(missing)} model (found: "
         f"{', '.join(sorted(models)) or 'none'}). "
@@ -177,13 +177,13 @@ def download_pack(name: str, root: str | Path, report: Report = lambda done, who
     except zipfile.BadZipFile as error:
         ours.unlink(missing_ok=True)
         raise InputError(
-            f"{theirs.name} is damaged ({error}). Delete it if it is in {folder.parent}, and run again, which "
-            "downloads it anew."
+            f"{theirs.name} is damaged ({error}). Delete it if it is in {folder.parent}, and run again to fetch a new "
+            "copy."
         ) from error
     except (InputError, OSError) as error:  # of requests and of the disk: the remedy is the same
         raise InputError(
-            f"The InsightFace pack {name} could not be downloaded ({error}). Run again, which goes on from what is "
-            f"there, or download {theirs.name} by hand from InsightFace's release page and put it into {folder.parent}."
+            f"The InsightFace pack {name} could not be downloaded ({error}). Run again to resume the download, or "
+            f"download {theirs.name} by hand from InsightFace's release page and put it into {folder.parent}."
         ) from error
     with suppress(OSError):  # another program may have it open
         ours.unlink(missing_ok=True)
@@ -239,7 +239,7 @@ def _move_all(source: Path, target: Path) -> None:
 def choose_providers(provider: str) -> list[str]:
     """The onnxruntime providers to use, the CPU last. Raises InputError for an unknown name."""
     if provider != "auto" and provider not in PROVIDERS:
-        raise InputError(f'"{provider}" is no execution provider. Choose auto or one of: {", ".join(PROVIDERS)}.')
+        raise InputError(f'"{provider}" is not an execution provider. Choose auto or one of: {", ".join(PROVIDERS)}.')
     _import_insightface()
     import onnxruntime
 

@@ -48,8 +48,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def explain_write_errors(what: object, advice: str) -> Iterator[None]:
-    """Raises InputError for a full disk, or a folder that is not writable. what: the beginning of the message, a path
-    or words. advice: the end of the message, after "Make room on that disk".
+    """Raises InputError for a full disk, or a folder that may not be written to. what: the beginning of the message, a
+    path or words. advice: what else can be done, after "Free some space on that disk".
     """
     try:
         yield
@@ -58,7 +58,7 @@ def explain_write_errors(what: object, advice: str) -> Iterator[None]:
         why = why or error
         if where is not None and Path(where).parent != Path(str(what)).parent:  # the error is about another file
             why = f"{why}: {where}"
-        raise InputError(f"{what} could not be written: {why}. Make room on that disk{advice}") from error
+        raise InputError(f"{what} could not be written: {why}. Free some space on that disk{advice}") from error
 
 
 def save(
@@ -72,7 +72,7 @@ def save(
     plain = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in tensors.items()}
     full = {"format": kind.format, "version": kind.version, **metadata}
     wanted = Path(folder) / (_valid_name(kind, name) + SUFFIX)
-    with explain_write_errors(wanted, ", or check that the folder may be written to."):
+    with explain_write_errors(wanted, ", or check that the folder is writable."):
         wanted.parent.mkdir(parents=True, exist_ok=True)
         unfinished = wanted.with_name(f"{uuid.uuid4().hex}.part")
         try:
@@ -100,7 +100,7 @@ def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str,
             }
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path.name} is damaged or no safetensors file. Save the {kind.what} again. ({path})"
+            f"{path.name} is damaged or not a safetensors file. Save the {kind.what} again. ({path})"
         ) from error
     if metadata.get("format") != kind.format or any(key not in tensors for key in kind.needed):
         raise InputError(f"{path.name} is a safetensors file, but not one that {kind.writer} wrote. ({path})")

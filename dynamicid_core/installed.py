@@ -20,7 +20,7 @@ def import_failure(what: str, package: str, error: BaseException) -> InputError:
     of_onnxruntime = name == "onnxruntime"
     command = _install_hint("onnxruntime" if of_onnxruntime else '"insightface>=2"')
     if of_onnxruntime:
-        command += "; for CUDA, take onnxruntime-gpu"
+        command += "; for CUDA, use onnxruntime-gpu"
     if isinstance(error, ModuleNotFoundError):
         return InputError(
             f"{what} needs the Python package {name}, which is not installed. {command}. Then restart ComfyUI."
@@ -40,7 +40,7 @@ def warn_about_two_onnxruntimes(lost: Mapping[str, str]) -> None:
     """Warns if onnxruntime was installed over another of its packages. lost: such a package -> the lost provider."""
     for package, provider in lost.items():
         if _is_installed(package) and _is_installed("onnxruntime"):
-            message = "Both onnxruntime and %s are installed, so no pack has %s. %s, then restart ComfyUI."
+            message = "Both onnxruntime and %s are installed, so no node pack can use %s. %s, then restart ComfyUI."
             _log.warning(message, package, provider, _install_hint(package))
 
 

@@ -87,7 +87,7 @@ def edit_motion(
 
 def _check(preset: str, angles: Mapping[str, float], sliders: FeatureSliders) -> None:
     if preset not in PRESETS:
-        raise InputError(f'"{preset}" is no preset. Choose one of: {", ".join(PRESETS)}.')
+        raise InputError(f'"{preset}" is not a preset. Choose one of: {", ".join(PRESETS)}.')
     for name, degrees in angles.items():
         if not -MAX_TURN <= degrees <= MAX_TURN:
             raise InputError(f"{name} is {degrees:g} degrees; it can be from {-MAX_TURN:g} to {MAX_TURN:g}.")
@@ -100,7 +100,7 @@ def _limit_pose(pose: Tensor, turn: Tensor) -> Tensor:
     furthest = torch.tensor([_MAX_POSE, _MAX_POSE, torch.inf]).maximum(pose.abs())
     reached = (pose + turn).clamp(-furthest, furthest)
     if not torch.equal(reached, pose + turn):
-        _log.warning("The head is turned to %g degrees only, where faces can still be seen", _MAX_POSE)
+        _log.warning("The head is turned to only %g degrees, so that the face can still be seen", _MAX_POSE)
     return reached
 
 

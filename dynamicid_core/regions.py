@@ -165,7 +165,7 @@ def from_mask(mask: Tensor) -> MaskRegion:
         raise InputError("The mask holds values that are not numbers (NaN or infinity).")
     mask = mask.clamp(0, 1)
     if not mask.any():
-        raise InputError("The mask is empty: it is 0 everywhere. Paint where the face shall be, or disconnect it.")
+        raise InputError("The mask is empty: it is 0 everywhere. Paint where the face should be, or disconnect it.")
     return MaskRegion(mask)
 
 

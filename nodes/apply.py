@@ -23,18 +23,18 @@ class ApplyDynamicID(io.ComfyNode):
             node_id="DynamicIDApply",
             display_name="Apply DynamicID",
             category=CATEGORY,
-            description="Makes the model paint the given faces. Connect all three outputs to the sampler.",
+            description="Makes the model generate the given people. Connect all three outputs to the sampler.",
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 model, or an SDXL one with an SDXL adapter."),
-                io.Conditioning.Input("positive", tooltip="What the picture shows."),
-                io.Conditioning.Input("negative", tooltip="What it does not show."),
-                DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID; the one the faces were encoded with."),
+                io.Conditioning.Input("positive", tooltip="What the picture should show."),
+                io.Conditioning.Input("negative", tooltip="What it should not show."),
+                DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID: the adapter that encoded the faces."),
                 io.MultiType.Input(
                     "faces",
                     types=[FaceType, PlacementsType],
                     tooltip="One face, which the model places by itself, or several people with their places.",
                 ),
-                _setting("weight", "How strongly the identity shows. 0 leaves the model as it was."),
+                _setting("weight", "How strongly the identity shows. 0 leaves the model unchanged."),
                 _number(
                     "lora_strength",
                     1.0,
@@ -43,28 +43,28 @@ class ApplyDynamicID(io.ComfyNode):
                 ),
                 _setting(
                     "threshold",
-                    "Parts of the picture that concern the face less than this are left alone. The paper has 0, the "
-                    "released model 0.3.",
+                    "Parts of the picture whose relevance to the face is below this are left alone. The paper uses 0, "
+                    "the released model 0.3.",
                 ),
                 _setting(
                     "layout_boost",
-                    "How much the regions of people pull their faces in. Without regions it does nothing.",
+                    "How strongly regions attract their faces. It has no effect without regions.",
                 ),
-                _setting("layout_end", "How long the regions pull, as part of the schedule."),
-                _setting("start_percent", "When the faces begin to act, as part of the schedule."),
-                _setting("end_percent", "When they stop. Less than 1 frees the last details."),
+                _setting("layout_end", "How long the regions attract faces, as a fraction of the schedule."),
+                _setting("start_percent", "When the faces begin to act, as a fraction of the schedule."),
+                _setting("end_percent", "When they stop. Below 1, the last details follow the prompt alone."),
                 io.Boolean.Input(
                     "gate",
                     default=_DEFAULT.gate,
                     optional=True,
-                    tooltip="Semantic activation: off, the identity acts everywhere alike; regions, and the weights of "
-                    "a mix by attention, do not count. For comparison.",
+                    tooltip="Semantic activation. When off, the identity acts equally everywhere, and regions and the "
+                    "weights of an attention mix are ignored. For comparison.",
                 ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="For the sampler."),
-                io.Conditioning.Output(display_name="positive", tooltip="For the sampler; the faces travel with it."),
-                io.Conditioning.Output(display_name="negative", tooltip="For the sampler; the faces travel with it."),
+                io.Conditioning.Output(display_name="positive", tooltip="For the sampler. It carries the faces."),
+                io.Conditioning.Output(display_name="negative", tooltip="For the sampler. It carries the faces."),
             ],
         )
 

@@ -36,12 +36,13 @@ class EncodeFace(io.ComfyNode):
             node_id="DynamicIDEncodeFace",
             display_name="Encode Face",
             category=CATEGORY,
-            description="Makes a face from a photo: who the person is, as tokens that the model can follow.",
+            description="Encodes the person in a photo as a face: identity tokens that the model can follow.",
             is_output_node=HAS_PREVIEW,
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="A photo of the person. A batch is several photos of one person, which are averaged.",
+                    tooltip="A photo of the person. A batch counts as several photos of one person, which are "
+                    "averaged.",
                 ),
                 DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID."),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
@@ -51,8 +52,8 @@ class EncodeFace(io.ComfyNode):
                     "crop",
                     options=list(encoding.CROPS),
                     default="auto",
-                    tooltip="What CLIP sees: portrait (head and some shoulder), aligned (the face alone, turned "
-                    "upright), or the whole picture's middle square. auto is what the adapter was trained with.",
+                    tooltip="What CLIP sees: portrait (head and upper shoulders), aligned (the face alone, turned "
+                    "upright), or the central square of the whole picture. auto is what the adapter was trained with.",
                 ),
             ],
             outputs=[
@@ -97,7 +98,7 @@ class MixFaces(io.ComfyNode):
                 min=0.0,
                 max=MAX_WEIGHT,
                 step=0.01,
-                tooltip=f"How much of face {i}. 0 leaves it out; unconnected faces do not count.",
+                tooltip=f"How much of face {i}. 0 leaves it out; unconnected faces are ignored.",
             )
             for i in range(1, MAX_MIXED_FACES + 1)
         ]
@@ -105,7 +106,8 @@ class MixFaces(io.ComfyNode):
             node_id="DynamicIDAverageFaces",
             display_name="Mix Faces",
             category=CATEGORY,
-            description="Makes one face from two to four: the average of several people, or of photos of one.",
+            description="Mixes two to four faces into one: the average of several people, or of several photos of one "
+            "person.",
             inputs=[
                 *face_inputs(MAX_MIXED_FACES, "A face to mix."),
                 *weights,
@@ -114,7 +116,7 @@ class MixFaces(io.ComfyNode):
                     options=list(MIX_METHODS),
                     default=MIX_METHODS[0],
                     tooltip="tokens: the weighted mean. attention: all tokens side by side, their attention scaled by "
-                    "the weights as they are, which is the released model's identity mix (give it 0.5 and 0.5).",
+                    "the unnormalised weights, which is the released model's identity mix (use 0.5 and 0.5).",
                 ),
             ],
             outputs=[FaceType.Output(display_name="face", tooltip="For Apply DynamicID, Place Face or Save Face.")],
@@ -137,15 +139,15 @@ class SaveFace(io.ComfyNode):
             node_id="DynamicIDSaveFace",
             display_name="Save Face",
             category=CATEGORY,
-            description="Writes a face into models/dynamicid/faces. The photo is not needed any more to use it.",
+            description="Saves a face to models/dynamicid/faces. The photo is then no longer needed.",
             is_output_node=True,
             inputs=[
                 FaceType.Input("face", tooltip="From Encode Face, Mix Faces or Edit Expression & Pose."),
                 io.String.Input(
                     "name",
                     default="face",
-                    tooltip="File name without an ending. A different face that has the name already is kept: the new "
-                    "one then gets a number.",
+                    tooltip="File name without extension. If a different face already has the name, it is kept and "
+                    "the new one gets a number.",
                 ),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="The name to choose in Load Face.")],
@@ -168,7 +170,7 @@ class LoadFace(io.ComfyNode):
             node_id="DynamicIDLoadFace",
             display_name="Load Face",
             category=CATEGORY,
-            description="Reads a face that Save Face wrote, from models/dynamicid/faces.",
+            description="Loads a face that Save Face wrote to models/dynamicid/faces.",
             inputs=[
                 io.Combo.Input(
                     "name",

@@ -35,19 +35,18 @@ class ActivationMap(io.ComfyNode):
             node_id="DynamicIDActivationMap",
             display_name="Activation Map",
             category=CATEGORY,
-            description="Shows where each person acts in the picture, for the UNet's layers on the way down, in the "
-            "middle and on the way up.",
+            description="Shows where each person acts in the picture, for the UNet's down, middle and up layers.",
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The model of Apply DynamicID that the sampler used."),
-                io.Latent.Input("latent", tooltip="From the sampler whose picture it is."),
-                io.Image.Input("image", tooltip="The picture of that latent, to draw on."),
+                io.Model.Input("model", tooltip="The model output of Apply DynamicID that the sampler used."),
+                io.Latent.Input("latent", tooltip="From the sampler that made the picture."),
+                io.Image.Input("image", tooltip="The picture decoded from that latent, to draw the maps on."),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="maps",
-                    tooltip="For each picture a sheet with a row for each person: all layers, those on the way down, "
-                    "in the middle, and on the way up.",
+                    tooltip="One sheet per picture, with a row for each person: all layers, then the down, middle and "
+                    "up layers.",
                 )
             ],
         )
@@ -72,8 +71,8 @@ class CompareFaces(io.ComfyNode):
             node_id="DynamicIDCompareFaces",
             display_name="Compare Faces",
             category=CATEGORY,
-            description="Finds out who is who in a picture by ArcFace similarity, and warns when people swapped "
-            "places, appear twice or are not to be recognised.",
+            description="Identifies the people in a picture by ArcFace similarity, and warns when they have swapped "
+            "places, appear twice or cannot be recognised.",
             is_output_node=True,
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch of them."),
@@ -86,13 +85,13 @@ class CompareFaces(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The picture with who is who."),
+                io.Image.Output(display_name="image", tooltip="The picture with each face labelled."),
                 io.Float.Output(
                     display_name="similarity",
-                    tooltip="Mean cosine of the people to their faces; a missing person counts 0.",
+                    tooltip="Mean cosine similarity of the people to their faces; a missing person counts as 0.",
                 ),
                 io.String.Output(
-                    display_name="table", tooltip="All similarities, the match of each person marked *, and warnings."
+                    display_name="table", tooltip="All similarities, with each person's match marked *, and warnings."
                 ),
             ],
         )
@@ -111,7 +110,7 @@ class CompareFaces(io.ComfyNode):
             placements = tuple(placement for placement in placements if placement.weight != 0)
         people = connected_faces(faces) if placements is None else [placement.face for placement in placements]
         if not people:
-            raise InputError("There is nobody to compare with. Connect faces or placements.")
+            raise InputError("There are no faces to compare with. Connect faces or placements.")
         for number, face in enumerate(people, start=1):
             check_recognition(face.recognition, face_analysis.recognition, f"Face {number} was encoded")
         photos = images.photos_from_image(image)

@@ -30,37 +30,37 @@ class LoadDynamicID(io.ComfyNode):
             node_id="DynamicIDLoader",
             display_name="Load DynamicID",
             category=CATEGORY,
-            description="Loads an adapter: the face encoder and the semantic-activated attention that belongs to it.",
+            description="Loads an adapter: the face encoder and its semantic-activated attention.",
             inputs=[
                 io.Combo.Input(
                     "adapter",
                     options=adapters,
                     default=next(filter(_has_adapter_name, adapters), None),
                     tooltip="The released SAA file or an IP-Adapter FaceID Plus file, from models/dynamicid or "
-                    "models/ipadapter. The kind is read from the file itself.",
+                    "models/ipadapter. Its type is read from the file itself.",
                 ),
                 io.Combo.Input(
                     "imr",
                     options=[NONE, *own],
                     default=NONE,
                     optional=True,
-                    tooltip="The identity-motion reconfigurator, for changing expression and pose; else not needed.",
+                    tooltip="The identity-motion reconfigurator. Only needed for changing expression and pose.",
                 ),
                 io.Combo.Input(
                     "keypoint_encoder",
                     options=[NONE, *own],
                     default=NONE,
                     optional=True,
-                    tooltip="The keypoint encoder that was trained with the IMR. Not needed without one.",
+                    tooltip="The keypoint encoder that was trained with the IMR. Not needed without an IMR.",
                 ),
                 io.Combo.Input(
                     "variant",
                     options=[AUTO, *checkpoint.VARIANTS],
                     default=AUTO,
                     optional=True,
-                    tooltip="How the adapter was trained. auto reads it from the file where the file tells. Files in "
-                    "models/ipadapter that do not tell count as FaceID Plus V2 if plusv2 is in their name, as in that "
-                    "of the published one, else as FaceID Plus: the tensors of the two look alike.",
+                    tooltip="How the adapter was trained. auto reads it from the file where possible. Other files in "
+                    "models/ipadapter count as FaceID Plus V2 if their name contains plusv2, as that of the published "
+                    "file does, and otherwise as FaceID Plus: the tensors of the two look alike.",
                 ),
             ],
             outputs=[
@@ -89,7 +89,7 @@ class LoadDynamicID(io.ComfyNode):
     @classmethod
     def execute(cls, adapter: str, imr: str = NONE, keypoint_encoder: str = NONE, variant: str = AUTO) -> io.NodeOutput:
         if variant != AUTO and variant not in checkpoint.VARIANTS:
-            raise InputError(f'"{variant}" is no variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
+            raise InputError(f'"{variant}" is not a variant. Choose auto or one of: {", ".join(checkpoint.VARIANTS)}.')
         path = _adapter_path(adapter)
         loaded = checkpoint.read_checkpoint(
             path, checkpoint.ADAPTER, variant=checkpoint.VARIANTS.get(variant), fallback=_fallback_variant(path)
@@ -111,23 +111,24 @@ class LoadMiniature(io.ComfyNode):
             node_id="DynamicIDMiniatureLoader",
             display_name="Load Miniature",
             category=CATEGORY,
-            description="Loads a whole small model that comes with the pack, for trying every node on any computer "
+            description="Loads a complete small model that comes with the pack, for trying every node on any computer "
             "without model files of your own; only the InsightFace pack buffalo_s is downloaded. The model makes "
             f"pictures of computer-rendered people, {size} pixels, and knows few words.",
             inputs=[],
             outputs=[
                 io.Model.Output(
                     display_name="model",
-                    tooltip=f"For Apply DynamicID. It paints well at {size} pixels only, and so much for each person.",
+                    tooltip=f"For Apply DynamicID. It works well only at {size} pixels per person.",
                 ),
                 io.Clip.Output(
-                    display_name="clip", tooltip="For CLIP Text Encode. It knows the words of its captions."
+                    display_name="clip",
+                    tooltip="For CLIP Text Encode. It knows only the words of its training captions.",
                 ),
                 io.Vae.Output(display_name="vae", tooltip="For VAE Decode and VAE Encode."),
                 io.ClipVision.Output(display_name="clip_vision", tooltip="For Encode Face."),
                 DynamicIDType.Output(
                     display_name="dynamicid",
-                    tooltip="For Encode Face, Edit Expression & Pose and Apply DynamicID. The IMR is in it.",
+                    tooltip="For Encode Face, Edit Expression & Pose and Apply DynamicID. It includes the IMR.",
                 ),
             ],
         )
@@ -149,22 +150,22 @@ class LoadFaceAnalysis(io.ComfyNode):
             node_id="DynamicIDFaceAnalysisLoader",
             display_name="Load Face Analysis",
             category=CATEGORY,
-            description="Opens an InsightFace pack, which finds and recognises faces in photos.",
+            description="Loads an InsightFace pack, which finds and recognises faces in photos.",
             inputs=[
                 io.Combo.Input(
                     "pack",
                     options=packs,
                     default="buffalo_l" if "buffalo_l" in packs else packs[0],
-                    tooltip="A pack below models/insightface, at any depth. buffalo_l is what DynamicID was trained "
-                    "with. A pack of InsightFace's that is not there yet is downloaded (buffalo_s 130 MB, buffalo_l "
+                    tooltip="A pack anywhere below models/insightface. DynamicID was trained with buffalo_l. "
+                    "InsightFace's own packs are downloaded if they are not there yet (buffalo_s 130 MB, buffalo_l "
                     "290 MB, antelopev2 360 MB; the weights are for non-commercial research).",
                 ),
                 io.Combo.Input(
                     "provider",
                     options=[AUTO, *face_packs.PROVIDERS],
                     default=AUTO,
-                    tooltip="What runs it. auto takes CUDA where onnxruntime-gpu is installed, else the CPU, which is "
-                    "quick enough for photos.",
+                    tooltip="What the pack runs on. auto uses CUDA where onnxruntime-gpu is installed, otherwise the "
+                    "CPU, which is fast enough for photos.",
                 ),
                 io.Int.Input(
                     "detection_size",
@@ -172,8 +173,9 @@ class LoadFaceAnalysis(io.ComfyNode):
                     min=DETECTION_SIZES[0],
                     max=DETECTION_SIZES[1],
                     step=32,
-                    tooltip="The photo is shrunk to this many pixels to look for faces. Smaller sizes are tried, too, "
-                    "for close-ups; larger ones when nothing is found. Raise it for small faces in large group photos.",
+                    tooltip="The photo is shrunk to this many pixels to look for faces. Smaller sizes are also tried, "
+                    "for close-ups, and larger ones when nothing is found. Raise it for small faces in large group "
+                    "photos.",
                 ),
                 io.Float.Input(
                     "detection_threshold",
@@ -182,7 +184,8 @@ class LoadFaceAnalysis(io.ComfyNode):
                     max=DETECTION_THRESHOLDS[1],
                     step=0.05,
                     optional=True,
-                    tooltip="How certain the detector must be. Lower it when a painted or covered face is not found.",
+                    tooltip="How certain the detector must be. Lower it when a painted or partly covered face is not "
+                    "found.",
                 ),
             ],
             outputs=[

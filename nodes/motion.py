@@ -29,7 +29,9 @@ from .sockets import (
     face_choice_inputs,
 )
 
-_NO_START_MESSAGE = "Pose Keypoints needs a start: connect a face or keypoints (Encode Face, Face Keypoints)."
+_NO_START_MESSAGE = (
+    "Pose Keypoints has nothing to start from: connect a face or keypoints (Encode Face, Face Keypoints)."
+)
 _UNCONNECTED = object()
 
 
@@ -46,7 +48,9 @@ class FaceKeypoints(io.ComfyNode):
             "Pose.",
             is_output_node=HAS_PREVIEW,
             inputs=[
-                io.Image.Input("image", tooltip="The driving picture, of any size: one face that shows what you want."),
+                io.Image.Input(
+                    "image", tooltip="The driving picture, of any size: a face with the expression and pose you want."
+                ),
                 FaceAnalysisType.Input("face_analysis", tooltip="From Load Face Analysis."),
                 *face_choice_inputs(),
             ],
@@ -72,27 +76,31 @@ class PoseKeypoints(io.ComfyNode):
             node_id="DynamicIDPoseKeypoints",
             display_name="Pose Keypoints",
             category=CATEGORY,
-            description="Turns a head and changes its expression by sliders or a preset, for Edit Expression & Pose.",
+            description="Turns a head and changes its expression with sliders or a preset, for Edit Expression & Pose.",
             is_output_node=HAS_PREVIEW,
             inputs=[
                 FaceKeypointsType.Input(
-                    "keypoints", optional=True, tooltip="Where to start. Not needed when a face is connected."
+                    "keypoints",
+                    optional=True,
+                    tooltip="The keypoints to start from. Not needed when a face is connected.",
                 ),
                 FaceType.Input(
-                    "face", optional=True, tooltip="Whose keypoints to start from, when no keypoints are connected."
+                    "face",
+                    optional=True,
+                    tooltip="The face whose keypoints to start from, when no keypoints are connected.",
                 ),
                 io.Combo.Input(
                     "preset",
                     options=list(motion.PRESETS),
                     default=motion.AS_IS,
-                    tooltip="An expression that takes the place of the face's own. as is: keep its own.",
+                    tooltip="An expression that replaces the face's own. as is keeps it.",
                 ),
                 _angle("yaw", "Turn the head: positive to the right of the picture, negative to the left."),
                 _angle("pitch", "Nod: positive looks up, negative down."),
                 _angle("roll", "Tilt the head: positive clockwise, as you see it."),
                 _amount("smile", "Raise the corners of the mouth; negative lowers them."),
                 _amount("mouth_open", "Open the mouth; -1 closes it."),
-                _amount("brow_raise", "Raise the eyebrows; negative lowers and draws them together."),
+                _amount("brow_raise", "Raise the eyebrows; negative lowers them and draws them together."),
                 _amount("eyes_open", "Open the eyes wide; -1 closes them."),
             ],
             outputs=_keypoints_outputs(),
@@ -131,13 +139,14 @@ class DescribeFace(io.ComfyNode):
             node_id="DynamicIDDescribeFace",
             display_name="Describe Face",
             category=CATEGORY,
-            description="Says which expression and head pose a face shows, in the words the released model knows.",
+            description="Describes the expression and head pose of a face, in words that the released model knows.",
             is_output_node=True,
             inputs=[FaceType.Input("face", tooltip="From Encode Face, Load Face or Edit Expression & Pose.")],
             outputs=[
                 io.String.Output(
                     display_name="face_prompt",
-                    tooltip="For source_prompt of Edit Expression & Pose, which takes it by itself when that is empty.",
+                    tooltip="For source_prompt of Edit Expression & Pose, which uses it automatically when that is "
+                    "empty.",
                 )
             ],
         )
@@ -158,31 +167,31 @@ class EditFace(io.ComfyNode):
             node_id="DynamicIDEditFace",
             display_name="Edit Expression & Pose",
             category=CATEGORY,
-            description="Gives a face another expression and head pose, from words and keypoints. The person stays.",
+            description="Gives a face another expression and head pose, from words and keypoints. The identity stays.",
             inputs=[
-                FaceType.Input("face", tooltip="Whose expression to change. From Encode Face or Load Face."),
+                FaceType.Input("face", tooltip="The face to edit. From Encode Face or Load Face."),
                 DynamicIDType.Input("dynamicid", tooltip="From Load DynamicID, with imr and keypoint_encoder chosen."),
                 io.Clip.Input("clip", tooltip="The text encoder of the SD1.5 checkpoint. It reads the prompts."),
                 io.String.Input(
                     "target_prompt",
                     default="in a happy expression",
                     multiline=True,
-                    tooltip="The expression to give, in words, such as: in a very surprised expression. Without "
-                    f"keypoints, one of these words moves the face's own: {', '.join(EXPRESSIONS)}. What "
-                    "is not said of the pose is taken from the keypoints.",
+                    tooltip="The new expression, in words, such as: in a very surprised expression. Without "
+                    f"keypoints, one of these words moves the face's own: {', '.join(EXPRESSIONS)}. If it does not "
+                    "mention the pose, that of the keypoints is used.",
                 ),
                 io.String.Input(
                     "source_prompt",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="The expression and pose that the face shows now. Empty: as Describe Face says.",
+                    tooltip="The face's current expression and pose, in words. Empty: what Describe Face says.",
                 ),
                 FaceKeypointsType.Input(
                     "keypoints",
                     optional=True,
-                    tooltip="The expression and pose to give, as keypoints, from Face Keypoints or Pose Keypoints. "
-                    "Unconnected: the face's own, with the expression that the target prompt names.",
+                    tooltip="The new expression and pose, as keypoints, from Face Keypoints or Pose Keypoints. "
+                    "Unconnected: the face's own, with the expression named in the target prompt.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -191,7 +200,7 @@ class EditFace(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="How far to go, from 0 (the face as it was, bit for bit) to 1 (the full edit).",
+                    tooltip="Strength of the edit, from 0 (the face unchanged, bit for bit) to 1 (the full edit).",
                 ),
             ],
             outputs=[
@@ -228,15 +237,15 @@ class SaveKeypoints(io.ComfyNode):
             node_id="DynamicIDSaveKeypoints",
             display_name="Save Keypoints",
             category=CATEGORY,
-            description="Writes keypoints into models/dynamicid/keypoints, to use them again with any face.",
+            description="Saves keypoints to models/dynamicid/keypoints, for use with any face.",
             is_output_node=True,
             inputs=[
                 FaceKeypointsType.Input("keypoints", tooltip="From Face Keypoints or Pose Keypoints."),
                 io.String.Input(
                     "name",
                     default="keypoints",
-                    tooltip="File name without an ending. Different keypoints that have the name already are kept: the "
-                    "new ones then get a number.",
+                    tooltip="File name without extension. If different keypoints already have the name, they are kept "
+                    "and the new ones get a number.",
                 ),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="The name to choose in Load Keypoints.")],
@@ -259,7 +268,7 @@ class LoadKeypoints(io.ComfyNode):
             node_id="DynamicIDLoadKeypoints",
             display_name="Load Keypoints",
             category=CATEGORY,
-            description="Reads keypoints that Save Keypoints wrote, from models/dynamicid/keypoints.",
+            description="Loads keypoints that Save Keypoints wrote to models/dynamicid/keypoints.",
             is_output_node=HAS_PREVIEW,
             inputs=[
                 io.Combo.Input(
@@ -299,7 +308,7 @@ def _angle(name: str, tooltip: str) -> Any:
 
 
 def _amount(name: str, tooltip: str) -> Any:
-    return io.Float.Input(name, default=0.0, min=-1.0, max=1.0, step=0.05, tooltip=f"{tooltip} 0 leaves it as it is.")
+    return io.Float.Input(name, default=0.0, min=-1.0, max=1.0, step=0.05, tooltip=f"{tooltip} 0 leaves it unchanged.")
 
 
 def _keypoints_outputs() -> list[Any]:

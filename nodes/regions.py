@@ -33,9 +33,9 @@ class PlaceFace(io.ComfyNode):
             node_id="DynamicIDPlaceFace",
             display_name="Place Face",
             category=CATEGORY,
-            description="Puts a face into a region of the picture: a box drawn here, or a mask.",
+            description="Places a face in a region of the picture: a box drawn here, or a mask.",
             inputs=[
-                FaceType.Input("face", tooltip="Who. From Encode Face or Load Face."),
+                FaceType.Input("face", tooltip="The face to place. From Encode Face or Load Face."),
                 _fraction("x", 0.25, "Left edge of the box, as a fraction of the picture's width."),
                 _fraction("y", 0.1, "Top edge of the box, as a fraction of the picture's height."),
                 _fraction("width", 0.5, "Width of the box, as a fraction of the picture's."),
@@ -46,23 +46,24 @@ class PlaceFace(io.ComfyNode):
                     min=0.0,
                     max=MAX_WEIGHT,
                     step=0.01,
-                    tooltip="How strongly this person shows, beside the weight in Apply DynamicID. 0 leaves them out.",
+                    tooltip="How strongly this person shows. Multiplied by the weight in Apply DynamicID. 0 leaves "
+                    "them out.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="A drawn region instead of the box, of any size. Values between 0 and 1 weaken the person; "
-                    "from half of the largest one on, a place counts as inside.",
+                    tooltip="A painted region of any size, instead of the box. Values between 0 and 1 weaken the "
+                    "person; places with at least half the largest value count as inside.",
                 ),
                 BoundingBoxType.Input(
                     "bounding_box",
                     optional=True,
-                    tooltip="A box in pixels of the picture to be made, instead of the one drawn here.",
-                    # Later interfaces turn this type into number fields, whose defaults would replace the box.
+                    tooltip="A box in pixels of the generated picture, instead of the one drawn here.",
+                    # Later interfaces make number fields of this type, whose defaults would take the place of the box.
                     extra_dict={"forceInput": True},
                 ),
                 PlacementsType.Input(
-                    "placements", optional=True, tooltip="People placed before. This node adds one more."
+                    "placements", optional=True, tooltip="The people placed so far. This node adds one more."
                 ),
             ],
             outputs=[
@@ -88,7 +89,9 @@ class PlaceFace(io.ComfyNode):
         check_face(face)
         check_placements(placements)
         if mask is not None and bounding_box is not None:
-            raise InputError("Place Face has a mask and a bounding box. Disconnect one: a person has one region.")
+            raise InputError(
+                "Place Face has both a mask and a bounding box. Disconnect one: each person has one region."
+            )
         region: regions.Region
         if mask is not None:
             region = regions.from_mask(mask)
@@ -108,7 +111,7 @@ class AutoLayout(io.ComfyNode):
             node_id="DynamicIDAutoLayout",
             display_name="Auto Layout",
             category=CATEGORY,
-            description="Places several people by itself, from left to right in the order of the inputs.",
+            description="Places several people automatically, from left to right in the order of the inputs.",
             is_output_node=HAS_PREVIEW,
             inputs=[
                 *face_inputs(layouts.MAX_PEOPLE, "The next person, from left to right."),
@@ -116,12 +119,14 @@ class AutoLayout(io.ComfyNode):
                     "layout",
                     options=list(layouts.LAYOUTS),
                     default=layouts.COLUMNS,
-                    tooltip="Equal columns; rows as in a group photograph (from four people on two rows, the back row "
-                    "first); or where the faces of the reference image are.",
+                    tooltip="Equal columns; rows, as in a group photograph (two rows for four or more people, the "
+                    "back row first); or where the faces in the reference image are.",
                 ),
-                io.Image.Input("reference_image", optional=True, tooltip="A picture with people where yours shall be."),
+                io.Image.Input(
+                    "reference_image", optional=True, tooltip="A picture with people where yours should be."
+                ),
                 FaceAnalysisType.Input(
-                    "face_analysis", optional=True, tooltip="Finds the faces of the reference image."
+                    "face_analysis", optional=True, tooltip="Finds the faces in the reference image."
                 ),
             ],
             outputs=[
@@ -147,7 +152,7 @@ class AutoLayout(io.ComfyNode):
         elif layout == layouts.COLUMNS:
             boxes = layouts.equal_columns(len(people))
         else:
-            raise InputError(f'"{layout}" is no layout. Choose one of: {", ".join(layouts.LAYOUTS)}.')
+            raise InputError(f'"{layout}" is not a layout. Choose one of: {", ".join(layouts.LAYOUTS)}.')
         preview = images.to_image([drawing.draw_layout(boxes, picture)])
         placements = tuple(Placement(face, box) for face, box in zip(people, boxes, strict=True))
         return io.NodeOutput(placements, preview, ui=ui.PreviewImage(preview))

@@ -33,7 +33,7 @@ def face_choice_inputs() -> list[Any]:
             "order",
             options=list(ORDERS),
             default="largest",
-            tooltip="How the faces of a photo are counted, for index.",
+            tooltip="The order in which the faces of a photo are numbered, for index.",
         ),
         io.Int.Input(
             "index",
@@ -49,7 +49,7 @@ def check_face_analysis(given: Any) -> None:
     """Raises InputError for a face analysis of another pack, whose socket has the same name."""
     if not isinstance(given, FaceAnalysis):
         raise InputError(
-            "The face analysis comes from another pack. Connect Load Face Analysis of the DynamicID category."
+            "The face analysis comes from another node pack. Connect Load Face Analysis of the DynamicID category."
         )
 
 

@@ -25,8 +25,8 @@ def load_text_and_vision(paths: Sequence[Path]) -> tuple[Any, Any]:
     vision = _file_with(paths, _IMAGE_PROJECTION, "vision model with its visual_projection")
     try:
         return comfy.sd.load_clip([str(text)]), _vision_model(vision)
-    except RuntimeError as error:  # from torch, if sizes differ
-        raise InputError(f"{text} is no text encoder that ComfyUI knows. Give CLIP ViT-L/14. ({error})") from error
+    except RuntimeError as error:  # what torch says when sizes differ
+        raise InputError(f"{text} is not a text encoder that ComfyUI knows. Give CLIP ViT-L/14. ({error})") from error
 
 
 def projected_text(clip: Any, prompt: str) -> Tensor:
@@ -41,7 +41,7 @@ def projected_text(clip: Any, prompt: str) -> Tensor:
 def _vision_model(path: Path) -> Any:
     loaded = comfy.clip_vision.load(str(path))
     if loaded is None:
-        raise InputError(f"{path} is no CLIP vision model that ComfyUI knows. Give CLIP ViT-L/14.")
+        raise InputError(f"{path} is not a CLIP vision model that ComfyUI knows. Give CLIP ViT-L/14.")
     return loaded
 
 

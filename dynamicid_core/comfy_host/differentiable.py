@@ -37,8 +37,8 @@ class DenoisingModel:
         base = model.model
         if base.model_type != ModelType.EPS:
             raise InputError(
-                f"This base model predicts {base.model_type.name}, not noise (EPS). Train on SD1.5, or a model made of "
-                "it."
+                f"This base model predicts {base.model_type.name}, not noise (EPS). Train on SD1.5, or a model based "
+                "on it."
             )
         self._dtype = dtype
         # Convolutions run faster with channels last, most of all on CPUs.
@@ -49,13 +49,14 @@ class DenoisingModel:
             raise InputError("This base model has no cross-attention of a Stable Diffusion UNet. Train on SD1.5.")
         if getattr(self.network, "num_classes", None) is not None:
             raise InputError(
-                "This base model also takes pooled text and sizes (SDXL), which training does not give. Train on SD1.5."
+                "This base model also takes pooled text embeddings and sizes (SDXL), which training does not provide. "
+                "Train on SD1.5."
             )
         self.latent_channels: int = base.latent_format.latent_channels
         if getattr(self.network, "in_channels", self.latent_channels) != self.latent_channels:
             raise InputError(
                 f"This base model takes {getattr(self.network, 'in_channels', 0)} channels (inpainting); training "
-                f"gives the {self.latent_channels} of a latent. Train on an SD1.5 model that is not for inpainting."
+                f"provides the {self.latent_channels} of a latent. Train on an SD1.5 model that is not for inpainting."
             )
         self._sampling = base.model_sampling.to(device)
         self._scale_latents: Callable[[Tensor], Tensor] = base.process_latent_in
@@ -209,7 +210,8 @@ class FrozenEncoders:
         if context.shape[1] > _TEXT_LENGTH and not self._warned_about_length:
             self._warned_about_length = True
             _log.warning(
-                'The text encoder takes %d tokens; what a caption has beyond them is not learned. The first such: "%s"',
+                "The text encoder takes %d tokens; the rest of a longer caption is not learned. The first such "
+                'caption: "%s"',
                 _TEXT_LENGTH - 2,
                 prompt,
             )
@@ -241,7 +243,7 @@ def load_base_model(path: str | Path) -> tuple[Any, Any, Any]:
     except Exception as error:  # the host raises RuntimeError, safetensors its own types, pickle others
         raise InputError(f"{path} could not be read as a checkpoint: {error}") from error
     if model is None or clip is None or vae is None:
-        raise InputError(f"{path} is no whole checkpoint: it needs a UNet, a text encoder and a VAE.")
+        raise InputError(f"{path} is not a complete checkpoint: it needs a UNet, a text encoder and a VAE.")
     return model, clip, vae
 
 
@@ -251,7 +253,7 @@ def load_clip_vision(path: str | Path) -> Any:
         raise InputError(f"There is no CLIP vision model {path}. Give CLIP ViT-H/14 as clip_vision.")
     clip_vision = comfy.clip_vision.load(str(path))
     if clip_vision is None:
-        raise InputError(f"{path} is no CLIP vision model. Give CLIP ViT-H/14 as clip_vision.")
+        raise InputError(f"{path} is not a CLIP vision model. Give CLIP ViT-H/14 as clip_vision.")
     return clip_vision
 
 

@@ -44,7 +44,7 @@ def edit_face(
     own = _own_keypoints(face, imr)
     if not target_prompt.strip():
         raise InputError(
-            "The target prompt is empty. Say which expression and pose the face shall have, for example: "
+            "The target prompt is empty. Say which expression and pose the face should have, for example: "
             f"{face_prompt('happy', None)}. Strength 0 leaves the face as it is."
         )
     if not 0 <= strength <= 1:
@@ -84,7 +84,7 @@ def pooled_text(clip: Any, prompt: str) -> Tensor:
     escaped = plain.replace("(", "\\(").replace(")", "\\)")
     _, pooled = clip.encode_from_tokens(clip.tokenize(escaped), return_pooled=True)
     if pooled is None:
-        raise InputError("This text encoder gives no pooled text. Connect the CLIP of an SD1.5 checkpoint.")
+        raise InputError("This text encoder gives no pooled output. Connect the CLIP of an SD1.5 checkpoint.")
     return pooled.float().cpu()
 
 
@@ -111,9 +111,8 @@ def _networks(dynamicid: DynamicID) -> tuple[ModelPatcher, ModelPatcher]:
     if dynamicid.imr is None or dynamicid.keypoint_encoder is None:
         raise InputError(
             f"Changing expression and pose needs the IMR and its keypoint encoder; {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} none in "
-            "Load DynamicID. Choose the file there (IMR.bin and key_point_encoder.bin of the released model, in "
-            "models/dynamicid)."
+            f"{'is' if len(missing) == 1 else 'are'} set to none in Load DynamicID. Choose the file there (IMR.bin and "
+            "key_point_encoder.bin of the released model, in models/dynamicid)."
         )
     return dynamicid.imr, dynamicid.keypoint_encoder
 
@@ -122,7 +121,7 @@ def _own_keypoints(face: Face, imr: ModelPatcher) -> Keypoints:
     token_size = imr.model.sizes.token_size
     if face.token_size != token_size:
         raise InputError(
-            f"The face was encoded for {face.base_model} (token size {face.token_size}), the IMR is for "
+            f"The face was encoded for {face.base_model} (token size {face.token_size}), but the IMR is for "
             f"{base_model_name(token_size)} (token size {token_size}). Encode the photo with the adapter that belongs "
             "to the IMR."
         )
@@ -154,6 +153,6 @@ def _check_text_size(imr: ModelPatcher, keypoint_encoder: ModelPatcher, texts: T
         )
     if features + found != needed:
         raise InputError(
-            f"This text encoder's pooled text has size {found}; the IMR needs {needed - features}. Connect the CLIP of "
-            "an SD1.5 checkpoint, or choose the keypoint encoder that was trained with this IMR."
+            f"This text encoder's pooled output has size {found}; the IMR needs {needed - features}. Connect the CLIP "
+            "of an SD1.5 checkpoint, or choose the keypoint encoder that was trained with this IMR."
         )

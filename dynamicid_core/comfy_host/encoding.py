@@ -42,7 +42,7 @@ def encode_photos(
     adapter was trained with. Raises InputError for a photo without such a face and for a CLIP model that does not fit.
     """
     if crop not in CROPS:
-        raise InputError(f'"{crop}" is no crop. Choose one of: {", ".join(CROPS)}.')
+        raise InputError(f'"{crop}" is not a crop. Choose one of: {", ".join(CROPS)}.')
     if clip_vision is None:
         raise InputError("The clip_vision input is empty: that file has no vision model. Connect Load CLIP Vision.")
     check_recognition(dynamicid.recognition, analysis.recognition, "The adapter was trained")
@@ -73,8 +73,8 @@ def _warn_about_strangers(embeddings: Tensor) -> None:
     strangers = [str(number) for number, own in enumerate(alike, start=1) if float(own.max()) < SAME_PERSON]
     if strangers and len(embeddings) > 1:
         _log.warning(
-            "Photos of one person are expected, but none is like number %s of %d: look at the preview, which face was "
-            "taken. The person becomes a mixture",
+            "Photos of one person are expected, but number %s of %d resembles none of the others: see in the preview "
+            "which face was used. The result is a mixture of people",
             " and ".join(strangers),
             len(embeddings),
         )
@@ -145,8 +145,8 @@ def _subject(photo: Photo, face: DetectedFace, crop: str, analysis: FaceAnalysis
     square = central_square(photo) if crop == "whole picture" else portrait_square(photo, face)
     if crop == "whole picture" and not _is_inside(face, square):
         _log.warning(
-            "With the crop whole picture, CLIP sees the middle square of the photo only, and the face is not all in "
-            "it: choose auto, or cut the photo"
+            "With the crop whole picture, CLIP sees only the central square of the photo, and part of the face is "
+            "outside it: choose auto, or crop the photo"
         )
     embedding = analysis.embed(photo, face)
     seen = embedding if channel_order == "bgr" else analysis.embed(photo, face, channel_order)

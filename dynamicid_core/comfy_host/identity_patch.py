@@ -98,22 +98,23 @@ class IdentityPatch:
         if POSITIVE not in asked:
             if self._are_of_others(conds):
                 raise InputError(
-                    "The prompts come from another Apply DynamicID than the model. With several in a row, connect "
-                    "model, positive and negative of the first to the second, and those of the last to the sampler."
+                    "The prompts and the model come from different Apply DynamicID nodes. With several in a row, "
+                    "connect model, positive and negative of the first to the second, and those of the last to the "
+                    "sampler."
                 )
             if POSITIVE in roles.get("negative", ()):
                 raise InputError(
-                    "The sampler's negative input has the positive output of Apply DynamicID, so that it paints "
-                    "anybody but these people. Connect positive to positive and negative to negative."
+                    "The sampler's negative input has the positive output of Apply DynamicID, so that it avoids these "
+                    "people. Connect positive to positive and negative to negative."
                 )
             raise InputError(
-                "The sampler has the model of Apply DynamicID, but not its positive conditioning: the faces travel "
-                "with it. Connect the positive and negative outputs of Apply DynamicID to the sampler as well."
+                "The sampler has the model of Apply DynamicID, but not its positive conditioning, which carries the "
+                "faces. Connect the positive and negative outputs of Apply DynamicID to the sampler as well."
             )
         if POSITIVE in roles.get("negative", ()):
             _log.warning(
-                "The sampler's negative prompt brings the faces, too, which weakens them. Put nodes such as "
-                "Conditioning Zero Out before the negative input of Apply DynamicID, not behind its positive output."
+                "The sampler's negative prompt also carries the faces, which weakens them. Put nodes such as "
+                "Conditioning Zero Out before the negative input of Apply DynamicID, not after its positive output."
             )
 
     def _mark_negative(self, conds: dict[str, Any]) -> None:

@@ -34,13 +34,13 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: Tensor | None = 
     patches = _patches(model)
     if not patches:
         raise InputError(
-            "Nothing of DynamicID acts in this model. Connect the model output of Apply DynamicID; its weight must be "
+            "DynamicID does not act in this model. Connect the model output of Apply DynamicID; its weight must be "
             "more than 0."
         )
     runs = find_runs(latent, [patch.runs for patch in patches])
     if any(run.calls_dropped for run in runs):
         raise InputError(
-            f"The map of this sampling is no longer kept: the model was sampled {KEPT_RUNS} times or more after it. "
+            f"The map of this sampling is no longer kept: the model has been sampled {KEPT_RUNS} times or more since. "
             "Sample the pictures in one batch instead of one after the other, or give each sampler an Apply DynamicID "
             "of its own."
         )
@@ -48,7 +48,7 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: Tensor | None = 
     if not acted:
         raise InputError(
             "This model has not been sampled yet, or its faces never acted. Connect the same model to the sampler and "
-            "the sampler's latent here, so that sampling comes first, and look at start_percent and end_percent."
+            "the sampler's latent here, so that sampling comes first, and check start_percent and end_percent."
         )
     recorders: dict[IdentityPatch, list[_Recorder]] = {patch: [] for patch in acted}
     for call in dict.fromkeys(call for calls in acted.values() for call in calls):
@@ -118,9 +118,9 @@ def _check_pictures(call: ModelCall, pictures: int, latent: tuple[int, int] | No
         height, width = (side * LATENT_CELL for side in latent)
         last_height, last_width = (side * LATENT_CELL for side in call.latent)
         raise InputError(
-            f"This model was last sampled at {last_width} x {last_height} pixels, after the latent of "
-            f"{width} x {height} that is connected. Connect the latent and the picture of its last sampler, or "
-            "give each sampler an Apply DynamicID of its own."
+            f"This model was last sampled at {last_width} x {last_height} pixels, after the connected latent of "
+            f"{width} x {height}. Connect the latent and the picture of its last sampler, or give each sampler an "
+            "Apply DynamicID of its own."
         )
 
 

@@ -55,7 +55,7 @@ class Sampling:
             ("scheduler", self.scheduler, comfy.samplers.KSampler.SCHEDULERS),
         ):
             if given not in known:
-                raise InputError(f'"{given}" is no {what} of this ComfyUI. Choose one of: {", ".join(known)}.')
+                raise InputError(f'"{given}" is not a {what} of this ComfyUI. Choose one of: {", ".join(known)}.')
 
 
 @torch.inference_mode()

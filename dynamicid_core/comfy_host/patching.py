@@ -112,8 +112,8 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
     model.add_callback(CallbacksMP.ON_LOAD, _warn_if_hidden({f"diffusion_model.{name}" for name in updates}))
     if unmerged:
         _log.info(
-            "The model's weights have 8 bits: the low-rank updates are added while it runs. Model Save leaves "
-            "them out, and model merges keep all those of model1 and none of model2. Use a model in 16 bits for these."
+            "The model has 8-bit weights: the low-rank updates are added while it runs. Model Save leaves them out, "
+            "and model merges keep all those of model1 and none of model2. Use a 16-bit model for these."
         )
         model.add_callback(CallbacksMP.ON_DETACH, _free_on_detach(unmerged))
 
@@ -125,7 +125,7 @@ def _warn_if_hidden(updated: Set[str]) -> Callable[..., None]:
         if not updated <= {name for name, _ in model.model.named_parameters(remove_duplicate=False)}:
             _log.warning(
                 "A node has compiled the model in a way that hides its weights from LoRAs, and from the low-rank "
-                "updates of Apply DynamicID: they do not act, and the faces are less alike. Compile it with "
+                "updates of Apply DynamicID: they have no effect, and the likeness suffers. Compile it with "
                 "TorchCompileModel instead."
             )
 
@@ -179,7 +179,6 @@ class UnmergedUpdate:
 def _check_face(face: Face, dynamicid: DynamicID) -> None:
     if face.token_size != dynamicid.token_size:
         raise InputError(
-            f"The face was encoded for {face.base_model} (token size {face.token_size}), the adapter is for "
-            f"{dynamicid.family} (token size {dynamicid.token_size}). Encode the photo again with this "
-            "adapter."
+            f"The face was encoded for {face.base_model} (token size {face.token_size}), but the adapter is for "
+            f"{dynamicid.family} (token size {dynamicid.token_size}). Encode the photo again with this adapter."
         )

@@ -48,8 +48,9 @@ class Application:
         if not self._samplings and not self._warned:
             self._warned = True
             _log.warning(
-                "A prompt brings faces from Apply DynamicID, but the sampler's model did not pass that node: they are "
-                "not painted. Connect the node's model output, too. Model merges keep that of model1 only."
+                "A prompt carries faces from Apply DynamicID, but the sampler's model does not come from that node: "
+                "the faces have no effect. Connect the node's model output as well. Model merges keep only that of "
+                "model1."
             )
 
 
@@ -121,7 +122,7 @@ class Forward:
         if batch != self.batch:
             order = _coupled(order, batch, parts)
         if len(order) != batch:
-            raise RuntimeError(f"{batch} rows reached a layer, but the conditioning speaks of {len(self.rows)}")
+            raise RuntimeError(f"{batch} rows reached a layer, but the conditioning describes {len(self.rows)}")
         return order
 
     def reordered(self, order: Sequence[int]) -> "Forward":

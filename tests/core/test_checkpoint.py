@@ -223,7 +223,7 @@ def test_a_zip_that_is_no_torch_file_is_called_damaged(tmp_path):
         ("model.diffusion_model.input_blocks.0.0.weight", "a whole checkpoint"),
         ("vision_model.embeddings.class_embedding", "a CLIP vision model"),
         ("image_proj.proj.weight", "an IP-Adapter without the FaceID Plus face encoder"),
-        ("something.weight", "no file of DynamicID"),
+        ("something.weight", "not a DynamicID file"),
     ],
 )
 def test_files_of_other_kinds_are_named(tmp_path, key, message):

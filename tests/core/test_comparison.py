@@ -93,7 +93,7 @@ def test_the_face_says_who_somebody_is_before_the_place_does():
 def test_a_person_who_appears_twice_is_reported():
     result = compare([found(0), found(50)], [like(ANNA), like(ANNA, 0.7)], [ANNA, BEN])
     assert "Face 1 appears 2 times: numbers 1 and 2." in result.warnings
-    assert any(warning.startswith("Face 2 is not to be recognised") for warning in result.warnings)
+    assert any(warning.startswith("Face 2 cannot be recognised") for warning in result.warnings)
 
 
 def test_the_assignment_is_the_best_for_all_together():

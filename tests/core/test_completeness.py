@@ -91,7 +91,7 @@ def test_an_adapter_under_ip_adapters_names_that_lacks_tensors_is_refused_too(tm
     ("module", "key", "shape", "message"),
     [
         ("SAA_module", "5.to_v_ip.weight", (7, 16), r"5\.to_k_ip\.weight is .* which does not fit \[7, 16\]"),
-        ("SAA_module", "5.to_k_ip.weight", (7,), "layers that are no matrices"),
+        ("SAA_module", "5.to_k_ip.weight", (7,), "layers that are not matrices"),
         ("proj_module", "proj.0.weight", (9,), "not a complete one"),
         ("proj_module", "perceiver_resampler.proj_in.weight", (0, 0), "not a complete one"),
     ],
@@ -120,7 +120,7 @@ def test_an_adapter_of_halves_for_different_models_is_refused(tmp_path):
     adapter_file(sd15, 768, 16)
     mixed = torch.load(sd15, weights_only=True) | {"image_proj": torch.load(sdxl, weights_only=True)["image_proj"]}
     torch.save(mixed, tmp_path / "mixed.bin")
-    with pytest.raises(InputError, match=r"makes tokens of 2048, its SAA part takes those of \{768\}"):
+    with pytest.raises(InputError, match=r"makes tokens of size 2048, its SAA part takes tokens of size \{768\}"):
         read_checkpoint(tmp_path / "mixed.bin", ADAPTER)
 
 

@@ -152,8 +152,8 @@ def test_a_face_of_weight_0_is_left_out():
 @pytest.mark.parametrize(
     ("faces", "weights", "method", "message"),
     [
-        ((1, 2), (0, 0), "tokens", "leave nobody"),
-        ((1, 2), (1, 1), "averages", "no way to mix"),
+        ((1, 2), (0, 0), "tokens", "All weights are 0"),
+        ((1, 2), (1, 1), "averages", "not a mixing method"),
         ((1, 2), (1, float("nan")), "tokens", "weight_2 is nan; it can be from 0 to 3"),
         ((1, 2), (-1, 1), "tokens", "weight_1 is -1"),
     ],
@@ -221,7 +221,7 @@ def test_a_disk_without_hard_links_keeps_faces_too(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "people").write_text("a file where the folder would be")
     with pytest.raises(
-        InputError, match=r"people.*anna\.safetensors could not be written: File exists: \S*people\. Make"
+        InputError, match=r"people.*anna\.safetensors could not be written: File exists: \S*people\. Free"
     ):
         save_face(make_face(), tmp_path, "people/anna")
 

@@ -90,7 +90,7 @@ def test_a_photo_without_a_face_says_what_was_tried(analysis):
 
 
 def test_an_unknown_order_is_refused(analysis):
-    with pytest.raises(InputError, match='"smallest" is no order'):
+    with pytest.raises(InputError, match='"smallest" is not an order'):
         analysis.choose(photos.astronaut(), "smallest", 0)
 
 
@@ -128,4 +128,4 @@ def test_a_face_too_small_to_know_a_person_by_is_taken_with_a_warning(analysis, 
     small = np.asarray(Image.fromarray(photos.astronaut()[:256, 100:356]).resize((64, 64), Image.Resampling.LANCZOS))
     chosen = analysis.choose(small, "largest", 0).chosen
     assert chosen.box[2] - chosen.box[0] < 40
-    assert "pixels wide: too few to know a person well by" in caplog.text
+    assert "pixels wide: too small to recognise a person well" in caplog.text

@@ -96,7 +96,7 @@ def test_all_sizes_are_tried_before_a_photo_is_said_to_have_no_face(analysis, mo
     tried = []
     monkeypatch.setattr(FaceDetector, "_find_at", lambda self, photo, size: tried.append((photo.shape[:2], size)) or [])
     with pytest.raises(
-        InputError, match="Tried detection at 640, 320, 160, 1280 pixels, with a border added, and turned"
+        InputError, match="Tried detection at 640, 320, 160, 1280 pixels, with a border added, and rotated"
     ):
         analysis.choose(np.zeros((1000, 2000, 3), np.uint8), "largest", 0)
     upright = [(1000, 2000), 640], [(1000, 2000), 320], [(1000, 2000), 160]

@@ -111,7 +111,7 @@ def test_a_pack_without_keypoints_still_finds_people(tmp_path, pack):
 def test_a_cut_off_model_file_is_named(tmp_path, pack):
     for file in pack.glob("*.onnx"):
         (tmp_path / file.name).write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"\w+\.onnx could not be opened.* Delete the .onnx files in .*anew"):
+    with pytest.raises(InputError, match=r"\w+\.onnx could not be opened.* Delete the .onnx files in .*again"):
         open_pack(tmp_path, "CPU")
 
 
@@ -126,7 +126,7 @@ def test_a_provider_that_is_not_installed_falls_back_to_the_cpu(caplog):
 
 
 def test_an_unknown_provider_is_refused():
-    with pytest.raises(InputError, match='"TPU" is no execution provider'):
+    with pytest.raises(InputError, match='"TPU" is not an execution provider'):
         choose_providers("TPU")
 
 
@@ -151,7 +151,7 @@ class Finder:
 
 REINSTALL = (
     r"python -m pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: python -m pip install "
-    r"onnxruntime \(with the Python that runs ComfyUI\); for CUDA, take onnxruntime-gpu\."
+    r"onnxruntime \(with the Python that runs ComfyUI\); for CUDA, use onnxruntime-gpu\."
 )
 
 
@@ -298,7 +298,7 @@ BOTH = [
 def test_an_onnxruntime_that_took_another_ones_place_is_reported(caplog, installed, package, name, lost, automatic):
     installed |= {"onnxruntime", package}
     assert choose_providers("auto" if automatic else name) == ["CPUExecutionProvider"]
-    assert f"Both onnxruntime and {package} are installed, so no pack has {lost}." in caplog.text
+    assert f"Both onnxruntime and {package} are installed, so no node pack can use {lost}." in caplog.text
     assert "pip uninstall -y onnxruntime onnxruntime-gpu onnxruntime-directml, then: " in caplog.text
     assert f"python -m pip install {package} (with" in caplog.text
 

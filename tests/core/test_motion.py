@@ -213,7 +213,7 @@ def test_a_head_is_not_turned_further_than_faces_can_be_seen(caplog, angle, numb
     one = torch.eye(3)[number]
     start = Keypoints(seen(**{angle: 40.0}), pose=40 * one)
     assert torch.equal(edit_motion(start, **{angle: 60.0}).pose, 75 * one)
-    assert "turned to 75 degrees only" in caplog.text
+    assert "turned to only 75 degrees" in caplog.text
 
 
 def test_a_head_that_was_turned_further_than_that_stays_where_it_was():
@@ -228,7 +228,7 @@ def test_a_head_that_was_turned_further_than_that_stays_where_it_was():
         ({"yaw": 61.0}, "yaw is 61 degrees; it can be from -60 to 60"),
         ({"pitch": float("nan")}, "pitch is nan"),
         ({"sliders": FeatureSliders(smile=-1.5)}, "smile is -1.5; it can be from -1 to 1"),
-        ({"preset": "grumpy"}, '"grumpy" is no preset. Choose one of: as is, neutral'),
+        ({"preset": "grumpy"}, '"grumpy" is not a preset. Choose one of: as is, neutral'),
     ],
 )
 def test_values_out_of_range_are_refused(wrong, message):

@@ -88,7 +88,7 @@ def test_maps_of_an_unsampled_or_plain_model_are_refused(dynamicid):
         run("DynamicIDActivationMap", model=model, **{**inputs, "image": torch.zeros(3, 64, 64, 3)})
     plain = model.clone()
     plain.wrappers = {}
-    with pytest.raises(ValueError, match="Nothing of DynamicID acts"):
+    with pytest.raises(ValueError, match="DynamicID does not act"):
         run("DynamicIDActivationMap", model=plain, **inputs)
 
 
@@ -97,7 +97,7 @@ def test_a_latent_of_another_size_than_the_last_sampling_is_refused_if_it_is_of_
     first = sample(*patched, latent=torch.zeros(1, 4, 16, 16))
     sample(*patched, latent=torch.zeros(1, 4, 24, 24))
     given = {"model": patched[0], "image": torch.rand(1, 128, 128, 3)}
-    with pytest.raises(ValueError, match="last sampled at 192 x 192 pixels, after the latent of 128 x 128"):
+    with pytest.raises(ValueError, match="last sampled at 192 x 192 pixels, after the connected latent of 128 x 128"):
         run("DynamicIDActivationMap", latent={"samples": first + 0.5}, **given)
     run("DynamicIDActivationMap", latent={"samples": first}, **given)
 
@@ -260,7 +260,7 @@ def test_a_sampling_that_too_many_followed_is_distinguished_from_a_changed_laten
     latents = [sample(*patched, seed=seed, steps=1) for seed in range(6)]
     (of_last,) = look(patched, latents[5])
     for latent in latents[:2]:
-        with pytest.raises(ValueError, match=r"sampling is no longer kept: the model was sampled 4 times or more"):
+        with pytest.raises(ValueError, match=r"sampling is no longer kept: the model has been sampled 4 times or more"):
             look(patched, latent)
         assert torch.equal(look(patched, latent + 0.5)[0], of_last), "changed since: the last one"
     maps = [look(patched, latent)[0] for latent in latents[2:]]

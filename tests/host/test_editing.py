@@ -220,9 +220,9 @@ def test_a_mixed_or_saved_face_can_still_be_edited(edit):
 
 
 def test_a_missing_imr_or_keypoint_encoder_is_named(edit, editor):
-    with pytest.raises(ValueError, match="; imr and keypoint_encoder are none in Load DynamicID"):
+    with pytest.raises(ValueError, match="; imr and keypoint_encoder are set to none in Load DynamicID"):
         edit(dynamicid=load())
-    with pytest.raises(ValueError, match="; keypoint_encoder is none in Load DynamicID"):
+    with pytest.raises(ValueError, match="; keypoint_encoder is set to none in Load DynamicID"):
         edit(dynamicid=load(imr="IMR_tiny.bin"))
 
 
@@ -246,7 +246,7 @@ def test_a_face_without_keypoints_is_refused(edit):
 def test_a_face_for_another_model_is_refused(edit):
     tokens = torch.zeros(1, 4, 2048)
     face = core("face").Face(tokens, tokens, "sdxl", keypoints=POINTS[0])
-    with pytest.raises(ValueError, match=r"encoded for sdxl \(token size 2048\), the IMR is for .* 64"):
+    with pytest.raises(ValueError, match=r"encoded for sdxl \(token size 2048\), but the IMR is for .* 64"):
         edit(face)
 
 
@@ -295,7 +295,7 @@ def test_what_is_no_placed_face_is_refused_wherever_one_is_needed(node, given, f
 
 
 def test_a_text_encoder_of_another_size_is_refused(edit):
-    with pytest.raises(ValueError, match="pooled text has size 32; the IMR needs 64"):
+    with pytest.raises(ValueError, match="pooled output has size 32; the IMR needs 64"):
         edit(clip=tiny_clip(hidden=32))
 
 

@@ -106,7 +106,7 @@ def test_a_batch_of_several_people_is_reported(encode, caplog):
     encode(astronaut, astronaut[:, ::-1].copy())
     assert "expected" not in caplog.text
     encode(astronaut, actor, astronaut[:, ::-1].copy())
-    assert "none is like number 2 of 3" in caplog.text
+    assert "number 2 of 3 resembles none of the others" in caplog.text
 
 
 def test_a_file_without_a_vision_model_is_reported(encode):
@@ -129,7 +129,7 @@ def test_every_crop_gives_tokens_of_its_own(encode, crop):
 
 
 def test_an_unknown_crop_is_refused(encode):
-    with pytest.raises(ValueError, match='"oval" is no crop'):
+    with pytest.raises(ValueError, match='"oval" is not a crop'):
         encode(photos.astronaut(), crop="oval")
 
 
@@ -159,7 +159,7 @@ def test_a_clip_vision_model_of_another_size_is_refused_with_both_sizes(encode):
 
 
 def test_a_face_analysis_of_another_pack_is_refused(encode):
-    with pytest.raises(ValueError, match="comes from another pack"):
+    with pytest.raises(ValueError, match="comes from another node pack"):
         encode(photos.astronaut(), face_analysis=object())
 
 
@@ -197,7 +197,7 @@ def test_a_missing_face_file_says_where_it_was_looked_for():
 def test_a_face_for_another_model_is_refused(dynamicid):
     make = core("face").Face
     face = make(torch.rand(1, 4, 2048), torch.rand(1, 4, 2048), base_model="sdxl")
-    with pytest.raises(ValueError, match=r"encoded for sdxl \(token size 2048\), the adapter is for"):
+    with pytest.raises(ValueError, match=r"encoded for sdxl \(token size 2048\), but the adapter is for"):
         apply(dynamicid, face)
 
 
@@ -249,9 +249,9 @@ def test_a_second_version_is_known_by_any_spelling_of_its_name(name):
 def test_a_face_outside_the_square_that_clip_sees_of_a_whole_picture_is_reported(encode, caplog):
     photo = photos.astronaut()
     encode(photo, crop="whole picture")
-    assert "middle square" not in caplog.text
+    assert "central square" not in caplog.text
     encode(np.pad(photo, ((0, 0), (0, 512), (0, 0))), crop="whole picture")
-    assert "CLIP sees the middle square of the photo only" in caplog.text
+    assert "CLIP sees only the central square of the photo" in caplog.text
 
 
 def test_several_photos_show_how_many_are_done(encode, monkeypatch):

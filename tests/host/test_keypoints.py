@@ -116,7 +116,7 @@ def test_a_pack_without_keypoints_is_refused(face_analysis):
 
 
 def test_sliders_without_a_start_are_refused():
-    with pytest.raises(ValueError, match="needs a start: connect a face or keypoints"):
+    with pytest.raises(ValueError, match="has nothing to start from: connect a face or keypoints"):
         run("DynamicIDPoseKeypoints")
 
 
@@ -131,7 +131,7 @@ def test_sliders_on_a_face_without_keypoints_are_refused():
     [
         ({"yaw": 90.0}, "yaw is 90 degrees; it can be from -60 to 60"),
         ({"smile": 2.0}, "smile is 2; it can be from -1 to 1"),
-        ({"preset": "grumpy"}, '"grumpy" is no preset'),
+        ({"preset": "grumpy"}, '"grumpy" is not a preset'),
     ],
 )
 def test_values_out_of_range_are_refused(astronaut, inputs, message):

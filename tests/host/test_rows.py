@@ -39,7 +39,7 @@ def test_coupled_prompts_repeat_the_rows_of_all_but_the_negative_one(called, par
 def test_a_batch_that_is_neither_tiled_nor_coupled_is_an_error(called, parts, batch):
     rows = core("comfy_host.rows")
     forward = rows.Forward((rows.Row(rows.POSITIVE),) * 2, 0.0, (8, 8), called)
-    with pytest.raises(RuntimeError, match=f"{batch} rows reached a layer, but the conditioning speaks of 2"):
+    with pytest.raises(RuntimeError, match=f"{batch} rows reached a layer, but the conditioning describes 2"):
         forward.order(batch, parts)
 
 

@@ -60,7 +60,7 @@ def test_a_mistake_is_one_sentence_and_no_trace(command, tmp_path, capsys):
 def test_a_folder_that_is_no_comfyui_is_reported(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     assert command("anchor") == 2
-    assert "is no ComfyUI" in capsys.readouterr().err
+    assert "is not a ComfyUI folder" in capsys.readouterr().err
 
 
 def test_a_computer_without_a_gpu_is_told_of_the_option_for_it(command, capsys, monkeypatch):
@@ -83,5 +83,5 @@ def test_a_file_that_is_no_base_model_is_reported(tmp_path):
 def test_an_sdxl_base_model_is_refused():
     from tests.host.test_sdxl import tiny_sdxl
 
-    with pytest.raises(ValueError, match=r"also takes pooled text and sizes \(SDXL\)"):
+    with pytest.raises(ValueError, match=r"also takes pooled text embeddings and sizes \(SDXL\)"):
         core("comfy_host.differentiable").DenoisingModel(tiny_sdxl(), torch.device("cpu"), torch.float32, False)

@@ -84,7 +84,7 @@ def test_the_empty_prompt_of_a_guider_carries_no_face_either(dynamicid):
 def test_prompts_of_another_application_are_reported(dynamicid):
     model, *_ = apply(dynamicid, faces(1)[0])
     chained, positive, negative = apply(dynamicid, faces(2)[1], model=model)
-    with pytest.raises(ValueError, match="come from another Apply DynamicID than the model"):
+    with pytest.raises(ValueError, match="come from different Apply DynamicID nodes"):
         sample(chained, positive, negative)
 
 
@@ -95,7 +95,7 @@ def test_faces_on_the_negative_side_are_warned_of(dynamicid, caplog):
     for wrong in (zeroed, positive, combined):
         caplog.clear()
         sample(model, positive, wrong)
-        assert "negative prompt brings the faces, too" in caplog.text
+        assert "negative prompt also carries the faces" in caplog.text
     caplog.clear()
     model, positive, negative = apply(
         dynamicid, faces(1)[0], negative=run("ConditioningZeroOut", conditioning=prompts()[1])[0]
@@ -107,11 +107,11 @@ def test_faces_on_the_negative_side_are_warned_of(dynamicid, caplog):
 def test_faces_without_their_model_are_warned_of_once(dynamicid, caplog):
     model, positive, negative = apply(dynamicid, faces(1)[0])
     sample(model, positive, negative)
-    assert "did not pass that node" not in caplog.text
+    assert "does not come from that node" not in caplog.text
     merged = run("ModelMergeSimple", model1=tiny_unet(), model2=model, ratio=0.5)[0]
     for unpatched in (tiny_unet(), merged):
         sample(unpatched, positive, negative)
-    assert caplog.text.count("they are not painted") == 1
+    assert caplog.text.count("the faces have no effect") == 1
 
 
 def test_swapped_prompts_are_reported(dynamicid):

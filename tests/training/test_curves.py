@@ -70,7 +70,7 @@ def fill_disk(tmp_path, monkeypatch):
 def test_a_disk_that_is_full_from_the_beginning_is_reported_and_the_rows_stay(tmp_path, monkeypatch):
     Metrics(tmp_path, 0).add(1, {"loss": 0.5})
     fill_disk(tmp_path, monkeypatch)
-    with pytest.raises(ValueError, match=r"metrics\.\w+, could not be written: No space left on device\. Make room"):
+    with pytest.raises(ValueError, match=r"metrics\.\w+, could not be written: No space left on device\. Free"):
         Metrics(tmp_path, 1)
     monkeypatch.undo()
     assert [row["loss"] for row in rows(tmp_path)] == ["0.5"]

@@ -78,7 +78,7 @@ def test_a_full_disk_loses_nothing(tmp_path, capsys):
         assert run(source, out, "--size=64", "--shard-size=4") == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "Make room on that disk" in capsys.readouterr().err
+    assert "Free some space on that disk" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["progress.jsonl"]
     shutil.rmtree(out)
     assert run(source, out, "--size=64", "--shard-size=2") == 0

@@ -94,7 +94,7 @@ def test_the_file_that_is_in_the_way_of_a_state_is_named(toy, monkeypatch):
 
     monkeypatch.setattr(Accelerator, "save_state", locked)
     with pytest.raises(
-        InputError, match=r"could not be written: Permission denied: elsewhere/adapter\.safetensors\. Make"
+        InputError, match=r"could not be written: Permission denied: elsewhere/adapter\.safetensors\. Free"
     ):
         toy("run", 2)
 

@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_at_any_shard_loses_none_before(whole, tmp_path, mo
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"No space left on device\. Make room on that disk"):
+    with pytest.raises(InputError, match=r"No space left on device\. Free some space on that disk"):
         write(tmp_path / "set", PEOPLE)
     monkeypatch.undo()
     assert not list((tmp_path / "set").glob("*.part"))
