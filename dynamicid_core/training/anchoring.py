@@ -113,7 +113,7 @@ class AnchorCollator:
 
 
 def with_other_clothes(samples: list[Sample], share: float, generator: torch.Generator) -> list[Sample]:
-    """The samples, of which a share have pictures that end below the chin as another one's do."""
+    """The samples, a share of which have below the chin what another one has below theirs."""
     changed = (torch.rand(len(samples), generator=generator) < share).tolist()
     others = torch.randperm(len(samples), generator=generator).tolist()
     return [
@@ -123,5 +123,8 @@ def with_other_clothes(samples: list[Sample], share: float, generator: torch.Gen
 
 
 def _shoulders_of(other: Sample, sample: Sample) -> Photo:
-    chin = round((float(sample.keypoints[:, 1].max()) + _BELOW_CHIN) * len(sample.picture))
-    return np.concatenate((sample.picture[:chin], other.picture[chin:]))
+    height = len(sample.picture)
+    chin, chin_of_other = (round((float(one.keypoints[:, 1].max()) + _BELOW_CHIN) * height) for one in (sample, other))
+    # Each picture is cut at its own chin, or the other's mouth or neck would show. Missing rows repeat the last one.
+    rows = (np.arange(chin, height) - chin + chin_of_other).clip(max=height - 1)
+    return np.concatenate((sample.picture[:chin], other.picture[rows]))
