@@ -68,6 +68,12 @@ class Motion:
     right: bool = True
 
     @property
+    def key(self) -> str:
+        """Its name, which differs from that of every other motion."""
+        side = ("-right" if self.right else "-left") if self.pose == SIDE else ""
+        return f"{self.expression}-{self.pose}{side}"
+
+    @property
     def prompt(self) -> str:
         """The face prompt that asks for it."""
         pitch, yaw = self._angles()
@@ -113,7 +119,7 @@ class Case:
     @property
     def key(self) -> str:
         """Its name, which differs from that of every other case."""
-        asked = "+".join(f"{motion.expression}-{motion.pose}" for motion in self.motions)
+        asked = "+".join(motion.key for motion in self.motions)
         return self._key(f"{'+'.join(self.people)}_{asked}")
 
     @property
@@ -128,11 +134,20 @@ class Case:
 
 
 def motions_for(first: int, people: int, right: bool) -> tuple[Motion, ...]:
-    """What is asked of the people of a picture: neighbours differ in expression and pose. first: index into MOTIONS,
-    counting on; 28 in a row ask for each pair once.
+    """What is asked of the people of a picture: neighbours differ in expression and pose, and side views of them look
+    to opposite sides. first: index into MOTIONS, counting on; 28 in a row ask for each pair once. right: for the first
+    person.
     """
     pairs = [MOTIONS[(first + _NEXT_MOTION * i) % len(MOTIONS)] for i in range(people)]
-    return tuple(Motion(expression, pose, right) for expression, pose in pairs)
+    return tuple(Motion(*pair, right == (i % 2 == 0)) for i, pair in enumerate(pairs))
+
+
+def looks_right(number: int) -> bool:
+    """Whether the first person of a picture looks to the right in a side view, by the picture's number.
+
+    Four in a row ask for one side view, so the side changes after four; 56 ask for each expression once to each side.
+    """
+    return number // len(POSES) % 2 == 0
 
 
 def find_references(folder: Path) -> list[Reference]:
@@ -167,9 +182,10 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
     """The cases with so many people in a picture: every group, scene, seed and motion, at most ``limit`` of them.
 
     Groups are neighbours in the list of names, which goes round: as many groups as people. The order is fixed and
-    even: each 28 in a row ask for each expression and pose once, any first ones have each group equally often (give or
-    take one), in scene after scene, and no group, scene and seed again before all have come. So a higher limit keeps
-    the cases of a lower one. Raises InputError when there are fewer names than people.
+    even: each 28 in a row ask for each expression and pose once, side views look to the right and to the left in turn,
+    any first ones have each group equally often (give or take one), in scene after scene, and no group, scene and seed
+    again before all have come. So a higher limit keeps the cases of a lower one. Raises InputError when there are fewer
+    names than people.
     """
     if not 1 <= people <= MOST_PEOPLE:
         raise InputError(f"{people} people were asked for; it can be 1 to {MOST_PEOPLE}.")
@@ -186,7 +202,7 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
     # the motion after the one it began with.
     both_end = math.lcm(len(MOTIONS), len(settings))
     cases = [
-        _case(*settings[i % len(settings)], (i + i // both_end) % len(MOTIONS))
+        _case(*settings[i % len(settings)], (i + i // both_end) % len(MOTIONS), looks_right(i))
         for i in range(len(MOTIONS) * len(settings))
     ]
     return cases[:limit]
@@ -206,8 +222,7 @@ def _settings(groups: Sequence[tuple[str, ...]], seeds: int) -> list[tuple[tuple
     ]
 
 
-def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
-    right = (scene + seed) % 2 == 0
+def _case(group: tuple[str, ...], scene: int, seed: int, first: int, right: bool) -> Case:
     return Case(group, motions_for(first, len(group), right), scene, seed)
 
 

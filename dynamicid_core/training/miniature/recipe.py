@@ -273,7 +273,7 @@ def measure_all(workspace: Workspace) -> None:
     folder, effort = workspace.out / "measured", workspace.effort
     instruments = [*pack_models(workspace.pack), workspace.data_folder(UNSEEN) / INDEX]
     files = [*(workspace.out / "miniature").glob("*.safetensors"), *instruments]
-    cache = MeasurementCache(folder, files, [effort.ceiling, effort.few_steps])
+    cache = MeasurementCache(folder, files, [measure.VERSION, effort.ceiling, effort.few_steps])
     bench = open_bench(workspace)
     index = SampleIndex(workspace.data_folder(UNSEEN))
     of_people = [index.samples(name) for name in index.people]
