@@ -183,9 +183,9 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
 
     Groups are neighbours in the list of names, which goes round: as many groups as people. The order is fixed and
     even: each 28 in a row ask for each expression and pose once, side views look to the right and to the left in turn,
-    any first ones have each group equally often (give or take one), in scene after scene, and no group, scene and seed
-    again before all have come. So a higher limit keeps the cases of a lower one. Raises InputError when there are fewer
-    names than people.
+    any first ones have each group equally often (give or take one), in scene after scene and with seed after seed, and
+    no group, scene and seed again before all have come. So a higher limit keeps the cases of a lower one. Raises
+    InputError when there are fewer names than people.
     """
     if not 1 <= people <= MOST_PEOPLE:
         raise InputError(f"{people} people were asked for; it can be 1 to {MOST_PEOPLE}.")
@@ -209,14 +209,15 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
 
 
 def _settings(groups: Sequence[tuple[str, ...]], seeds: int) -> list[tuple[tuple[str, ...], int, int]]:
-    """Every group in every scene with every seed: rounds in which each group comes once, in another scene each time.
+    """Every group in every scene with every seed: rounds in which each group comes once, in another scene and with
+    another seed each time, so that few cases have all seeds, too.
 
     The order within a round is drawn anew, lest somebody always meets the same few motions.
     """
     rng = random.Random(0)
     return [
-        (group, (number + _NEXT_SCENE * turn) % len(SCENES), seed)
-        for seed in range(seeds)
+        (group, (number + _NEXT_SCENE * turn) % len(SCENES), (number + turn + more) % seeds)
+        for more in range(seeds)
         for turn in range(len(SCENES))
         for number, group in rng.sample(list(enumerate(groups)), len(groups))
     ]

@@ -69,11 +69,19 @@ def test_a_side_view_to_the_other_side_is_another_case():
     assert mirrored.unedited_key == case.unedited_key
 
 
-def test_a_plan_of_several_seeds_holds_every_case_once_and_begins_with_the_first_seed():
+def test_a_plan_of_several_seeds_holds_every_case_once_and_each_group_scene_and_seed_before_any_again():
     cases = plan(["a", "b", "c", "d", "e"], people=2, seeds=3)
     assert len({case.key for case in cases}) == len(cases) == 5 * len(SCENES) * 3 * len(MOTIONS)
-    assert {case.seed for case in cases[: 5 * len(SCENES)]} == {0}
-    assert {case.seed for case in cases[: 15 * len(SCENES)]} == {0, 1, 2}
+    assert len({(case.people, case.scene, case.seed) for case in cases[: 15 * len(SCENES)]}) == 15 * len(SCENES)
+
+
+@pytest.mark.parametrize("limit", [28, 280])
+@pytest.mark.parametrize("number", [1, 5, 28, 50])
+@pytest.mark.parametrize("seeds", [2, 4, 10])
+def test_a_limited_plan_is_spread_over_all_seeds(number, seeds, limit):
+    seen = Counter(case.seed for case in plan([f"{i}" for i in range(number)], 1, seeds, limit))
+    assert len(seen) == seeds
+    assert max(seen.values()) - min(seen.values()) <= 5
 
 
 def test_the_people_of_a_group_differ_in_expression_and_pose():
