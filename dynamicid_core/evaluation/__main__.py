@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ..checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, VARIANTS, read_checkpoint
 from ..comfyui import prepare_comfyui
 from ..commands import run_command
 from ..errors import InputError
-from ..face_packs import find_pack, open_pack, pack_models
+from ..face_packs import find_pack, model_sizes, open_pack
 from ..files import writing
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
@@ -28,7 +30,8 @@ from .settings import comparable_rows, settings_for
 from .tables import make_tables, render
 
 _log = logging.getLogger(__name__)
-_PART = 1 << 20  # bytes that a fingerprint reads at either end of a file
+_PART = 1 << 20  # bytes that a fingerprint reads at once
+_LARGE = 100 << 20  # bytes; reading a file of more shows its progress
 _FILES = ("base_model", "clip_vision", "adapter", "imr", "keypoint_encoder", "clip_score")
 
 
@@ -139,19 +142,20 @@ def _run_settings(options: argparse.Namespace, references: Sequence[Reference]) 
     for name in _FILES:
         given = getattr(options, name)
         about[name] = [_fingerprint(path, name) for path in (given if isinstance(given, list) else [given]) if path]
-    about["pack"] = [file.name for file in pack_models(find_pack(options.pack))]
+    about["pack"] = model_sizes(find_pack(options.pack))
     return about | {f"photo of {one.name}": _fingerprint(one.path, "references") for one in references}
 
 
 def _fingerprint(path: Path, option: str) -> str:
-    """Name, length, and a digest of both ends, which tells files apart without reading gigabytes."""
+    """Name, length and a digest of the whole file: fine-tuned models may differ from each other in the middle only."""
     if not path.is_file():
         raise InputError(f"There is no file {path} (--{option.replace('_', '-')}).")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_PART))
-        file.seek(max(0, size - _PART))
-        digest.update(file.read(_PART))
+    size, digest = path.stat().st_size, hashlib.sha256()
+    bar = tqdm(total=size, desc=f"Reading {path.name}", unit="B", unit_scale=True, leave=False, disable=size < _LARGE)
+    with bar, path.open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+            bar.update(len(part))
     return f"{path.name}, {size} bytes, {digest.hexdigest()[:16]}"
 
 

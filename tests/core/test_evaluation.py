@@ -266,6 +266,23 @@ def test_the_tables_are_of_the_cases_of_the_command_whatever_else_is_in_the_fold
     assert Image.open(tmp_path / "out" / "sheet_1.jpg").height == 4 * 278
 
 
+@pytest.mark.parametrize(
+    ("file", "other", "said"),
+    [
+        ("base", bytes(2 << 20) + b"1" + bytes((2 << 20) - 1), "base_model differ"),  # in the middle
+        ("pack/one.onnx", bytes(1), "pack differ"),
+    ],
+)
+def test_another_file_of_the_same_name_is_another_evaluation(command, tmp_path, monkeypatch, capsys, file, other, said):
+    monkeypatch.setattr("dynamicid_core.evaluation.__main__._open_pipeline", lambda _: FakePipeline())
+    options = [*command(imr="imr", **{"keypoint-encoder": "kpe"}), "--people", "1", "--limit", "1"]
+    (tmp_path / file).write_bytes(bytes(4 << 20))
+    assert main(options) == 0
+    (tmp_path / file).write_bytes(other)
+    assert main(options) == 2
+    assert f"holds another evaluation: {said}" in capsys.readouterr().err
+
+
 def test_options_are_read(command):
     options = parse([*command(), "--people", "3,1", "--size", "640x512"])
     assert (options.people, options.size, options.steps, options.limit) == ([1, 3], (640, 512), 50, 280)
