@@ -38,6 +38,11 @@ class AnchorBatch:
     identities: Tensor
     keypoints: Tensor
 
+    @property
+    def shown(self) -> Tensor:
+        """[B], whose faces have not been dropped."""
+        return self.identities.any(dim=1)
+
 
 Batch = TypeVar("Batch", bound=AnchorBatch)
 
@@ -56,7 +61,7 @@ class Anchoring(nn.Module, Generic[Batch]):
         """Losses by name; "loss" is the one to minimise. "token_spread" tells when tokens become the same for all."""
         tokens = self.tokens(batch)
         loss = noise_loss(self.predict(batch, tokens), batch.noise)
-        return loss_dict(loss, token_spread=token_spread(tokens))
+        return loss_dict(loss, token_spread=token_spread(tokens, batch.shown))
 
     def tokens(self, batch: Batch) -> Tensor:
         """Of the people in a batch, [B, T, D]."""

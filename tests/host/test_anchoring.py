@@ -307,7 +307,25 @@ def test_tokens_that_are_the_same_for_everybody_show_in_the_metrics(tiny_models,
     train(stage, settings)
     assert losses(tmp_path, "token_spread")[0] > 0.01
     tokens = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)).expand(5, -1, -1)
-    assert float(core("training.networks").token_spread(tokens)) == 0
+    assert float(core("training.networks").token_spread(tokens, torch.ones(5, dtype=torch.bool))) == 0
+
+
+def test_dropped_faces_do_not_count_in_the_spread_of_tokens(tiny_models, tmp_path):
+    """Tokens of dropped faces differ from those of people, who may all have the same."""
+    stage, _ = anchor_stage(tiny_models, tmp_path, batch_size=8, drop_both=0.0, drop_face=0.4)
+    batch = first_batch(stage)
+    shown = batch.embeddings.any(dim=1)
+    assert 2 <= int(shown.sum()) < 8
+    for seen in (batch.embeddings, batch.clip_features):
+        seen[shown] = seen[shown][:1].clone()
+    assert float(stage.network(batch)["token_spread"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_single_face_has_no_spread_of_tokens(tiny_models, tmp_path):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=1, batch_size=1)
+    train(stage, settings)
+    assert np.isnan(losses(tmp_path, "token_spread")).all()
+    assert np.isfinite(losses(tmp_path)).all()
 
 
 def test_anchoring_learns(tiny_models, tmp_path):

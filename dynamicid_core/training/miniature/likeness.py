@@ -88,7 +88,7 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
             noise=noise,
             edited=edited,
             **seen,
-            token_spread=token_spread(tokens),
+            token_spread=token_spread(tokens, batch.shown),
         )
 
     def _layout(self, batch: LikenessBatch) -> Layouts:
@@ -101,7 +101,7 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         """
         most = max(2, round(_ARCFACE_SHARE * len(predicted)))
         early_on = _MAX_TIMESTEP / 1000 * self._denoiser.timesteps
-        rows = (batch.identities.any(dim=1) & (batch.timesteps < early_on)).nonzero().flatten()[:most]
+        rows = (batch.shown & (batch.timesteps < early_on)).nonzero().flatten()[:most]
         if len(rows) < 2:
             return dict.fromkeys(_ARCFACE_WEIGHTS, predicted.new_zeros(()))
         some = rows_of(batch, rows)
@@ -174,7 +174,7 @@ class LikenessStage(AnchorStage):
     def make_batch(self, raw: list[Pair], generator: torch.Generator, device: torch.device) -> LikenessBatch:
         """What ``LikenessAnchoring`` takes."""
         shown = placed(super().make_batch(raw, generator, device), self._denoiser.timesteps, generator)
-        edits = self._edits.make(raw, shown.identities.any(dim=1), generator, device)
+        edits = self._edits.make(raw, shown.shown, generator, device)
         sources = shown.identities.clone()
         if edits is not None:
             sources[edits.rows] = embeddings_of([raw[row][0] for row in edits.rows.tolist()]).to(device)
