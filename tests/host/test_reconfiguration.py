@@ -138,6 +138,18 @@ def test_reconfiguration_learns_and_its_files_edit_faces_in_the_nodes(tiny_model
     assert (edited.tokens - face.tokens).abs().max() > 0.05
 
 
+def test_a_sheet_that_fails_leaves_the_networks_training(tiny_models, tmp_path, adapter_file, monkeypatch):
+    stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file)
+
+    def without_memory(batch):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(stage.network, "edit", without_memory)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        stage.draw_sheet(tmp_path / "sheet.jpg", 1)
+    assert stage.network.keypoint_encoder.training
+
+
 def test_an_imr_without_its_keypoint_encoder_is_refused(tiny_models, tmp_path, adapter_file):
     with pytest.raises(ValueError, match="give both files"):
         reconfigure_stage(tiny_models, tmp_path, adapter_file, imr="imr.bin")
