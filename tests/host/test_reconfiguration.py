@@ -1,5 +1,7 @@
 """Reconfiguration on a tiny model of the host's own classes: losses, gradients, what it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,21 @@ def test_the_unet_looks_at_a_share_of_the_batches_only(tiny_models, tmp_path, ad
     assert float(found["loss"].detach()) == float(found["feature"])
     # Every step tells the same losses, so that processes can average them.
     assert found.keys() == stage.network(next(one for one in batches if one.diffusion is not None)).keys()
+
+
+def test_the_expected_loss_does_not_depend_on_the_share_that_the_unet_sees(tiny_models, tmp_path, adapter_file):
+    expected = []
+    for share in (1.0, 0.25):
+        stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_weight=0.7)
+        seen = first_batch(stage)
+        stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_weight=0.7, diffusion_share=share)
+        randomise(stage.network.imr)
+        stage.network.eval()
+        with torch.no_grad():
+            loss, unseen = (float(stage.network(one)["loss"]) for one in (seen, replace(seen, diffusion=None)))
+        assert loss > unseen
+        expected.append(share * loss + (1 - share) * unseen)
+    assert expected[1] == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_a_new_imr_leaves_tokens_as_they_are():

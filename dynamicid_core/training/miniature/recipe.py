@@ -186,7 +186,7 @@ def train_editor(workspace: Workspace) -> None:
         keypoint_encoder=str(workspace.start_file(KEYPOINT_ENCODER_FILE) or ""),
         steps=workspace.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=500, size=192, features=64, width=4,
-        diffusion_share=0.1, diffusion_weight=100.0,
+        diffusion_share=0.1, diffusion_weight=10.0,
     )  # fmt: skip
 
     def stage(timed: ReconfigureSettings) -> EditorStage:
