@@ -22,6 +22,7 @@ from ..commands import run_command
 from ..errors import InputError
 from ..face_packs import find_pack, model_sizes, open_pack
 from ..files import writing
+from ..saa import SaaSettings
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
 from .results import RESUME_HINT, Results
@@ -74,6 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--people", type=_numbers, default=[1, 2, 3], metavar="N,N", help="people in a picture (default: 1,2,3)")
     add("--seeds", type=int, default=1, metavar="N", help="noises that the cases are spread over (default: 1)")
     add("--steps", type=int, default=50, metavar="N", help="of the sampler (default: 50)")
+    add("--threshold", type=float, default=0.3, metavar="T", help="of the gate (default: 0.3, as released)")
     add("--size", type=_size, default=(512, 512), metavar="WxH", help="of the pictures (default: 512x512)")
     add("--limit", type=int, default=280, metavar="N", help="cases for each number of people (default: 280)")
     add("--cpu", action="store_true", help="paint on the processor")
@@ -124,6 +126,7 @@ def _open_pipeline(options: argparse.Namespace) -> Any:
         analysis,
         sampling,
         ClipScore(*load_text_and_vision(options.clip_score)) if options.clip_score else None,
+        options.threshold,
     )
 
 
@@ -139,6 +142,7 @@ def _edits(options: argparse.Namespace) -> bool:
 def _run_settings(options: argparse.Namespace, references: Sequence[Reference]) -> dict[str, Any]:
     """What makes pictures or their measures differ."""
     about: dict[str, Any] = {"steps": options.steps, "size": list(options.size), "variant": options.variant}
+    about["threshold"] = SaaSettings(threshold=options.threshold).threshold
     for name in _FILES:
         given = getattr(options, name)
         about[name] = [_fingerprint(path, name) for path in (given if isinstance(given, list) else [given]) if path]

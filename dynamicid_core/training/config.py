@@ -127,7 +127,7 @@ class ReconfigureSettings(LoopConfig):
     the given size, depth and queries, and with so many features and that width.
     targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, how much the
     diffusion consistency counts beside the features; diffusion_share: of the batches, which alone are seen by the UNet,
-    the slow part.
+    the slow part. threshold: of the gate while the UNet looks, as the adapter will be used.
     """
 
     adapter: str
@@ -142,6 +142,7 @@ class ReconfigureSettings(LoopConfig):
     targets: int = 4
     diffusion_weight: float = 1.0
     diffusion_share: float = 1.0
+    threshold: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,6 +151,7 @@ class ReconfigureSettings(LoopConfig):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         _require(self.size % 64 == 0 and self.size > 0, f"size is {self.size}; it must be a multiple of 64")
         _require(self.diffusion_weight >= 0, "diffusion_weight must not be negative")
+        _require(0 <= self.threshold < 1, f"threshold is {self.threshold:g}; it must be from 0 to below 1")
         _require(0 <= self.diffusion_share <= 1, f"diffusion_share is {self.diffusion_share:g}; it must be from 0 to 1")
 
 

@@ -65,7 +65,7 @@ class Reconfiguration(nn.Module):
         # When the UNet last looked, no number before: every step tells the same losses.
         self._consistency = torch.tensor(float("nan"))
         self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it does not count as ours
-        self._settings = SaaSettings()
+        self._settings = SaaSettings(threshold=config.threshold)
         denoiser.carry(adapter.updates.add_to)
 
     def forward(self, batch: ReconfigureBatch) -> dict[str, Tensor]:

@@ -213,7 +213,11 @@ def command(tmp_path, references):
             "references": "photos", "out": "out", "base-model": "base", "clip-vision": "vision", "adapter": "adapter",
             "pack": "pack", **changes,
         }  # fmt: skip
-        return [part for name, value in given.items() for part in (f"--{name}", str(tmp_path / value))]
+        return [
+            part
+            for name, value in given.items()
+            for part in (f"--{name}", str(tmp_path / value if isinstance(value, str) else value))
+        ]
 
     return arguments
 
@@ -229,6 +233,7 @@ def command(tmp_path, references):
         ({"adapter": "nowhere"}, "\\(--adapter\\)"),
         ({"clip-score": "nowhere"}, "\\(--clip-score\\)"),
         ({"pack": "photos"}, "no InsightFace pack in .*photos. Name"),
+        ({"threshold": 2}, "threshold is 2"),
         ({"imr": "imr"}, "give both --imr and --keypoint-encoder"),
         ({}, "adapter"),
     ],

@@ -83,6 +83,16 @@ def test_the_expected_loss_does_not_depend_on_the_share_that_the_unet_sees(tiny_
     assert expected[1] == pytest.approx(expected[0], rel=1e-5)
 
 
+def test_the_gate_closes_where_the_setting_says(tiny_models, tmp_path, adapter_file):
+    found = []
+    for threshold in (0.0, 0.9):
+        stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, threshold=threshold)
+        batch = first_batch(stage)
+        with torch.no_grad():
+            found.append(stage.network.predict(batch.diffusion, batch.target_tokens))
+    assert not torch.equal(*found)
+
+
 def test_a_new_imr_leaves_tokens_as_they_are():
     imr_module = core("imr")
     imr = imr_module.Imr(imr_module.ImrSizes(64, 96, 128, 4, 256, 2, 2))
