@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ..checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, VARIANTS, read_checkpoint
 from ..comfyui import prepare_comfyui
 from ..commands import run_command
 from ..errors import InputError
-from ..face_packs import find_pack, open_pack, pack_models
+from ..face_packs import find_pack, model_sizes, open_pack
 from ..files import explain_write_errors
+from ..saa import SaaSettings
 from .cases import Reference, find_references, plan
 from .plots import draw_bars, draw_sheets
 from .results import RESUME_HINT, Results
@@ -28,7 +31,8 @@ from .settings import comparable_rows, settings_for
 from .tables import make_tables, render
 
 _log = logging.getLogger(__name__)
-_PART = 1 << 20  # bytes that a fingerprint reads at each end of a file
+_PART = 1 << 20  # bytes that a fingerprint reads at once
+_LARGE = 100 << 20  # bytes; reading a file of more shows its progress
 _FILES = ("base_model", "clip_vision", "adapter", "imr", "keypoint_encoder", "clip_score")
 
 
@@ -71,6 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--people", type=_numbers, default=[1, 2, 3], metavar="N,N", help="people per picture (default: 1,2,3)")
     add("--seeds", type=int, default=1, metavar="N", help="seeds that the cases are spread over (default: 1)")
     add("--steps", type=int, default=50, metavar="N", help="of the sampler (default: 50)")
+    add("--threshold", type=float, default=0.3, metavar="T", help="of the gate (default: 0.3, as released)")
     add("--size", type=_size, default=(512, 512), metavar="WxH", help="of the pictures (default: 512x512)")
     add("--limit", type=int, default=280, metavar="N", help="cases for each number of people (default: 280)")
     add("--cpu", action="store_true", help="paint on the CPU")
@@ -121,6 +126,7 @@ def _open_pipeline(options: argparse.Namespace) -> Any:
         analysis,
         sampling,
         ClipScore(*load_text_and_vision(options.clip_score)) if options.clip_score else None,
+        options.threshold,
     )
 
 
@@ -134,24 +140,26 @@ def _edits(options: argparse.Namespace) -> bool:
 
 
 def _run_settings(options: argparse.Namespace, references: Sequence[Reference]) -> dict[str, Any]:
-    """The settings that pictures and their measures depend on."""
-    settings: dict[str, Any] = {"steps": options.steps, "size": list(options.size), "variant": options.variant}
+    """What makes pictures or their measures differ."""
+    about: dict[str, Any] = {"steps": options.steps, "size": list(options.size), "variant": options.variant}
+    about["threshold"] = SaaSettings(threshold=options.threshold).threshold
     for name in _FILES:
         given = getattr(options, name)
-        settings[name] = [_fingerprint(path, name) for path in (given if isinstance(given, list) else [given]) if path]
-    settings["pack"] = [file.name for file in pack_models(find_pack(options.pack))]
-    return settings | {f"photo of {one.name}": _fingerprint(one.path, "references") for one in references}
+        about[name] = [_fingerprint(path, name) for path in (given if isinstance(given, list) else [given]) if path]
+    about["pack"] = model_sizes(find_pack(options.pack))
+    return about | {f"photo of {one.name}": _fingerprint(one.path, "references") for one in references}
 
 
 def _fingerprint(path: Path, option: str) -> str:
-    """Name, size, and a digest of both ends, which distinguishes files without reading gigabytes."""
+    """Name, length and a digest of the whole file: fine-tuned models may differ from each other in the middle only."""
     if not path.is_file():
         raise InputError(f"There is no file {path} (--{option.replace('_', '-')}).")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_PART))
-        file.seek(max(0, size - _PART))
-        digest.update(file.read(_PART))
+    size, digest = path.stat().st_size, hashlib.sha256()
+    bar = tqdm(total=size, desc=f"Reading {path.name}", unit="B", unit_scale=True, leave=False, disable=size < _LARGE)
+    with bar, path.open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+            bar.update(len(part))
     return f"{path.name}, {size} bytes, {digest.hexdigest()[:16]}"
 
 

@@ -68,6 +68,12 @@ class Motion:
     right: bool = True
 
     @property
+    def key(self) -> str:
+        """Its name, which differs from that of every other motion."""
+        side = ("-right" if self.right else "-left") if self.pose == SIDE else ""
+        return f"{self.expression}-{self.pose}{side}"
+
+    @property
     def prompt(self) -> str:
         """The face prompt that asks for it."""
         pitch, yaw = self._angles()
@@ -112,9 +118,9 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Its unique name."""
-        motions = "+".join(f"{motion.expression}-{motion.pose}" for motion in self.motions)
-        return self._key(f"{'+'.join(self.people)}_{motions}")
+        """Its name, which differs from that of every other case."""
+        asked = "+".join(motion.key for motion in self.motions)
+        return self._key(f"{'+'.join(self.people)}_{asked}")
 
     @property
     def unedited_key(self) -> str:
@@ -128,11 +134,20 @@ class Case:
 
 
 def motions_for(first: int, people: int, right: bool) -> tuple[Motion, ...]:
-    """The motions of the people of a picture; neighbours differ in expression and pose. first: index into MOTIONS,
-    modulo its length; 28 in a row give each pair once.
+    """What is asked of the people of a picture: neighbours differ in expression and pose, and side views of them look
+    to opposite sides. first: index into MOTIONS, counting on; 28 in a row ask for each pair once. right: for the first
+    person.
     """
     pairs = [MOTIONS[(first + _NEXT_MOTION * i) % len(MOTIONS)] for i in range(people)]
-    return tuple(Motion(expression, pose, right) for expression, pose in pairs)
+    return tuple(Motion(*pair, right == (i % 2 == 0)) for i, pair in enumerate(pairs))
+
+
+def looks_right(number: int) -> bool:
+    """Whether the first person of a picture looks to the right in a side view, by the picture's number.
+
+    Four in a row ask for one side view, so the side changes after four; 56 ask for each expression once to each side.
+    """
+    return number // len(POSES) % 2 == 0
 
 
 def find_references(folder: Path) -> list[Reference]:
@@ -166,10 +181,11 @@ def find_references(folder: Path) -> list[Reference]:
 def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None) -> list[Case]:
     """The cases with ``people`` people per picture: every group, scene, seed and motion, at most ``limit`` of them.
 
-    Groups are neighbours in the cyclic list of names, so there are as many groups as names. The order is fixed and
-    balanced: any 28 in a row have each expression and pose once, any first cases have each group equally often (give or
-    take one), in scene after scene, and no group, scene and seed is repeated before all have occurred. So a higher
-    limit keeps the cases of a lower one. Raises InputError when there are fewer names than people.
+    Groups are neighbours in the list of names, which goes round: as many groups as people. The order is fixed and
+    even: each 28 in a row ask for each expression and pose once, side views look to the right and to the left in turn,
+    any first ones have each group equally often (give or take one), in scene after scene and with seed after seed, and
+    no group, scene and seed again before all have come. So a higher limit keeps the cases of a lower one. Raises
+    InputError when there are fewer names than people.
     """
     if not 1 <= people <= MAX_PEOPLE:
         raise InputError(f"{people} people were asked for; it can be 1 to {MAX_PEOPLE}.")
@@ -186,28 +202,28 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
     # the motion after the one it started with.
     period = math.lcm(len(MOTIONS), len(settings))
     cases = [
-        _case(*settings[i % len(settings)], (i + i // period) % len(MOTIONS))
+        _case(*settings[i % len(settings)], (i + i // both_end) % len(MOTIONS), looks_right(i))
         for i in range(len(MOTIONS) * len(settings))
     ]
     return cases[:limit]
 
 
 def _settings(groups: Sequence[tuple[str, ...]], seeds: int) -> list[tuple[tuple[str, ...], int, int]]:
-    """Every group in every scene with every seed: in rounds that have each group once, each time in another scene.
+    """Every group in every scene with every seed: rounds in which each group comes once, in another scene and with
+    another seed each time, so that few cases have all seeds, too.
 
     The order within each round is random, so that nobody always gets the same few motions.
     """
     rng = random.Random(0)
     return [
-        (group, (number + _NEXT_SCENE * turn) % len(SCENES), seed)
-        for seed in range(seeds)
+        (group, (number + _NEXT_SCENE * turn) % len(SCENES), (number + turn + more) % seeds)
+        for more in range(seeds)
         for turn in range(len(SCENES))
         for number, group in rng.sample(list(enumerate(groups)), len(groups))
     ]
 
 
-def _case(group: tuple[str, ...], scene: int, seed: int, first: int) -> Case:
-    right = (scene + seed) % 2 == 0
+def _case(group: tuple[str, ...], scene: int, seed: int, first: int, right: bool) -> Case:
     return Case(group, motions_for(first, len(group), right), scene, seed)
 
 

@@ -32,7 +32,9 @@ def with_motion(dynamicid: DynamicID, clip: Any, face: Face, motion: Motion) -> 
 
 @dataclass(frozen=True, eq=False)
 class HostPipeline:
-    """The models of an evaluation. clip_vision: for the face encoder. clip_score: for CLIP-T, if there is one."""
+    """The models of an evaluation. clip_vision: for the face encoder. clip_score: for CLIP-T, if there is one.
+    threshold: of the gate.
+    """
 
     base: BaseModel
     dynamicid: DynamicID
@@ -40,6 +42,7 @@ class HostPipeline:
     analysis: FaceAnalysis
     sampling: Sampling
     clip_score: ClipScore | None = None
+    threshold: float = SaaSettings.threshold
 
     @torch.inference_mode()
     def encode(self, photo: Photo) -> Face:
@@ -54,7 +57,7 @@ class HostPipeline:
         """A picture: one person anywhere, several in equal columns, none by the base model alone."""
         regions = equal_columns(len(faces)) if len(faces) > 1 else [None] * len(faces)
         placements = [Placement(face, region) for face, region in zip(faces, regions, strict=True)]
-        settings = SaaSettings(gate=gate)
+        settings = SaaSettings(threshold=self.threshold, gate=gate)
         return paint(self.base, self.dynamicid, placements, settings, prompt, NEGATIVE, self.sampling, seed)[0]
 
     def find_faces(self, photo: Photo) -> list[SeenFace]:

@@ -38,6 +38,11 @@ class AnchorBatch:
     identities: Tensor
     keypoints: Tensor
 
+    @property
+    def shown(self) -> Tensor:
+        """[B], whose faces have not been dropped."""
+        return self.identities.any(dim=1)
+
 
 Batch = TypeVar("Batch", bound=AnchorBatch)
 
@@ -56,7 +61,7 @@ class Anchoring(nn.Module, Generic[Batch]):
         """Losses by name; "loss" is the one to minimise. "token_spread" falls when tokens become the same for all."""
         tokens = self.tokens(batch)
         loss = noise_loss(self.predict(batch, tokens), batch.noise)
-        return loss_dict(loss, token_spread=token_spread(tokens))
+        return loss_dict(loss, token_spread=token_spread(tokens, batch.shown))
 
     def tokens(self, batch: Batch) -> Tensor:
         """Tokens of the people in a batch, [B, T, D]."""
@@ -113,7 +118,7 @@ class AnchorCollator:
 
 
 def with_other_clothes(samples: list[Sample], share: float, generator: torch.Generator) -> list[Sample]:
-    """The samples, a share of them with everything below the chin taken from another sample's picture."""
+    """The samples, a share of which have below the chin what another one has below theirs."""
     changed = (torch.rand(len(samples), generator=generator) < share).tolist()
     others = torch.randperm(len(samples), generator=generator).tolist()
     return [
@@ -123,5 +128,8 @@ def with_other_clothes(samples: list[Sample], share: float, generator: torch.Gen
 
 
 def _shoulders_of(other: Sample, sample: Sample) -> Photo:
-    chin = round((float(sample.keypoints[:, 1].max()) + _BELOW_CHIN) * len(sample.picture))
-    return np.concatenate((sample.picture[:chin], other.picture[chin:]))
+    height = len(sample.picture)
+    chin, chin_of_other = (round((float(one.keypoints[:, 1].max()) + _BELOW_CHIN) * height) for one in (sample, other))
+    # Each picture is cut at its own chin, or the other's mouth or neck would show. Missing rows repeat the last one.
+    rows = (np.arange(chin, height) - chin + chin_of_other).clip(max=height - 1)
+    return np.concatenate((sample.picture[:chin], other.picture[rows]))

@@ -121,10 +121,11 @@ class AnchorConfig(RunConfig, AnchorSettings):
 class ReconfigureSettings(LoopConfig):
     """Reconfiguration (paper section 3.4): IMR and keypoint encoder, with the anchored adapter frozen.
 
-    adapter: its file; variant: as for anchoring. imr, keypoint_encoder: files to start from, else new weights: an IMR
-    of the given size, depth and queries, and an encoder of that many features and that width.
-    targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, the weight of the
-    diffusion consistency beside the features; diffusion_share: of the batches that the UNet, the slow part, sees.
+    adapter: its file; variant: as when anchoring. imr, keypoint_encoder: files to go on from, else new weights: of
+    the given size, depth and queries, and with so many features and that width.
+    targets: photos of the same person that each source is edited towards. diffusion_weight: lambda, how much the
+    diffusion consistency counts beside the features; diffusion_share: of the batches, which alone are seen by the UNet,
+    the slow part. threshold: of the gate while the UNet looks, as the adapter will be used.
     """
 
     adapter: str
@@ -139,6 +140,7 @@ class ReconfigureSettings(LoopConfig):
     targets: int = 4
     diffusion_weight: float = 1.0
     diffusion_share: float = 1.0
+    threshold: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,6 +149,7 @@ class ReconfigureSettings(LoopConfig):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         _require(self.size % 64 == 0 and self.size > 0, f"size is {self.size}; it must be a multiple of 64")
         _require(self.diffusion_weight >= 0, "diffusion_weight must not be negative")
+        _require(0 <= self.threshold < 1, f"threshold is {self.threshold:g}; it must be from 0 to below 1")
         _require(0 <= self.diffusion_share <= 1, f"diffusion_share is {self.diffusion_share:g}; it must be from 0 to 1")
 
 

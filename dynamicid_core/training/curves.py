@@ -63,8 +63,8 @@ class Metrics:
         figure = Figure(figsize=(8, 2.5 * len(names)), layout="constrained")
         for number, name in enumerate(names, start=1):
             axes = figure.add_subplot(len(names), 1, number)
-            steps = [row["step"] for row in self._rows if name in row]
-            values = [row[name] for row in self._rows if name in row]
+            rows = [row for row in self._rows if not math.isnan(row.get(name, math.nan))]
+            steps, values = [row["step"] for row in rows], [row[name] for row in rows]
             axes.plot(steps, values, color="#bbbbbb", linewidth=0.8)
             axes.plot(steps, running_mean(values, max(1, len(values) // 20)), color="#0072b2")
             axes.set_ylabel(name)

@@ -1,5 +1,6 @@
 """The adapter for training: the very layers that the nodes run, with trainable parameters."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
@@ -196,10 +197,13 @@ def init_as_identity(imr: Imr) -> None:
 
 
 @torch.no_grad()
-def token_spread(tokens: Tensor) -> Tensor:
-    """The standard deviation of tokens [B, T, D] from row to row: near 0 when the face encoder returns the same for
-    everybody.
+def token_spread(tokens: Tensor, shown: Tensor) -> Tensor:
+    """How much tokens [B, T, D] differ from person to person, as a standard deviation: near 0 when the face encoder
+    says the same of everybody. shown: [B], whose faces have not been dropped; NaN for fewer than two.
     """
+    tokens = tokens[shown]
+    if len(tokens) < 2:
+        return tokens.new_tensor(math.nan)
     return tokens.std(dim=0, unbiased=False).mean()
 
 

@@ -60,11 +60,12 @@ class Reconfiguration(nn.Module):
     ) -> None:
         super().__init__()
         self.imr, self.keypoint_encoder = imr, keypoint_encoder
-        self._denoiser, self._weight = denoiser, config.diffusion_weight
-        # The latest value, NaN before the first, so that every step reports the same losses.
+        # The fewer batches the UNet sees, the more each counts, so that lambda means the same with any share.
+        self._denoiser, self._weight = denoiser, config.diffusion_weight / (config.diffusion_share or 1.0)
+        # When the UNet last looked, no number before: every step tells the same losses.
         self._consistency = torch.tensor(float("nan"))
-        self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it is no submodule
-        self._settings = SaaSettings()
+        self._frozen = (adapter.requires_grad_(False).eval(),)  # in a tuple, so that it does not count as ours
+        self._settings = SaaSettings(threshold=config.threshold)
         denoiser.attach_updates(adapter.updates.add_to)
 
     def forward(self, batch: ReconfigureBatch) -> dict[str, Tensor]:

@@ -154,9 +154,11 @@ class ReconfigureStage:
         sources, targets = [pair[0] for pair in people], [pair[1] for pair in people]
         batch = self._batches.make(people, torch.Generator().manual_seed(0), self._encoders.device)
         self.network.eval()
-        with torch.no_grad():
-            edited = self.network.edit(batch)
-        self.network.train()
+        try:
+            with torch.no_grad():
+                edited = self.network.edit(batch)
+        finally:  # a sheet that fails ends no training
+            self.network.train()
         own, _ = _tokens(self._adapter, self._encoders, sources)
         columns = [
             paint_samples(self._denoiser, self._encoders, targets, steps, self._adapter, tokens)

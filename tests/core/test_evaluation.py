@@ -213,7 +213,11 @@ def command(tmp_path, references):
             "references": "photos", "out": "out", "base-model": "base", "clip-vision": "vision", "adapter": "adapter",
             "pack": "pack", **changes,
         }  # fmt: skip
-        return [part for name, value in given.items() for part in (f"--{name}", str(tmp_path / value))]
+        return [
+            part
+            for name, value in given.items()
+            for part in (f"--{name}", str(tmp_path / value if isinstance(value, str) else value))
+        ]
 
     return arguments
 
@@ -229,6 +233,7 @@ def command(tmp_path, references):
         ({"adapter": "nowhere"}, "\\(--adapter\\)"),
         ({"clip-score": "nowhere"}, "\\(--clip-score\\)"),
         ({"pack": "photos"}, "no InsightFace pack in .*photos. Name"),
+        ({"threshold": 2}, "threshold is 2"),
         ({"imr": "imr"}, "give both --imr and --keypoint-encoder"),
         ({}, "adapter"),
     ],
@@ -264,6 +269,23 @@ def test_the_tables_are_of_the_cases_of_the_command_whatever_else_is_in_the_fold
     pictures = [line.split("|")[-2].strip() for line in lines if line.startswith("|") and "paper" not in line]
     assert pictures[2:] == ["4", "4", "4", str(base)]
     assert Image.open(tmp_path / "out" / "sheet_1.jpg").height == 4 * 278
+
+
+@pytest.mark.parametrize(
+    ("file", "other", "said"),
+    [
+        ("base", bytes(2 << 20) + b"1" + bytes((2 << 20) - 1), "base_model differ"),  # in the middle
+        ("pack/one.onnx", bytes(1), "pack differ"),
+    ],
+)
+def test_another_file_of_the_same_name_is_another_evaluation(command, tmp_path, monkeypatch, capsys, file, other, said):
+    monkeypatch.setattr("dynamicid_core.evaluation.__main__._open_pipeline", lambda _: FakePipeline())
+    options = [*command(imr="imr", **{"keypoint-encoder": "kpe"}), "--people", "1", "--limit", "1"]
+    (tmp_path / file).write_bytes(bytes(4 << 20))
+    assert main(options) == 0
+    (tmp_path / file).write_bytes(other)
+    assert main(options) == 2
+    assert f"holds another evaluation: {said}" in capsys.readouterr().err
 
 
 def test_options_are_read(command):

@@ -1,6 +1,7 @@
 """The cases of an evaluation: people, scenes, motions."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,11 +47,41 @@ def test_a_limited_plan_has_everybody_equally_often_in_as_many_scenes_as_can_be(
     assert len({case.scene for case in cases}) == len(SCENES) or limit < 28
 
 
-def test_a_plan_of_several_seeds_holds_every_case_once_and_begins_with_the_first_seed():
+@pytest.mark.parametrize(
+    ("number", "people", "limit"), [(10, 1, 280), (2, 1, 28), (1, 1, 280), (4, 2, 50), (5, 3, 280)]
+)
+def test_side_views_look_to_the_right_as_often_as_to_the_left(number, people, limit):
+    cases = plan([f"{i}" for i in range(number)], people, seeds=1, limit=limit)
+    for asked in (
+        *zip(*(case.motions for case in cases), strict=True),
+        [one for case in cases for one in case.motions],
+    ):
+        right = [motion.right for motion in asked if motion.pose == metrics.SIDE]
+        assert abs(right.count(True) - right.count(False)) <= 1
+
+
+def test_a_side_view_to_the_other_side_is_another_case():
+    case = plan(["a"], 1, seeds=1, limit=2)[1]
+    (motion,) = case.motions
+    mirrored = replace(case, motions=(replace(motion, right=not motion.right),))
+    assert motion.pose == metrics.SIDE
+    assert mirrored.key != case.key
+    assert mirrored.unedited_key == case.unedited_key
+
+
+def test_a_plan_of_several_seeds_holds_every_case_once_and_each_group_scene_and_seed_before_any_again():
     cases = plan(["a", "b", "c", "d", "e"], people=2, seeds=3)
     assert len({case.key for case in cases}) == len(cases) == 5 * len(SCENES) * 3 * len(MOTIONS)
-    assert {case.seed for case in cases[: 5 * len(SCENES)]} == {0}
-    assert {case.seed for case in cases[: 15 * len(SCENES)]} == {0, 1, 2}
+    assert len({(case.people, case.scene, case.seed) for case in cases[: 15 * len(SCENES)]}) == 15 * len(SCENES)
+
+
+@pytest.mark.parametrize("limit", [28, 280])
+@pytest.mark.parametrize("number", [1, 5, 28, 50])
+@pytest.mark.parametrize("seeds", [2, 4, 10])
+def test_a_limited_plan_is_spread_over_all_seeds(number, seeds, limit):
+    seen = Counter(case.seed for case in plan([f"{i}" for i in range(number)], 1, seeds, limit))
+    assert len(seen) == seeds
+    assert max(seen.values()) - min(seen.values()) <= 5
 
 
 def test_the_people_of_a_group_differ_in_expression_and_pose():

@@ -257,12 +257,11 @@ def test_clip_sees_the_shoulders_of_another_photo_where_configured(tiny_models, 
     with_other_clothes = core("training.anchoring").with_other_clothes
     samples = make_samples()
     shown = with_other_clothes(samples, 1.0, torch.Generator().manual_seed(0))
-    size = len(samples[0].picture)
     swapped = 0
     for before, after in zip(samples, shown, strict=True):
-        chin = round((float(before.keypoints[:, 1].max()) + 0.03) * size)
+        chin = below_chin(before)
         assert np.array_equal(after.picture[:chin], before.picture[:chin])
-        assert any(np.array_equal(after.picture[chin:], one.picture[chin:]) for one in samples)
+        assert any(np.array_equal(after.picture[chin], one.picture[below_chin(one)]) for one in samples)
         assert np.array_equal(after.embedding, before.embedding)
         swapped += not np.array_equal(after.picture, before.picture)
     assert swapped > len(samples) / 2
@@ -274,6 +273,26 @@ def test_clip_sees_the_shoulders_of_another_photo_where_configured(tiny_models, 
         for share in (0.0, 1.0)
     ]
     assert not torch.equal(*features)
+
+
+def test_nothing_above_the_chin_of_the_other_photo_comes_with_its_shoulders():
+    low, high = with_chin(0.8), with_chin(0.4)
+    for one, other in ((low, high), (high, low)):
+        chin, size = below_chin(one), len(one.picture)
+        rows = [min(below_chin(other) + row, size - 1) for row in range(size - chin)]
+        expected = np.concatenate((one.picture[:chin], other.picture[rows]))
+        shown = core("training.anchoring")._shoulders_of(other, one)
+        assert np.array_equal(shown, expected)
+
+
+def with_chin(chin):
+    """A sample of noise, no two rows alike."""
+    picture = np.random.default_rng(round(10 * chin)).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    return replace(make_samples()[0], picture=picture, keypoints=np.full((106, 2), chin, np.float32))
+
+
+def below_chin(one):
+    return round((float(one.keypoints[:, 1].max()) + 0.03) * len(one.picture))
 
 
 def test_tokens_of_a_new_face_encoder_tell_one_embedding_from_another(tiny_models, tmp_path):
@@ -290,7 +309,25 @@ def test_tokens_that_are_the_same_for_everybody_show_in_the_metrics(tiny_models,
     train(stage, settings)
     assert losses(tmp_path, "token_spread")[0] > 0.01
     tokens = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)).expand(5, -1, -1)
-    assert float(core("training.networks").token_spread(tokens)) == 0
+    assert float(core("training.networks").token_spread(tokens, torch.ones(5, dtype=torch.bool))) == 0
+
+
+def test_dropped_faces_do_not_count_in_the_spread_of_tokens(tiny_models, tmp_path):
+    """Tokens of dropped faces differ from those of people, who may all have the same."""
+    stage, _ = anchor_stage(tiny_models, tmp_path, batch_size=8, drop_both=0.0, drop_face=0.4)
+    batch = first_batch(stage)
+    shown = batch.embeddings.any(dim=1)
+    assert 2 <= int(shown.sum()) < 8
+    for seen in (batch.embeddings, batch.clip_features):
+        seen[shown] = seen[shown][:1].clone()
+    assert float(stage.network(batch)["token_spread"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_single_face_has_no_spread_of_tokens(tiny_models, tmp_path):
+    stage, settings = anchor_stage(tiny_models, tmp_path, steps=1, batch_size=1)
+    train(stage, settings)
+    assert np.isnan(losses(tmp_path, "token_spread")).all()
+    assert np.isfinite(losses(tmp_path)).all()
 
 
 def test_anchoring_learns(tiny_models, tmp_path):

@@ -220,6 +220,20 @@ def test_a_whole_evaluation_writes_rows_tables_and_plots(command, tmp_path, caps
     assert rows(out)[: len(measured)] == measured
     assert main(command(steps=3)) == 2
     assert "holds another evaluation: steps differ" in capsys.readouterr().err
+    assert main(command(threshold=0.9)) == 2
+    assert "holds another evaluation: threshold differ" in capsys.readouterr().err
+
+
+def test_the_gate_closes_where_the_threshold_says(command, tmp_path):
+    for threshold in (0.1, 0.9):
+        folder = tmp_path / f"{threshold}"
+        assert core("evaluation.__main__").main(command(out=folder, threshold=threshold, limit=1, people="1")) == 0
+    low, high = (
+        {row["setting"]: (tmp_path / threshold / row["picture"]).read_bytes() for row in rows(tmp_path / threshold)}
+        for threshold in ("0.1", "0.9")
+    )
+    assert low["full"] != high["full"]
+    assert low["no_gate"] == high["no_gate"]
 
 
 def test_without_an_imr_and_a_clip_the_rest_is_measured(command, tmp_path, capsys):

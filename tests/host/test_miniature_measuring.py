@@ -2,8 +2,9 @@
 
 import pytest
 
-from dynamicid_core.training.miniature import measure, measurement_cache, recipe
-from dynamicid_core.training.miniature.bench import SETTINGS, Bench
+from dynamicid_core.training.miniature import measure, measurement_cache, recipe, report
+from dynamicid_core.training.miniature.bench import FULL, SETTINGS, Bench
+from dynamicid_core.training.miniature.workspace import Effort
 
 
 @pytest.mark.slow_in_oldest
@@ -54,3 +55,21 @@ def test_a_picture_in_which_all_people_seem_far_costs_auc_but_not_the_auc_in_a_p
     assert summary["auc in a picture"] == 1
     assert summary["auc"] == 0.75
     assert summary["found"] == pytest.approx(2 / 3)
+
+
+def test_every_expression_is_asked_for_once_to_each_side():
+    cases = range(Effort().measured[1])
+    asked = [motion for case in cases for motion in measure.motions_asked(case, 1) if motion.pose == "side"]
+    assert len({(motion.expression, motion.right) for motion in asked}) == len(asked) == 14
+
+
+def test_turning_to_either_side_is_reported():
+    def found(pose, right):
+        return measure.Finding(FULL.label, 1, 0.5, [0.1], True, True, pose, True, True, False, right)
+
+    findings = [found(True, True), found(True, True), found(True, False), found(False, False), found(False, None)]
+    summary = measure.summary(findings)
+    assert (summary["pose to the right"], summary["pose to the left"], summary["pose"]) == (1, 0.5, 0.6)
+    title, _, row, *_ = report.tables({}, findings, [], 1).split("### One person")[1].splitlines()[2:]
+    assert dict(zip(title.split("|"), row.split("|"), strict=True))[" Pose to the left "] == " 0.500 "
+    assert "pose to the left" not in measure.summary(findings[:2])

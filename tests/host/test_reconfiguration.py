@@ -1,5 +1,7 @@
 """Reconfiguration on a tiny model of the host's own classes: losses, gradients, what it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,31 @@ def test_the_unet_looks_at_a_share_of_the_batches_only(tiny_models, tmp_path, ad
     assert float(found["loss"].detach()) == float(found["feature"])
     # Every step reports the same losses, so that processes can average them.
     assert found.keys() == stage.network(next(one for one in batches if one.diffusion is not None)).keys()
+
+
+def test_the_expected_loss_does_not_depend_on_the_share_that_the_unet_sees(tiny_models, tmp_path, adapter_file):
+    expected = []
+    for share in (1.0, 0.25):
+        stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_weight=0.7)
+        seen = first_batch(stage)
+        stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, diffusion_weight=0.7, diffusion_share=share)
+        randomise(stage.network.imr)
+        stage.network.eval()
+        with torch.no_grad():
+            loss, unseen = (float(stage.network(one)["loss"]) for one in (seen, replace(seen, diffusion=None)))
+        assert loss > unseen
+        expected.append(share * loss + (1 - share) * unseen)
+    assert expected[1] == pytest.approx(expected[0], rel=1e-5)
+
+
+def test_the_gate_closes_where_the_setting_says(tiny_models, tmp_path, adapter_file):
+    found = []
+    for threshold in (0.0, 0.9):
+        stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file, threshold=threshold)
+        batch = first_batch(stage)
+        with torch.no_grad():
+            found.append(stage.network.predict(batch.diffusion, batch.target_tokens))
+    assert not torch.equal(*found)
 
 
 def test_a_new_imr_leaves_tokens_as_they_are():
@@ -136,6 +163,18 @@ def test_reconfiguration_learns_and_its_files_edit_faces_in_the_nodes(tiny_model
         expected = stage.network.edit(batch)[:1]
     assert (edited.tokens - expected).abs().max() < 0.3, "the file holds the average of the weights, not the last"
     assert (edited.tokens - face.tokens).abs().max() > 0.05
+
+
+def test_a_sheet_that_fails_leaves_the_networks_training(tiny_models, tmp_path, adapter_file, monkeypatch):
+    stage, _ = reconfigure_stage(tiny_models, tmp_path, adapter_file)
+
+    def without_memory(batch):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(stage.network, "edit", without_memory)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        stage.draw_sheet(tmp_path / "sheet.jpg", 1)
+    assert stage.network.keypoint_encoder.training
 
 
 def test_an_imr_without_its_keypoint_encoder_is_refused(tiny_models, tmp_path, adapter_file):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from dynamicid_core.training import curves
 from dynamicid_core.training.curves import Metrics, running_mean
 
 
@@ -54,6 +55,16 @@ def test_a_huge_or_non_finite_value_affects_only_its_own_means(odd):
     values = [1.0, 2.0, 3.0, odd, 5.0, 6.0, 7.0, 8.0]
     expected = [1.0, 1.5, 2.5, odd / 2, odd / 2, 5.5, 6.5, 7.5]
     assert running_mean(values, 2) == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_mean_of_a_curve_passes_over_rows_without_the_figure(tmp_path, monkeypatch):
+    metrics, averaged = Metrics(tmp_path, 0), []
+    monkeypatch.setattr(curves, "running_mean", lambda values, width: averaged.append(values) or values)
+    for step, spread in enumerate((0.5, math.nan, 0.25), start=1):
+        metrics.add(step, {"loss": 1.0, "token_spread": spread})
+    metrics.draw()
+    assert averaged == [[1.0, 1.0, 1.0], [0.5, 0.25]]
+    assert [row["token_spread"] for row in rows(tmp_path)] == ["0.5", "nan", "0.25"]
 
 
 def fill_disk(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ class RecognisedAnchoring(CloseUpAnchoring[Batch]):
         noise = self.noise_loss(batch, predicted)
         expected = self._denoiser.predict_clean(batch.latents, batch.noise, batch.timesteps, predicted)
         embeddings, shapes = self._recogniser[0](expected)
-        shown = batch.identities.any(dim=1).float()
+        shown = batch.shown.float()
         identity = (identity_errors(embeddings, batch.identities) * shown).mean()
         shape = (shape_errors(shapes, batch.keypoints) * shown).mean()
         return loss_dict(
@@ -64,7 +64,7 @@ class RecognisedAnchoring(CloseUpAnchoring[Batch]):
             noise=noise,
             identity=identity,
             shape=shape,
-            token_spread=token_spread(tokens),
+            token_spread=token_spread(tokens, batch.shown),
         )
 
 

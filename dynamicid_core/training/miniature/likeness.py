@@ -88,8 +88,8 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
             noise + sum(weight * perceptual[name] for name, weight in _ARCFACE_WEIGHTS.items()) + edited,
             noise=noise,
             edited=edited,
-            **perceptual,
-            token_spread=token_spread(tokens),
+            **seen,
+            token_spread=token_spread(tokens, batch.shown),
         )
 
     def _layout(self, batch: LikenessBatch) -> Layouts:
@@ -100,9 +100,9 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         features, on the embedding, on confusion with others, and on similarities to all people, compared with those of
         the photo. 0 if fewer than two pictures qualify.
         """
-        limit = max(2, round(_ARCFACE_SHARE * len(predicted)))
-        latest = _MAX_TIMESTEP / 1000 * self._denoiser.timesteps
-        rows = (batch.identities.any(dim=1) & (batch.timesteps < latest)).nonzero().flatten()[:limit]
+        most = max(2, round(_ARCFACE_SHARE * len(predicted)))
+        early_on = _MAX_TIMESTEP / 1000 * self._denoiser.timesteps
+        rows = (batch.shown & (batch.timesteps < early_on)).nonzero().flatten()[:most]
         if len(rows) < 2:
             return dict.fromkeys(_ARCFACE_WEIGHTS, predicted.new_zeros(()))
         some = rows_of(batch, rows)
@@ -175,7 +175,7 @@ class LikenessStage(AnchorStage):
     def make_batch(self, raw: list[Pair], generator: torch.Generator, device: torch.device) -> LikenessBatch:
         """The input of ``LikenessAnchoring``."""
         shown = placed(super().make_batch(raw, generator, device), self._denoiser.timesteps, generator)
-        edits = self._edits.make(raw, shown.identities.any(dim=1), generator, device)
+        edits = self._edits.make(raw, shown.shown, generator, device)
         sources = shown.identities.clone()
         if edits is not None:
             sources[edits.rows] = embeddings_of([raw[row][0] for row in edits.rows.tolist()]).to(device)

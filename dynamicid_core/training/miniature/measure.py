@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...evaluation.cases import Motion, motions_for
-from ...evaluation.metrics import pose_class
+from ...evaluation.cases import Motion, looks_right, motions_for
+from ...evaluation.metrics import SIDE, pose_class
 from ...expression import EXPRESSIONS
 from ...images import Photo, to_image, to_photos
 from ..data.sample import Sample
@@ -25,15 +25,18 @@ from .framing import close_up
 from .judge import COLOURS, true_answers
 from .measurement_cache import MeasurementCache
 
+VERSION = 2
+"""Of what is asked and found. With another one, no measurement that was kept is taken for one of now."""
 _STEP_COUNTS = (4, 6, 8, 12, 20, 30)
 _SAMPLERS = ("euler", "dpmpp_2m", "ddim")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One person of one picture. own: cosine to their photo; others: cosines to the photos of all others. nearest:
-    whether they are the most similar of the picture's people. The remaining fields: whether it is correct. Without a
-    face, own is None, others empty, and nothing is correct. crowded: whether the picture shows more faces than people.
+    """One person of one picture. own: cosine to their photo; others: to the photos of everybody else. nearest: whether
+    the nearest of the people in the picture is they. Without a face all are None and nothing is right. crowded: whether
+    the picture shows more faces than people. right: to which side of the picture they were asked to look, None for
+    neither.
     """
 
     setting: str
@@ -46,6 +49,7 @@ class Finding:
     clothes: bool
     background: bool
     crowded: bool
+    right: bool | None = None
 
 
 # --- the ceilings ----------------------------------------------------------------------------------------------------
@@ -137,7 +141,7 @@ def _case(
     """One picture's findings, as dictionaries."""
     rng = np.random.default_rng((8, number, case))
     group = [people[(case * number + i) % len(people)] for i in range(number)]
-    motions = motions_for(case, number, right=bool(case % 2))
+    motions = motions_asked(case, number)
     clothes, background = rng.choice(COLOURS, 2, replace=False).tolist()
     faces = [
         bench.edit(person, motion) if setting.edit else person.face
@@ -146,6 +150,11 @@ def _case(
     photo = bench.paint(faces, setting, prompt_for(number, clothes, background), case)
     Image.fromarray(photo).save(picture)
     return [asdict(one) for one in find(bench, photo, group, people, motions, clothes, background, setting.label)]
+
+
+def motions_asked(case: int, number: int) -> tuple[Motion, ...]:
+    """What a case asks of so many people."""
+    return motions_for(case, number, looks_right(case))
 
 
 def find(
@@ -169,8 +178,9 @@ def find(
         here = (
             [face for face in faces if int(face.centre[0] / width * len(group)) == place] if len(group) > 1 else faces
         )
+        right = motion.right if motion.pose == SIDE else None
         if not here:
-            findings.append(Finding(setting, len(group), None, [], False, False, False, False, False, crowded))
+            findings.append(Finding(setting, len(group), None, [], False, False, False, False, False, crowded, right))
             continue
         embedding, verdict, pose = bench.inspect(photo, here[0])
         own = float(embedding @ person.embedding)
@@ -186,6 +196,7 @@ def find(
                 clothes=verdict.clothes == clothes,
                 background=verdict.background == background,
                 crowded=crowded,
+                right=right,
             )
         )
     return findings
@@ -220,7 +231,13 @@ def _with_steps(bench: Bench, people: Sequence[Person], cases: int) -> dict[str,
 
 
 def summary(findings: Sequence[Finding]) -> dict[str, float]:
-    """Means over findings; a person without a face counts as 0 and as incorrect."""
+    """Means over findings; a person without a face counts as 0 and as wrong. "pose to the right", "pose to the left":
+    of those who were asked to look there, if any.
+    """
+    turned = {
+        f"pose to the {side}": [one.pose for one in findings if one.right is right]
+        for side, right in (("right", True), ("left", False))
+    }
     found = [one for one in findings if one.own is not None]
     own = [one.own for one in found if one.own is not None]
     return {
@@ -231,6 +248,7 @@ def summary(findings: Sequence[Finding]) -> dict[str, float]:
             name: _mean([getattr(one, name) for one in findings])
             for name in ("nearest", "expression", "pose", "clothes", "background", "crowded")
         },
+        **{name: _mean(poses) for name, poses in turned.items() if poses},
     }
 
 

@@ -186,7 +186,7 @@ def train_editor(workspace: Workspace) -> None:
         keypoint_encoder=str(workspace.start_file(KEYPOINT_ENCODER_FILE) or ""),
         steps=workspace.effort.reconfiguration, batch_size=8, targets=4, learning_rate=5e-4, ema_decay=0.99,
         log_every=20, save_every=250, sample_every=500, size=192, features=64, width=4,
-        diffusion_share=0.1, diffusion_weight=100.0,
+        diffusion_share=0.1, diffusion_weight=10.0,
     )  # fmt: skip
 
     def stage(timed: ReconfigureSettings) -> EditorStage:
@@ -273,7 +273,7 @@ def measure_all(workspace: Workspace) -> None:
     folder, effort = workspace.out / "measured", workspace.effort
     instruments = [*pack_models(workspace.pack), workspace.data_folder(UNSEEN) / INDEX]
     files = [*(workspace.out / "miniature").glob("*.safetensors"), *instruments]
-    cache = MeasurementCache(folder, files, [effort.ceiling, effort.few_steps])
+    cache = MeasurementCache(folder, files, [measure.VERSION, effort.ceiling, effort.few_steps])
     bench = open_bench(workspace)
     index = SampleIndex(workspace.data_folder(UNSEEN))
     samples_by_person = [index.samples(name) for name in index.people]

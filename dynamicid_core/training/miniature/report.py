@@ -24,7 +24,8 @@ _COLUMNS = {
     "clothes": "clothes",
     "background": "background",
 }
-_TO_ORIGINAL = {"to the original": "to the same picture"}
+_SIDES = {"pose to the right": "Pose to the right", "pose to the left": "Pose to the left"}
+_KEPT = {"to the original": "to the same picture"}
 _SEVERAL = {
     "nearest": "right person nearest",
     **{name: title for name, title in _COLUMNS.items() if name != "clothes"},
@@ -47,7 +48,7 @@ def tables(
         count = len(of_number) // len(SETTINGS) // number
         who = "One person" if number == 1 else f"{number} people side by side"
         parts += ["", f"### {who}, {count} pictures a row", ""]
-        parts += _table(rows, _COLUMNS if number == 1 else _SEVERAL)
+        parts += _table(rows, (_COLUMNS if number == 1 else _SEVERAL) | _SIDES)
     parts += ["", f"### Few steps, one person as the photo shows them, {few} pictures a row", ""]
     rows = {f"{row['sampler']}, {row['steps']} steps": row for row in steps}
     parts += _table(rows, {k: title for k, title in _COLUMNS.items() if k not in ("expression", "pose")})
