@@ -202,7 +202,7 @@ def plan(names: Sequence[str], people: int, seeds: int, limit: int | None = None
     # the motion after the one it started with.
     period = math.lcm(len(MOTIONS), len(settings))
     cases = [
-        _case(*settings[i % len(settings)], (i + i // both_end) % len(MOTIONS), looks_right(i))
+        _case(*settings[i % len(settings)], (i + i // period) % len(MOTIONS), looks_right(i))
         for i in range(len(MOTIONS) * len(settings))
     ]
     return cases[:limit]

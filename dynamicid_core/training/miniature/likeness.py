@@ -88,7 +88,7 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
             noise + sum(weight * perceptual[name] for name, weight in _ARCFACE_WEIGHTS.items()) + edited,
             noise=noise,
             edited=edited,
-            **seen,
+            **perceptual,
             token_spread=token_spread(tokens, batch.shown),
         )
 
@@ -100,9 +100,9 @@ class LikenessAnchoring(CloseUpAnchoring[LikenessBatch]):
         features, on the embedding, on confusion with others, and on similarities to all people, compared with those of
         the photo. 0 if fewer than two pictures qualify.
         """
-        most = max(2, round(_ARCFACE_SHARE * len(predicted)))
+        limit = max(2, round(_ARCFACE_SHARE * len(predicted)))
         early_on = _MAX_TIMESTEP / 1000 * self._denoiser.timesteps
-        rows = (batch.shown & (batch.timesteps < early_on)).nonzero().flatten()[:most]
+        rows = (batch.shown & (batch.timesteps < early_on)).nonzero().flatten()[:limit]
         if len(rows) < 2:
             return dict.fromkeys(_ARCFACE_WEIGHTS, predicted.new_zeros(()))
         some = rows_of(batch, rows)

@@ -25,7 +25,7 @@ _COLUMNS = {
     "background": "background",
 }
 _SIDES = {"pose to the right": "Pose to the right", "pose to the left": "Pose to the left"}
-_KEPT = {"to the original": "to the same picture"}
+_TO_ORIGINAL = {"to the original": "to the same picture"}
 _SEVERAL = {
     "nearest": "right person nearest",
     **{name: title for name, title in _COLUMNS.items() if name != "clothes"},
