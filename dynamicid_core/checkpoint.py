@@ -43,6 +43,7 @@ _SIGNATURE_TENSORS = {
 _MODULES = {ADAPTER: ("face_encoder", "saa"), IMR: (IMR,), KEYPOINT_ENCODER: (KEYPOINT_ENCODER,)}
 _RELEASED_PREFIX = {"face_encoder": "proj_module.", "saa": "SAA_module.", IMR: "", KEYPOINT_ENCODER: ""}
 _DYNAMICID_ONLY_PREFIXES = ("proj_module.", "SAA_module.", "adapter_modules.")
+_DEEPEST = 4  # mappings below the outermost one of a pickle; the released files have one
 
 
 @dataclass(frozen=True)
@@ -220,17 +221,21 @@ def _damaged(path: Path) -> InputError:
     )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
-    """{"proj_module": {"norm.weight": …}} -> {"proj_module.norm.weight": …}; values other
-    than tensors (a step count) are left out.
+def _flatten(tree: Any, prefix: str = "", depth: int = 0, seen: set[int] | None = None) -> dict[str, Tensor]:
+    """{"proj_module": {"norm.weight": …}} -> {"proj_module.norm.weight": …}; what is no tensor (a step count) is left
+    out.
+
+    Each mapping is read once, down to _DEEPEST: a small pickle can nest without end, or hold itself.
     """
     flat: dict[str, Tensor] = {}
-    if isinstance(tree, Mapping):
+    seen = set() if seen is None else seen
+    if isinstance(tree, Mapping) and depth <= _DEEPEST and id(tree) not in seen:
+        seen.add(id(tree))
         for key, value in tree.items():
             if isinstance(value, Tensor):
                 flat[f"{prefix}{key}"] = value
             else:
-                flat |= _flatten(value, f"{prefix}{key}.")
+                flat |= _flatten(value, f"{prefix}{key}.", depth + 1, seen)
     return flat
 
 

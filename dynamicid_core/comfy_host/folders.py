@@ -72,9 +72,16 @@ def check_listed(name: str, file: str | None) -> bool | str:
 
 
 def fingerprint(name: str, file: str | None) -> tuple[tuple[str, int], ...]:
-    """For fingerprint_inputs of a node: changes with the file, or with any of the folder if the name is linked."""
-    looked_at = list_files(name) if file is None else [file]
+    """What fingerprint_inputs of a node answers: it changes with the file, or with any of the folder if a link brings
+    the name.
+    """
+    looked_at = [each for each in list_files(name) if _exists(name, each)] if file is None else [file]
     return tuple((each, find_file(name, each).stat().st_mtime_ns) for each in sorted(looked_at))
+
+
+def _exists(name: str, file: str) -> bool:
+    """Whether a listed file is there; a link may lead nowhere."""
+    return folder_paths.get_full_path(name, file) is not None
 
 
 def model_folders(name: str) -> list[str]:

@@ -201,6 +201,29 @@ def test_a_truncated_file_is_called_damaged(tmp_path, released, form, kept):
         read_checkpoint(path, ADAPTER)
 
 
+def holding_itself():
+    tree = {}
+    tree["again"] = tree
+    return tree
+
+
+def nested(levels, width):
+    """A tree of width ** levels leaves, in a few kilobytes: each level holds the one below it several times."""
+    tree = {"step": 1}
+    for _ in range(levels):
+        tree = {f"branch {number}": tree for number in range(width)}
+    return tree
+
+
+@pytest.mark.parametrize(
+    "tree", [holding_itself(), nested(40, 2), nested(4, 1000)], ids=["holds itself", "is deep", "is wide"]
+)
+def test_a_pickle_that_nests_without_end_is_refused_at_once(tmp_path, tree):
+    torch.save(tree, tmp_path / "a.bin")
+    with pytest.raises(InputError, match="no file of DynamicID"):
+        read_checkpoint(tmp_path / "a.bin", ADAPTER)
+
+
 @pytest.mark.parametrize("content", [b"<html>404 Not Found</html>", bytes(range(256)) * 4, b"\x80\x02rubbish"])
 def test_a_file_of_something_else_is_called_damaged(tmp_path, content):
     (tmp_path / "page.bin").write_bytes(content)

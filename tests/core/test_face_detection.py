@@ -100,7 +100,14 @@ def test_all_sizes_are_tried_before_a_photo_is_said_to_have_no_face(analysis, mo
     ):
         analysis.choose(np.zeros((1000, 2000, 3), np.uint8), "largest", 0)
     upright = [(1000, 2000), 640], [(1000, 2000), 320], [(1000, 2000), 160]
-    assert {*map(tuple, upright), ((3000, 4000), 640), ((1000, 2000), 1280), ((2000, 1000), 160)} <= set(tried)
+    assert {*map(tuple, upright), ((960, 1280), 640), ((1000, 2000), 1280), ((2000, 1000), 160)} <= set(tried)
+
+
+def test_the_border_of_a_long_photo_takes_no_memory_to_speak_of(analysis, monkeypatch):
+    bordered = []
+    monkeypatch.setattr(FaceDetector, "_find_at", lambda self, photo, size: bordered.append(photo.nbytes) or [])
+    analysis._detector._find_with_border(np.zeros((20_000, 1080, 3), np.uint8))
+    assert bordered[0] < 3 * 1300**2
 
 
 @pytest.mark.parametrize(("asked", "tried"), [(320, "320, 160"), (700, "672, 320, 160"), (200, "192, 384")])

@@ -89,3 +89,15 @@ def test_a_file_that_another_node_names_is_read_again_only_when_it_was_replaced(
     os.utime(file, (1, 1))
     executor.run(deepcopy(prompt))
     assert "2" in executor.server.ran
+
+
+def test_a_link_that_leads_nowhere_does_not_make_every_run_read_the_folder_again(models):
+    run("DynamicIDSaveFace", face=make_face(), name="fine")
+    link = models / "dynamicid" / "faces" / "gone.safetensors"
+    link.symlink_to("/nowhere/gone.safetensors")
+    try:
+        files = [file for file, _ in node("DynamicIDLoadFace").fingerprint_inputs(name=None)]
+    finally:
+        link.unlink()
+    assert "fine.safetensors" in files
+    assert link.name not in files
