@@ -130,7 +130,7 @@ def _shrunk(bgr: Photo, scale: float) -> Photo:
     import cv2
 
     height, width = (max(1, round(side * scale)) for side in bgr.shape[:2])
-    return cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _is_same_face(face: FoundFace, other: FoundFace) -> bool:
