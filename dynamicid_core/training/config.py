@@ -19,7 +19,8 @@ class LoopConfig:
     """What the training loop needs, whatever it trains.
 
     output: folder for weights, states, curves and sheets. steps: of the whole run. batch_size: what a device sees at
-    once; accumulation: how many of those make one step. learning_rate, weight_decay: of AdamW. warmup_steps: over which
+    once; accumulation: how many of those make one step; the keypoint encoder's batch
+    normalisation measures each by itself. learning_rate, weight_decay: of AdamW. warmup_steps: over which
     the learning rate rises; cooldown_steps: the last ones, over which it falls to 0. rates: how many times faster parts
     of the network learn, by how the names of their parameters begin. ema_decay: of the averaged weights that are saved,
     0 for none. precision: "bf16" computes in bfloat16 where that is safe. seed: of chance and of the order of data.
