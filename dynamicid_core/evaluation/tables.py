@@ -1,6 +1,6 @@
 """Means with their uncertainty, beside the paper's figures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +38,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Line:
-    """A setting in a table. pictures: how many were painted. measured, paper: by measure, without unknown ones."""
+    """A setting in a table. pictures: how many were painted. differences: to FULL, case by case.
+    measured, paper: by measure; unknown ones are missing."""
 
     setting: Setting
     pictures: int
     measured: Mapping[str, Estimate]
     paper: Mapping[str, float]
+    differences: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,32 @@ def render(tables: Sequence[Table]) -> str:
 
 
 def _lines(title: str, rows: Sequence[Row], people: Sequence[int]) -> Iterator[Line]:
+    full = {row.case: row for row in rows if row.setting == FULL.name}
     for setting in SETTINGS:
         mine = [row for row in rows if row.setting == setting.name and row.people in people]
         if not mine:
             continue
         measured = {name: estimate(groups) for name in MEASURES if (groups := _grouped(mine, name))}
         pictures = len({row.picture for row in mine})
-        yield Line(setting, pictures, measured, PAPER.get(title, {}).get(setting.name, {}))
+        differences = {name: estimate(groups) for name in MEASURES if (groups := _differences(mine, full, name))}
+        yield Line(setting, pictures, measured, PAPER.get(title, {}).get(setting.name, {}), differences)
 
 
 def _grouped(rows: Sequence[Row], measure: str) -> list[list[float]]:
-    """The known values of a measure, grouped by people, scene and seed."""
+    """Its values where it is known, those of the same people, scene and noise together."""
+    return _in_groups((row, getattr(row, measure)) for row in rows)
+
+
+def _differences(rows: Sequence[Row], full: Mapping[str, Row], measure: str) -> list[list[float]]:
+    """As ``_grouped``, by how much each value is above that of the same case with FULL."""
+    pairs = [(row, full[row.case]) for row in rows if row.setting != FULL.name and row.case in full]
+    values = [(row, getattr(row, measure), getattr(other, measure)) for row, other in pairs]
+    return _in_groups((row, None if mine is None or other is None else mine - other) for row, mine, other in values)
+
+
+def _in_groups(values: Iterable[tuple[Row, float | None]]) -> list[list[float]]:
     groups: dict[tuple[str, str, int], list[float]] = {}
-    for row in rows:
-        value = getattr(row, measure)
+    for row, value in values:
         if value is not None:
             groups.setdefault((row.names, row.prompt, row.seed), []).append(value)
     return list(groups.values())
@@ -115,6 +129,9 @@ def _cells(table: Table) -> Iterator[list[str]]:
     for line in table.lines:
         measured = [str(line.measured.get(name, _NONE)) for name in MEASURES]
         yield [line.setting.label, *measured, str(line.pictures)]
+        if line.differences:
+            differences = [str(line.differences.get(name, _NONE)) for name in MEASURES]
+            yield [f"{line.setting.label}, difference to {FULL.label}", *differences, _NONE]
         if line.paper:
             figures = (line.paper.get(name) for name in MEASURES)
             yield [f"{line.setting.label}, paper", *(_NONE if f is None else f"{f:.3f}" for f in figures), _NONE]

@@ -18,13 +18,14 @@ PRECISIONS = ("fp32", "bf16")
 class LoopConfig:
     """Settings of the training loop, whatever it trains.
 
-    output: folder for weights, states, curves and sheets. steps: of the whole run. batch_size: per device;
-    accumulation: batches per step. learning_rate, weight_decay: of AdamW. warmup_steps: the first ones, over which the
-    learning rate rises; cooldown_steps: the last ones, over which it falls to 0. rates: factors on the learning rate,
-    by prefix of parameter names. ema_decay: of the averaged weights that are saved, 0 for no averaging. precision:
-    "bf16" computes in bfloat16 where that is safe. seed: of all randomness and of the order of data. save_every,
-    sample_every, log_every: steps; 0 for never. sample_steps: of the sampler, for the sheets. clip_gradients: their
-    greatest norm, 0 for no clipping. keep: number of states to keep.
+    output: folder for weights, states, curves and sheets. steps: of the whole run. batch_size: what a device sees at
+    once; accumulation: how many of those make one step; the keypoint encoder's batch
+    normalisation measures each by itself. learning_rate, weight_decay: of AdamW. warmup_steps: over which
+    the learning rate rises; cooldown_steps: the last ones, over which it falls to 0. rates: how many times faster parts
+    of the network learn, by how the names of their parameters begin. ema_decay: of the averaged weights that are saved,
+    0 for none. precision: "bf16" computes in bfloat16 where that is safe. seed: of chance and of the order of data.
+    save_every, sample_every, log_every: steps; 0 for never. sample_steps: of the sampler, for the sheets.
+    clip_gradients: their longest length, 0 for any. keep: how many states to keep.
     """
 
     output: str

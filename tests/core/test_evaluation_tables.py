@@ -47,6 +47,21 @@ def test_one_picture_has_an_interval_of_no_width():
     assert str(estimate([[0.5]])) == "0.500 (0.500 to 0.500)"
 
 
+def test_settings_are_compared_case_by_case():
+    values = np.random.default_rng(3).normal(0.5, 0.1, 20).tolist()
+    rows = [
+        row(setting, case=f"{i}", names=f"{i}", face_sim=value - less)
+        for i, value in enumerate(values)
+        for setting, less in ((FULL, 0.0), (NO_GATE, 0.125))
+    ]
+    tables = make_tables(rows)
+    full, no_gate = tables[0].lines
+    assert not full.differences
+    assert str(no_gate.differences["face_sim"]) == "-0.125 (-0.125 to -0.125)"
+    assert no_gate.measured["face_sim"].high > no_gate.measured["face_sim"].low + 0.05
+    assert "difference to DynamicID" in render(tables)
+
+
 def test_the_papers_figures_stand_beside_the_measured():
     rows = [row(), row(NO_GATE), row(NO_IMR), row(BASE, face_sim=None)]
     rows += [row(people=2, picture="2.png"), row(people=3, picture="3.png")]
