@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import InputError
 from .face_analysis import DetectedFace
 
 SAME_PERSON = 0.35
@@ -72,6 +73,12 @@ def compare(
 
     places: where the people should be, None for anywhere; without it, from left to right in their order.
     """
+    sizes = sorted({len(embedding) for embedding in (*embeddings, *people)})
+    if len(sizes) > 1:
+        raise InputError(
+            "The people and the faces in the picture have embeddings of different sizes "
+            f"({', '.join(map(str, sizes))}). Encode the photos again with the InsightFace pack that Compare Faces has."
+        )
     order = sorted(range(len(found)), key=lambda i: found[i].centre[0])
     faces = [found[i] for i in order]
     if not faces:

@@ -64,7 +64,11 @@ def _resume(url: str, unfinished: Path, report: Report, bar: Any) -> None:
         _check_response(url, response)
         if response.status_code != requests.codes.partial_content:
             done = 0  # all of it, whatever was asked for
-        total = done + int(response.headers.get("content-length", -done))
+        elif not response.headers.get("content-range", "").startswith(f"bytes {done}-"):
+            unfinished.unlink(missing_ok=True)
+            raise requests.ConnectionError(f"{url} does not continue after the {done:,} bytes downloaded so far")
+        length = response.headers.get("content-length", "")
+        total = done + int(length) if length.isdecimal() else 0
         bar.total = total or None
         with unfinished.open("ab" if done else "wb") as file:
             for chunk in response.iter_content(_CHUNK_SIZE):

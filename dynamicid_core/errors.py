@@ -1,10 +1,17 @@
 """Errors that the user can fix."""
 
+_MAX_MESSAGE = 2000  # characters
+
 
 class InputError(ValueError):
-    """Invalid input. The message says what is wrong, where it was found, and what to do."""
+    """Invalid input. The message says what is wrong, where it was found, and what to do.
+
+    Messages quote input, such as names in a file, which may be of any length: the middle of a long one is left out.
+    """
 
     def __init__(self, message: str) -> None:
+        if len(message) > _MAX_MESSAGE:
+            message = f"{message[: _MAX_MESSAGE // 2]} … {message[-_MAX_MESSAGE // 2 :]}"
         # Quoted input may contain a lone surrogate, which no terminal takes: ComfyUI would crash when printing it.
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 

@@ -13,6 +13,7 @@ from .images import Photo
 from .keypoints import Keypoints, check_points, check_pose
 from .regions import Region
 
+_UNIT_TOLERANCE = 1e-3
 FILES = files.FileKind(
     what="face",
     writer="Save Face",
@@ -67,7 +68,7 @@ class Face:
     def _check_optional(self) -> None:
         count = self.tokens.shape[1]
         for name, tensor, fits in (
-            ("embedding", self.embedding, lambda shape: len(shape) == 1),
+            ("embedding", self.embedding, lambda shape: len(shape) == 1 and 0 not in shape),
             ("key_scale", self.key_scale, lambda shape: shape == (count,)),
         ):
             if tensor is not None and not (fits(tensor.shape) and tensor.isfinite().all()):
@@ -143,6 +144,12 @@ def mix_faces(
             f"The faces were recognised by different models ({', '.join(models)}). Encode them with the same "
             "InsightFace pack."
         )
+    embeddings = {len(face.embedding) for face, _ in mixed if face.embedding is not None}
+    if len(embeddings) > 1:
+        raise InputError(
+            f"The faces have embeddings of different sizes ({', '.join(map(str, sorted(embeddings)))}). Encode them "
+            "with the same InsightFace pack."
+        )
     main = max(mixed, key=lambda pair: pair[1])[0]
     tokens, uncond_tokens, key_scale = _mean_tokens(mixed) if method == "tokens" else _tokens_side_by_side(mixed)
     return replace(
@@ -174,6 +181,9 @@ def save_face(face: Face, folder: str | Path, name: str) -> Path:
 def load_face(path: str | Path) -> Face:
     """Reads a face file. Raises InputError if it is missing, damaged or of another kind."""
     tensors, metadata = files.load(FILES, path)
+    if (embedding := tensors.get("embedding")) is not None and abs(embedding.norm() - 1) > _UNIT_TOLERANCE:
+        # InsightFace's own embeddings, which other programs may have written, are not of length 1.
+        tensors["embedding"] = torch.nn.functional.normalize(embedding, dim=0)
     return Face(
         tensors["tokens"],
         tensors["uncond_tokens"],

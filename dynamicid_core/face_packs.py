@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -72,8 +71,14 @@ def find_packs(folders: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _folders_with_models(root: Path) -> Iterator[Path]:
-    """Folders with models, except those of ``_unpack`` and macOS."""
+    """Folders with models, except those of ``_unpack`` and macOS, each once."""
+    visited = set()
     for place, below, files in os.walk(root, followlinks=True):  # model folders are often links to another disk
+        real = os.path.realpath(place)
+        if real in visited:  # a link may lead back up
+            below.clear()
+            continue
+        visited.add(real)
         below[:] = [name for name in below if not name.endswith((_UNPACKING, "__MACOSX"))]
         if fnmatch.filter(files, _MODEL):
             yield Path(place)
@@ -213,7 +218,9 @@ def _extract(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
-    except (zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: a password, or an unsupported compression
+    except (OSError, zipfile.BadZipFile):
+        raise
+    except Exception as error:  # a damaged archive makes zipfile raise nearly anything; RuntimeError: a password
         raise zipfile.BadZipFile(str(error) or "it ends too early") from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from torch import Tensor
 from .errors import InputError
 
 SUFFIX = ".safetensors"
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[\d¹²³]|lpt[\d¹²³]) *(\..*)?", re.IGNORECASE)
 _MAX_NAME_BYTES = 200  # bytes; file systems allow 255, with suffix and number
 
 
@@ -112,9 +114,9 @@ def load(kind: FileKind, path: str | Path) -> tuple[dict[str, Tensor], dict[str,
     return tensors, metadata
 
 
-def with_suffix(name: str) -> str:
-    """The name with the suffix of these files, once."""
-    return name if name.endswith(SUFFIX) else name + SUFFIX
+def with_suffix(name: Any) -> Any:
+    """The name with the suffix of these files, once. What is not text stays as it is: looking for it reports it."""
+    return name if not isinstance(name, str) or name.endswith(SUFFIX) else name + SUFFIX
 
 
 def _valid_name(kind: FileKind, name: str) -> str:
@@ -130,7 +132,7 @@ def _valid_name(kind: FileKind, name: str) -> str:
 def _is_file_name(part: str) -> bool:
     """Whether a part of a path is a valid name on Linux, macOS and Windows."""
     printable = part.encode("utf-8", "replace").decode("utf-8") == part
-    reserved = re.fullmatch(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?", part, re.IGNORECASE)
+    reserved = part == ".git" or _WINDOWS_DEVICE.fullmatch(part)  # ComfyUI lists nothing in .git
     wrong = re.search(r'[<>:"|?*\x00-\x1f]|[. ]$', part)
     return bool(part) and printable and not reserved and not wrong and len(part.encode()) <= _MAX_NAME_BYTES
 

@@ -63,8 +63,9 @@ def check_points(points: Tensor) -> None:
 def check_pose(pose: Tensor | None) -> None:
     """Raises InputError for a pose that is not three finite angles."""
     if pose is not None and (pose.shape != (3,) or not pose.isfinite().all()):
+        found = pose.tolist() if pose.shape == (3,) else f"the shape {list(pose.shape)}"
         raise InputError(
-            f"A head pose must be pitch, yaw and roll in degrees; found {pose.tolist()}. Measure it again with Face "
+            f"A head pose must be pitch, yaw and roll in degrees; found {found}. Measure it again with Face "
             "Keypoints or Encode Face."
         )
 

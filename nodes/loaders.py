@@ -235,7 +235,7 @@ def _adapter_path(file: str) -> Path:
     return folders.find_file(_folder_of(file), file)
 
 
-def _folder_of(file: str) -> str:
+def _folder_of(file: Any) -> str:
     is_own = file in folders.list_files(folders.MODELS) or file not in folders.list_files(folders.IP_ADAPTERS)
     return folders.MODELS if is_own else folders.IP_ADAPTERS
 

@@ -283,12 +283,12 @@ class LoadKeypoints(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
         """Reports a missing file before anything runs."""
-        return folders.check_listed(folders.KEYPOINTS, name and files.with_suffix(name))
+        return folders.check_listed(folders.KEYPOINTS, files.with_suffix(name))
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None) -> tuple[tuple[str, int], ...]:
         """Changes when the file is replaced, so that it is read again. name: None if it is linked."""
-        return folders.fingerprint(folders.KEYPOINTS, name and files.with_suffix(name))
+        return folders.fingerprint(folders.KEYPOINTS, files.with_suffix(name))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:

@@ -13,13 +13,15 @@ import pytest
 
 class Server(ThreadingHTTPServer):
     """files: by path. cut: numbers of bytes after which successive answers break off. refuse: status codes of the first
-    answers. content_type: of all files. asked: the requested ranges.
+    answers. content_type: of all files. asked: the requested ranges. skip: bytes that answers to a range claim to leave
+    out. length: the Content-Length to claim.
     """
 
     def __init__(self, files, cut=(), ranges=True, refuse=(), content_type="application/zip", retry_after=None):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.files, self.cut, self.ranges, self.asked = files, list(cut), ranges, []
         self.refuse, self.content_type, self.retry_after = list(refuse), content_type, retry_after
+        self.skip, self.length = 0, ""
 
     @property
     def url(self):
@@ -50,8 +52,11 @@ class _Answer(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if start else 200)
+        if start:
+            begin = start + self.server.skip
+            self.send_header("Content-Range", f"bytes {begin}-{len(given) - 1}/{len(given)}")
         self.send_header("Content-Type", self.server.content_type)
-        self.send_header("Content-Length", str(len(given) - start))
+        self.send_header("Content-Length", self.server.length or str(len(given) - start))
         self.end_headers()
         end = start + self.server.cut.pop(0) if self.server.cut else len(given)
         self.wfile.write(given[start:end])

@@ -1,5 +1,6 @@
 """The pack's folders in ComfyUI's models/, and their files."""
 
+import reprlib
 from pathlib import Path
 
 import folder_paths
@@ -51,6 +52,8 @@ def file_choices(*names: str) -> list[str]:
 
 def find_file(name: str, file: str) -> Path:
     """The full path of a listed file. Raises InputError with the folders searched."""
+    if not isinstance(file, str):  # ComfyUI checks neither linked values nor those that a node validates itself
+        raise InputError(f"A file name is needed; found {reprlib.repr(file)}. Choose a file from the list.")
     path = folder_paths.get_full_path(name, file)
     if path is not None:
         return Path(path)

@@ -220,7 +220,7 @@ def nested(levels, width):
 )
 def test_a_pickle_that_nests_without_end_is_refused_at_once(tmp_path, tree):
     torch.save(tree, tmp_path / "a.bin")
-    with pytest.raises(InputError, match="no file of DynamicID"):
+    with pytest.raises(InputError, match="not a DynamicID file"):
         read_checkpoint(tmp_path / "a.bin", ADAPTER)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dynamicid_core.comparison import compare
+from dynamicid_core.errors import InputError
 from dynamicid_core.face_analysis import DetectedFace
 
 
@@ -184,3 +185,8 @@ def test_the_table_of_a_picture_without_faces_has_its_head_and_the_warning():
     table, warning = compare([], [], [ANNA]).table().split("\n\n")
     assert cells(table.splitlines()[0]) == ["found", "face 1"]
     assert warning == "No face was found in the picture."
+
+
+def test_people_of_another_embedding_size_are_reported():
+    with pytest.raises(InputError, match=r"different sizes \(7, \d+\)"):
+        compare([found(0)], [like(ANNA)], [np.ones(7, np.float32)])

@@ -67,6 +67,22 @@ def test_what_is_there_of_another_file_is_not_kept(tmp_path, there):
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
+def test_a_server_that_continues_elsewhere_than_asked_is_asked_for_the_whole_file(tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
+    with serving({"/a": CONTENT}) as server:
+        server.skip = 5
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert server.asked == ["bytes=1000-", None]
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_length_that_is_not_a_number_is_ignored(tmp_path):
+    with serving({"/a": CONTENT}) as server:
+        server.length = "many"
+        downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
 def test_a_server_that_always_breaks_off_is_given_up(tmp_path):
     with serving({"/a": CONTENT}, cut=[PIECE] + [0] * 20) as server, pytest.raises(OSError, match="bro"):
         downloads.fetch(f"{server.url}/a", tmp_path / "a.zip")
@@ -215,7 +231,16 @@ def test_an_empty_folder_that_a_download_left_is_filled(release, tmp_path):
     assert list(folder.parent.iterdir()) == [folder]
 
 
-@pytest.mark.parametrize("sent", [b"<html>Please log in to this network</html>", packed("readme.txt")])
+def badly_named():
+    """An archive whose directory says that names are UTF-8, and has one that is not."""
+    sent = bytearray(packed("det.onnx"))
+    start = sent.index(b"PK\1\2")
+    sent[start + 9] |= 0x08
+    sent[start + 46] = 0xFF
+    return bytes(sent)
+
+
+@pytest.mark.parametrize("sent", [b"<html>Please log in to this network</html>", packed("readme.txt"), badly_named()])
 def test_what_is_no_pack_is_reported_and_fetched_again_the_next_time(release, tmp_path, sent):
     release.files["/buffalo_s.zip"] = sent
     with pytest.raises(InputError, match=r"buffalo_s.zip is damaged .* run again"):

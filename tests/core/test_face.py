@@ -18,8 +18,14 @@ def make_face(seed=0, **parts):
     return Face(torch.rand(1, 4, 16, generator=g), torch.rand(1, 4, 16, generator=g), base_model="sd15", **parts)
 
 
+def unit(embedding):
+    return embedding / embedding.norm()
+
+
 def full_face():
-    return make_face(embedding=torch.rand(512), keypoints=torch.rand(106, 2), pose=torch.tensor([1.0, -20.0, 3.0]))
+    return make_face(
+        embedding=unit(torch.rand(512)), keypoints=torch.rand(106, 2), pose=torch.tensor([1.0, -20.0, 3.0])
+    )
 
 
 def test_a_face_is_read_back_as_it_was_saved(tmp_path):
@@ -77,6 +83,7 @@ def test_a_name_may_lie_in_a_folder(tmp_path):
         "C:\\anna",
         "what?",
         "a//b",
+        ".git/anna",
         "\\\\server\\x",
         "con",
         "a /b",
@@ -309,7 +316,7 @@ def test_a_name_that_was_given_with_its_ending_gets_no_other(tmp_path):
     assert save_face(make_face(), tmp_path, " anna.safetensors ").name == "anna.safetensors"
 
 
-@pytest.mark.parametrize("name", ["com1", "LPT9", "nul.txt"])
+@pytest.mark.parametrize("name", ["com1", "LPT9", "nul.txt", "con .x", "CONIN$", "conout$.a"])
 def test_a_name_that_windows_keeps_for_itself_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="cannot be a file name"):
         save_face(make_face(), tmp_path, name)
@@ -330,3 +337,20 @@ def test_of_what_could_not_be_written_nothing_is_left(tmp_path):
     with pytest.raises(OSError, match="No space"):
         half()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_embedding_that_another_program_saved_is_brought_to_length_1(tmp_path):
+    embedding = unit(torch.rand(512))
+    path = save_face(make_face(embedding=embedding * 20), tmp_path, "anna")
+    torch.testing.assert_close(load_face(path).embedding, embedding)
+
+
+def test_an_embedding_without_values_is_refused():
+    with pytest.raises(InputError, match="embedding has the shape"):
+        make_face(embedding=torch.rand(0))
+
+
+def test_faces_with_embeddings_of_different_sizes_are_not_mixed():
+    faces = [make_face(embedding=unit(torch.rand(size))) for size in (7, 512)]
+    with pytest.raises(InputError, match=r"different sizes \(7, 512\)"):
+        mix_faces(faces, [1, 1])

@@ -236,6 +236,17 @@ def test_a_pack_behind_a_link_is_found(tmp_path):
     assert list(find_packs([tmp_path / "models"])) == ["buffalo_l"]
 
 
+def test_links_that_lead_back_up_do_not_multiply_packs(tmp_path):
+    (tmp_path / "buffalo_l").mkdir()
+    (tmp_path / "buffalo_l" / "det.onnx").touch()
+    try:
+        for name in ("a", "b"):
+            (tmp_path / name).symlink_to(tmp_path, target_is_directory=True)
+    except OSError as error:  # Windows requires a privilege for it
+        pytest.skip(f"no links can be made here: {error}")
+    assert list(find_packs([tmp_path])) == ["buffalo_l"]
+
+
 def test_two_packs_of_one_name_are_distinguished_by_their_folders(tmp_path):
     for place in ("a/pack", "b/pack"):
         (tmp_path / place).mkdir(parents=True)

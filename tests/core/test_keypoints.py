@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dynamicid_core.errors import InputError
-from dynamicid_core.keypoints import Keypoints, encoder_input, load_keypoints, rasterise, save_keypoints
+from dynamicid_core.keypoints import Keypoints, check_pose, encoder_input, load_keypoints, rasterise, save_keypoints
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "kpe_true.safetensors")
 
@@ -92,3 +92,9 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     with pytest.raises(InputError, match=r"cut\.safetensors is damaged"):
         load_keypoints(tmp_path / "cut.safetensors")
+
+
+def test_a_pose_of_a_million_values_does_not_fill_the_message():
+    with pytest.raises(InputError, match=r"found the shape \[1000000\]") as refused:
+        check_pose(torch.zeros(10**6))
+    assert len(str(refused.value)) < 500

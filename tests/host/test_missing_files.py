@@ -51,6 +51,19 @@ def test_a_file_that_is_not_there_is_named_before_anything_runs(class_type, name
     assert 'There is no file "nobody.safetensors". Looked in ' in message
 
 
+@pytest.mark.parametrize("value", [5, True, {"a": 1}])
+@pytest.mark.parametrize(("class_type", "name", "_", "__"), LISTS)
+def test_a_value_that_is_not_a_file_name_is_reported_in_words(class_type, name, _, __, value):
+    (message,) = errors_of(class_type, **{name: value})
+    assert f"A file name is needed; found {value!r}" in message
+
+
+@pytest.mark.parametrize(("class_type", "name", "_", "__"), LISTS)
+def test_a_link_that_brings_no_file_name_is_reported_in_words(class_type, name, _, __):
+    with pytest.raises(ValueError, match="A file name is needed; found None"):
+        run(class_type, **{name: None})
+
+
 @pytest.mark.parametrize("part", ["imr", "keypoint_encoder"])
 def test_a_missing_part_of_an_adapter_is_not_blamed_on_the_adapter(part, dynamicid):
     given = {"adapter": "SAA_tiny.bin", part: "nothing.bin"}
