@@ -1,7 +1,10 @@
 """What the recipe measures of the miniature, and how measuring resumes."""
 
 import pytest
+import torch
 
+from dynamicid_core.comfy_host import miniature
+from dynamicid_core.face import Face
 from dynamicid_core.training.miniature import measure, measurement_cache, recipe, report
 from dynamicid_core.training.miniature.bench import FULL, SETTINGS, Bench
 from dynamicid_core.training.miniature.workspace import Effort
@@ -18,6 +21,18 @@ def test_measuring_leaves_tables_and_pictures_to_look_at(workspace, monkeypatch)
     (folder / "tables.md").unlink()
     recipe.run_stages(workspace, ["measure"])
     assert (folder / "tables.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(("sampler", "scheduler", "made"), [("euler", "normal", 6), ("ddim", "ddim_uniform", 7)])
+def test_the_steps_in_the_table_are_those_that_the_sampler_makes(sampler, scheduler, made):
+    loaded, calls = miniature.load_miniature(), []
+    loaded.model.set_model_unet_function_wrapper(
+        lambda apply_model, given: calls.append(1) or apply_model(given["input"], given["timestep"], **given["c"])
+    )
+    bench = Bench(loaded, None, None, steps=6, sampler=sampler, scheduler=scheduler)
+    face = Face(torch.zeros(1, 4, 128), torch.zeros(1, 4, 128), "miniature")
+    bench.paint([face], FULL, "a person", seed=1)
+    assert bench.unet_steps == len(calls) == made
 
 
 def test_a_measurement_is_kept_for_the_weights_that_were_measured(tmp_path):

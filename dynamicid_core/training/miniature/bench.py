@@ -6,6 +6,7 @@ Used to measure it, and to paint what its decoder learns from.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import comfy.samplers
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -75,6 +76,12 @@ class Bench:
     cfg: float = CFG
     sampler: str = "euler"
     scheduler: str = "normal"
+
+    @property
+    def unet_steps(self) -> int:
+        """How many steps are really made: DDIM's schedule has one more unless the number divides 1000."""
+        sampling = self.miniature.model.get_model_object("model_sampling")
+        return len(comfy.samplers.calculate_sigmas(sampling, self.scheduler, self.steps)) - 1
 
     @torch.inference_mode()
     def person(self, name: str, photo: Photo) -> Person:

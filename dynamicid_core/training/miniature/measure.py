@@ -209,7 +209,7 @@ def few_steps(bench: Bench, people: Sequence[Person], cases: int, cache: Measure
         scheduler = "ddim_uniform" if sampler == "ddim" else "normal"
         quick = replace(bench, steps=steps, sampler=sampler, scheduler=scheduler)
         of_these = cache.get_or_measure(f"{sampler}-{steps}", partial(_with_steps, quick, people, cases))
-        rows.append({"sampler": sampler, "steps": steps, **of_these})
+        rows.append({"sampler": sampler, "steps": quick.unet_steps, **of_these})
     return rows
 
 
