@@ -2,7 +2,7 @@
 
 import pytest
 from browser import load_workflow
-from thumbnails import TELL
+from thumbnails import SEND_OUTPUTS
 
 from tests.browser.interface import NODE
 
@@ -11,7 +11,7 @@ KINDS = ("DynamicIDDescribeFace", "DynamicIDSaveFace", "DynamicIDSaveKeypoints")
 
 def tell(graph, node, text):
     """As if the server had just run the node."""
-    graph.page.evaluate(TELL, {str(node): {"text": [text]}})
+    graph.page.evaluate(SEND_OUTPUTS, {str(node): {"text": [text]}})
     graph.settle()
 
 

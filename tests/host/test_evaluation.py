@@ -100,8 +100,8 @@ def test_sizes_batches_and_seeds_are_as_asked(painting, base, dynamicid):
         ({"width": 500}, "The size is 500 x 64; .* multiples of 8"),
         ({"height": 0}, "multiples of 8"),
         ({"steps": 0}, "steps is 0"),
-        ({"sampler": "best"}, '"best" is no sampler'),
-        ({"scheduler": "best"}, '"best" is no scheduler'),
+        ({"sampler": "best"}, '"best" is not a sampler'),
+        ({"scheduler": "best"}, '"best" is not a scheduler'),
     ],
 )
 def test_a_sampling_that_cannot_be_is_refused(painting, changes, said):
