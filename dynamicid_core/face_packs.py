@@ -7,11 +7,14 @@ import fnmatch
 import logging
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from . import downloads
 from .downloads import Report
@@ -39,6 +42,7 @@ DEFAULT_PACK = Path.home() / ".insightface" / "models" / "buffalo_l"
 _PACKAGE_PROVIDERS = {"onnxruntime-gpu": PROVIDERS["CUDA"], "onnxruntime-directml": PROVIDERS["DirectML"]}
 _MODEL = "[!.]*.onnx"  # macOS puts a ._ file beside each file on foreign disks and into archives
 _UNPACKING = ".unpacking"
+_LOCK_PAUSE = 0.2  # seconds
 
 _log = logging.getLogger(__name__)
 
@@ -166,12 +170,44 @@ def download_pack(name: str, root: str | Path, report: Report = lambda done, who
     """Fetches a pack that InsightFace publishes into ``root``/models/``name`` and returns that folder.
 
     An archive that is already there, from InsightFace or a browser, is not downloaded again. report: see
-    ``downloads.fetch``; an exception from it stops the download, which resumes next time.
+    ``downloads.fetch``; an exception from it stops the download, which resumes next time. While another process
+    downloads the same pack, this one waits for it.
     """
     _import_insightface()
+    folder = Path(root) / "models" / name
+    with _only_one_at_a_time(folder, report):
+        return folder if pack_models(folder) else _download_pack(name, folder, report)
+
+
+@contextmanager
+def _only_one_at_a_time(folder: Path, report: Report) -> Iterator[None]:
+    """Keeps other processes from downloading the pack meanwhile. The lock of a process that is killed is free again."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    told = False
+    with suppress(OSError):  # the download says what is wrong with the folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            if not told:
+                _log.info("Waiting: another process is downloading the InsightFace pack %s", folder.name)
+            told = True
+        except (OSError, NotImplementedError) as error:  # of some network disks
+            _log.debug("%s cannot be locked: %s", folder.parent, error)
+            break
+        report(0, 0)
+        time.sleep(_LOCK_PAUSE)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download_pack(name: str, folder: Path, report: Report) -> Path:
     from insightface.utils import storage
 
-    folder = Path(root) / "models" / name
     theirs, ours = (folder.with_name(file) for file in (f"{name}.zip", f".{name}.zip"))
     archive = theirs if zipfile.is_zipfile(theirs) else ours
     try:

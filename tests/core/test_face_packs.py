@@ -1,9 +1,11 @@
 """InsightFace packs: real ones, damaged ones, and what is reported about them."""
 
 import shutil
+import subprocess
 import sys
 from importlib import metadata
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -12,6 +14,7 @@ from dynamicid_core import face_packs
 from dynamicid_core.errors import InputError
 from dynamicid_core.face_packs import choose_providers, find_pack, find_packs, open_pack, pack_models
 from tests import photos
+from tests.server import packed, serving
 
 
 def test_packs_are_found_at_any_depth_under_any_file_names(tmp_path, pack):
@@ -328,3 +331,41 @@ def test_two_onnxruntimes_are_nothing_to_speak_of_where_the_provider_is_there(mo
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     choose_providers("auto")
     assert caplog.text == ""
+
+
+_OTHER_PROCESS = """
+import sys
+from insightface.utils import storage
+from dynamicid_core.face_packs import download_pack
+
+def report(done, total):
+    if done:
+        print("downloading", flush=True)
+        sys.stdin.readline()
+
+storage.BASE_REPO_URL = sys.argv[1]
+print(download_pack("buffalo_s", sys.argv[2], report))
+"""
+
+
+def test_two_processes_download_a_pack_once(tmp_path, monkeypatch):
+    from insightface.utils import storage
+
+    with serving({"/buffalo_s.zip": packed("det.onnx", "rec.onnx")}) as server:
+        monkeypatch.setattr(storage, "BASE_REPO_URL", server.url)
+        other = subprocess.Popen(
+            [sys.executable, "-c", _OTHER_PROCESS, server.url, tmp_path],
+            cwd=Path(face_packs.__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with other:
+            while "downloading" not in (line := other.stdout.readline()):
+                assert line
+            folder = face_packs.download_pack(
+                "buffalo_s", tmp_path, lambda done, total: other.stdin.closed or other.stdin.close()
+            )
+            assert other.stdout.read().endswith(f"{folder}\n")
+    assert [file.name for file in pack_models(folder)] == ["det.onnx", "rec.onnx"]
+    assert server.asked == [None]
