@@ -183,7 +183,7 @@ def download_pack(name: str, root: str | Path, report: Report = lambda done, who
 def _only_one_at_a_time(folder: Path, report: Report) -> Iterator[None]:
     """Keeps other processes from downloading the pack meanwhile. The lock of a process that is killed is free again."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    told = False
+    waits = False
     with suppress(OSError):  # the download says what is wrong with the folder
         folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -191,9 +191,9 @@ def _only_one_at_a_time(folder: Path, report: Report) -> Iterator[None]:
             lock.acquire(timeout=0)
             break
         except Timeout:
-            if not told:
+            if not waits:
                 _log.info("Waiting: another process is downloading the InsightFace pack %s", folder.name)
-            told = True
+            waits = True
         except (OSError, NotImplementedError) as error:  # of some network disks
             _log.debug("%s cannot be locked: %s", folder.parent, error)
             break
@@ -202,7 +202,10 @@ def _only_one_at_a_time(folder: Path, report: Report) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        if lock.is_locked:
+            with suppress(OSError):  # Windows deletes no open file
+                os.unlink(lock.lock_file)
+            lock.release()
 
 
 def _download_pack(name: str, folder: Path, report: Report) -> Path:

@@ -58,6 +58,11 @@ class Sampling:
                 raise InputError(f'"{given}" is not a {what} of this ComfyUI. Choose one of: {", ".join(known)}.')
 
 
+def unet_steps(model: ModelPatcher, scheduler: str, steps: int) -> int:
+    """How many steps a sampler makes when it is asked for ``steps``: ddim_uniform adds one unless they divide 1000."""
+    return len(comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)) - 1
+
+
 @torch.inference_mode()
 def paint(
     base: BaseModel,

@@ -6,7 +6,6 @@ Used to measure it, and to paint what its decoder learns from.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import comfy.samplers
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from PIL import Image
 
 from ...comfy_host.encoding import encode_photos
 from ...comfy_host.miniature import PICTURE_HEIGHT, PICTURE_WIDTH, Miniature, load_miniature
-from ...comfy_host.painting import BaseModel, Sampling, paint
+from ...comfy_host.painting import BaseModel, Sampling, paint, unet_steps
 from ...evaluation.cases import Motion
 from ...evaluation.metrics import pose_class
 from ...evaluation.pipeline import with_motion
@@ -79,9 +78,8 @@ class Bench:
 
     @property
     def unet_steps(self) -> int:
-        """How many steps are really made: DDIM's schedule has one more unless the number divides 1000."""
-        sampling = self.miniature.model.get_model_object("model_sampling")
-        return len(comfy.samplers.calculate_sigmas(sampling, self.scheduler, self.steps)) - 1
+        """How many steps are really made, see ``unet_steps``."""
+        return unet_steps(self.miniature.model, self.scheduler, self.steps)
 
     @torch.inference_mode()
     def person(self, name: str, photo: Photo) -> Person:
