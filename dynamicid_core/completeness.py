@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 
 from .adapter import LORA_TARGETS, describe_family, projection_sizes, update_sources
 from .face_encoder import FaceEncoder, FaceEncoderSizes
@@ -31,6 +31,9 @@ def find_faults(modules: Mapping[str, dict[str, Tensor]]) -> list[str]:
 
 def _module_faults(module: str, weights: dict[str, Tensor]) -> list[str]:
     name = _NAMES[module]
+    empty = [key for key, tensor in weights.items() if tensor.is_meta or tensor.layout != strided]
+    if empty:
+        return [f"{name}'s {key} has no plain values" for key in empty]
     found = _network_faults(name, _NETWORKS[module], weights) if module in _NETWORKS else _saa_faults(weights)
     return found + [
         f"{name}'s {key} holds {tensor.dtype} instead of floating-point numbers"

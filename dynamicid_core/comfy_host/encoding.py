@@ -107,6 +107,11 @@ def encode_tokens(
             f"The face recognition model gives embeddings of size {embeddings.shape[-1]}; the face encoder needs "
             f"{embedding_size}. Use the InsightFace pack buffalo_l, with which the released model was trained."
         )
+    if not (torch.isfinite(embeddings).all() and torch.isfinite(features).all() and torch.isfinite(no_features).all()):
+        raise InputError(
+            "The face recognition or CLIP vision model gives values that are not numbers for this photo. Download both "
+            "models again."
+        )
     comfy.model_management.load_models_gpu([patcher])
     device = patcher.load_device
     embeddings = torch.cat((embeddings.float(), torch.zeros(1, embedding_size)))
@@ -114,6 +119,8 @@ def encode_tokens(
     with torch.no_grad():
         tokens = patcher.model(embeddings.to(device), both.to(device), shortcut=dynamicid.variant.shortcut)
     tokens = tokens.float().cpu()
+    if not torch.isfinite(tokens).all():
+        raise InputError("The adapter makes tokens that are not numbers: its file is damaged. Download it again.")
     return tokens[:-1], tokens[-1:]
 
 

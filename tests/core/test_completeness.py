@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dynamicid_core.checkpoint import ADAPTER, IMR, KEYPOINT_ENCODER, read_checkpoint
+from dynamicid_core.completeness import find_faults
 from dynamicid_core.errors import InputError
 from dynamicid_core.imr import Imr, ImrSizes
 from tests.core.weight_files import GOLDEN, RELEASED, adapter_file, keypoint_encoder
@@ -207,3 +208,9 @@ def test_an_adapter_in_8_bit_floats_is_complete(tmp_path, released):
 def test_adapters_in_ip_adapters_layout_are_complete(tmp_path, token_size, layers):
     saa = read_checkpoint(adapter_file(tmp_path / "a", token_size, layers), ADAPTER).modules["saa"]
     assert len(saa) == 9 * layers
+
+
+@pytest.mark.parametrize("convert", [lambda tensor: tensor.to("meta"), torch.Tensor.to_sparse], ids=["meta", "sparse"])
+def test_tensors_without_plain_values_are_named(imr, convert):
+    weights = imr | {"proj_in.weight": convert(imr["proj_in.weight"])}
+    assert find_faults({"imr": weights}) == ["the IMR's proj_in.weight has no plain values"]

@@ -23,6 +23,25 @@ def test_tokens_of_a_file_in_the_released_layout_match_the_released_encoder(dyna
     torch.testing.assert_close(uncond_tokens, TENSORS["tokens_uncond"], atol=2e-5, rtol=0)
 
 
+def test_values_that_are_not_numbers_are_blamed_on_the_model_that_made_them(dynamicid):
+    encode_tokens, input_error = core("comfy_host.encoding").encode_tokens, core("errors").InputError
+    seen = [TENSORS[f"in.{name}"] for name in ("id_embeds", "clip_embeds", "clip_uncond")]
+    for number in range(3):
+        wrong = [torch.full_like(given, torch.nan) if i == number else given for i, given in enumerate(seen)]
+        with pytest.raises(input_error, match="face recognition or CLIP vision model gives values"):
+            encode_tokens(dynamicid, *wrong)
+    norm = dynamicid.face_encoder.model.norm.weight
+    before = norm.detach().clone()
+    try:
+        with torch.inference_mode():
+            norm.fill_(torch.nan)
+        with pytest.raises(input_error, match="The adapter makes tokens that are not numbers"):
+            encode_tokens(dynamicid, *seen)
+    finally:
+        with torch.inference_mode():
+            norm.copy_(before)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_unet_with_faces_in_boxes_matches_the_released_pipeline(dynamicid, name):
     case = CASES[name]
