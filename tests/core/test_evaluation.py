@@ -260,8 +260,8 @@ def test_the_tables_are_of_the_cases_of_the_command_whatever_else_is_in_the_fold
     command, references, tmp_path, monkeypatch
 ):
     options = [*command(imr="imr", **{"keypoint-encoder": "kpe"}), "--people", "1"]
-    studios = iter([FakePipeline(stop_after=14), FakePipeline()])
-    monkeypatch.setattr("dynamicid_core.evaluation.__main__._open_pipeline", lambda _: next(studios))
+    pipelines = iter([FakePipeline(stop_after=14), FakePipeline()])
+    monkeypatch.setattr("dynamicid_core.evaluation.__main__._open_pipeline", lambda _: next(pipelines))
     assert main([*options, "--seeds", "2", "--limit", "9"]) == 130
     assert main([*options, "--limit", "4"]) == 0
     base = len({case.base_key for case in cases_of(references, 1)})

@@ -246,10 +246,10 @@ def test_without_an_imr_and_a_clip_the_rest_is_measured(command, tmp_path, capsy
 
 def test_pictures_of_the_people_themselves_are_recognised(command, tmp_path, monkeypatch):
     """If the model painted the reference photos, FaceSim would be 1 and the motion that of the photos."""
-    studio_class = core("evaluation.pipeline").HostPipeline
+    pipeline_class = core("evaluation.pipeline").HostPipeline
     known = {}
 
-    def encode(self, photo, original=studio_class.encode):
+    def encode(self, photo, original=pipeline_class.encode):
         face = original(self, photo)
         known[face.tokens.sum().item()] = photo
         return face
@@ -258,9 +258,9 @@ def test_pictures_of_the_people_themselves_are_recognised(command, tmp_path, mon
         shown = [np.asarray(Image.fromarray(known[face.tokens.sum().item()]).resize((400, 400))) for face in people]
         return np.concatenate(shown, axis=1) if shown else np.zeros((400, 400, 3), np.uint8)
 
-    monkeypatch.setattr(studio_class, "encode", encode)
-    monkeypatch.setattr(studio_class, "paint", mirror)
-    monkeypatch.setattr(studio_class, "edit", lambda self, face, motion: face)
+    monkeypatch.setattr(pipeline_class, "encode", encode)
+    monkeypatch.setattr(pipeline_class, "paint", mirror)
+    monkeypatch.setattr(pipeline_class, "edit", lambda self, face, motion: face)
     assert core("evaluation.__main__").main(command(limit=2, people="1")) == 0
     painted = [row for row in rows(tmp_path / "out") if row["setting"] == "full"]
     assert all(float(row["face_sim"]) > 0.8 for row in painted)
