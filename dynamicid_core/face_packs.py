@@ -181,7 +181,7 @@ def download_pack(name: str, root: str | Path, report: Report = lambda done, who
 
 @contextmanager
 def _only_one_at_a_time(folder: Path, report: Report) -> Iterator[None]:
-    """Keeps other processes from downloading the pack meanwhile. The lock of a process that is killed is free again."""
+    """Keeps other processes from downloading the pack meanwhile. If a process is killed, its lock is released."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     waits = False
     with suppress(OSError):  # the download says what is wrong with the folder
@@ -194,7 +194,7 @@ def _only_one_at_a_time(folder: Path, report: Report) -> Iterator[None]:
             if not waits:
                 _log.info("Waiting: another process is downloading the InsightFace pack %s", folder.name)
             waits = True
-        except (OSError, NotImplementedError) as error:  # of some network disks
+        except (OSError, NotImplementedError) as error:  # a file system without locks, as on some network disks
             _log.debug("%s cannot be locked: %s", folder.parent, error)
             break
         report(0, 0)

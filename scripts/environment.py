@@ -108,7 +108,7 @@ def remove_venv(stamp: dict[str, str] | None) -> None:
     if stamp is None and any(repository.VENV.iterdir()):
         raise SetupError(f"{repository.VENV} was not made by this script. Move it away, then run this again.")
     if inside_venv():
-        raise SetupError(f"{repository.VENV} has to be built anew: run this with a Python from outside of it.")
+        raise SetupError(f"{repository.VENV} has to be rebuilt: run this with a Python from outside it.")
     shutil.rmtree(repository.VENV)
 
 

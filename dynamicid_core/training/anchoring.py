@@ -118,7 +118,7 @@ class AnchorCollator:
 
 
 def with_other_clothes(samples: list[Sample], share: float, generator: torch.Generator) -> list[Sample]:
-    """The samples, a share of which have below the chin what another one has below theirs."""
+    """The samples, a share of them with another sample's clothes: its picture from the chin down."""
     changed = (torch.rand(len(samples), generator=generator) < share).tolist()
     others = torch.randperm(len(samples), generator=generator).tolist()
     return [

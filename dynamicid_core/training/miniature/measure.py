@@ -26,7 +26,7 @@ from .judge import COLOURS, true_answers
 from .measurement_cache import MeasurementCache
 
 VERSION = 2
-"""Of what is asked and found. With another one, no measurement that was kept is taken for one of now."""
+"""Of the cases and findings. Cached measurements of another version are not used."""
 _STEP_COUNTS = (4, 6, 8, 12, 20, 30)
 _SAMPLERS = ("euler", "dpmpp_2m", "ddim")
 
