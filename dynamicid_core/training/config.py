@@ -169,7 +169,8 @@ def load_config(path: str | Path, kind: type[Config]) -> Config:
         raise InputError(f"There is no config file {path}.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # ValueError: text that is not UTF-8, or a date that does not exist. RecursionError: lists in lists without end.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold lines such as steps: 1000; found {type(values).__name__}.")

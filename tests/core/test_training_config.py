@@ -81,3 +81,9 @@ def test_what_is_no_list_of_settings_is_refused(tmp_path):
         read(tmp_path, "a: [1")
     with pytest.raises(InputError, match="There is no config file"):
         load_config(tmp_path / "none.yaml", AnchorConfig)
+
+
+@pytest.mark.parametrize("text", ["steps: 2020-13-45", "rates: " + "[" * 5000], ids=["no date", "nested"])
+def test_yaml_that_breaks_its_reader_is_refused(tmp_path, text):
+    with pytest.raises(InputError, match="is not a YAML file"):
+        read(tmp_path, NEEDED + text)

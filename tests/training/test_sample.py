@@ -124,3 +124,9 @@ def test_other_members_of_a_record_are_ignored(record):
 def test_a_photograph_in_a_record_still_looks_like_itself(record):
     picture = photos.astronaut()[:256, 100:356].astype(int)
     assert np.abs(from_record(record).picture - picture).mean() < 2
+
+
+def test_a_picture_too_large_to_open_is_reported(record, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(InputError, match=r"train-000004\.tar is damaged \(DecompressionBombError"):
+        from_record(record)

@@ -1,5 +1,6 @@
 """Writing and reading shards, also when something goes wrong."""
 
+import json
 import os
 import random
 import sys
@@ -191,3 +192,12 @@ def test_a_run_killed_while_it_began_can_be_given_again(tmp_path):
 def test_settings_may_change_while_nothing_is_made(tmp_path):
     ShardWriter(tmp_path / "set", {**SETTINGS, "size": 8}, shard_size=3)
     assert write(tmp_path / "set", PEOPLE).joinpath("index.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "index", [{"shards": [5], "people": {}}, {"shards": [], "people": {"anna": [[5, "a"]]}}], ids=["shards", "people"]
+)
+def test_an_index_with_names_that_are_not_text_is_refused(tmp_path, index):
+    (tmp_path / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(InputError, match=r"index\.json is damaged \(5 is not the name of a shard or a sample"):
+        SampleIndex(tmp_path)

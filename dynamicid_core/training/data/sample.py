@@ -86,6 +86,13 @@ def to_record(sample: Sample) -> Record:
     }
 
 
+# What the readers of JSON, pictures and arrays raise for damaged content; TokenError comes from some headers of arrays.
+_FAULTS = (
+    *(KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, SyntaxError, TokenError),
+    *(MemoryError, RecursionError, Image.DecompressionBombError),
+)
+
+
 def from_record(record: Mapping[str, Any]) -> Sample:
     """The sample with these members; others, such as WebDataset's own, are ignored.
 
@@ -101,8 +108,7 @@ def from_record(record: Mapping[str, Any]) -> Sample:
         sample = Sample(
             picture=pixels, pose=pose, keypoints=keypoints, embedding=embedding, embedding_rgb=embedding_rgb, **labels
         )
-    # TokenError: raised by numpy's reader for some broken headers.
-    except (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, SyntaxError, TokenError) as error:
+    except _FAULTS as error:
         raise _damaged(record, f"{type(error).__name__}: {error}") from error
     height, width, _ = pixels.shape
     if height != width:

@@ -133,6 +133,12 @@ class _OpenShard:
         self._unfinished.unlink(missing_ok=True)
 
 
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is not the name of a shard or a sample")
+    return name
+
+
 class SampleIndex:
     """A finished data set by person, with random access to samples. Safe to share among processes.
 
@@ -149,9 +155,11 @@ class SampleIndex:
             raise InputError(f"{self.folder} has no {INDEX}: {what} (python -m dynamicid_core.training.data).")
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            self.shards: list[str] = list(found["shards"])
-            self.people = {name: [(shard, key) for shard, key in places] for name, places in found["people"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.shards = [_text(shard) for shard in found["shards"]]
+            self.people = {
+                name: [(_text(shard), _text(key)) for shard, key in places] for name, places in found["people"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is damaged ({error}). Run the command that makes the data set again.") from error
         self._places: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
 
