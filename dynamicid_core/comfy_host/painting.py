@@ -59,7 +59,7 @@ class Sampling:
 
 
 def unet_steps(model: ModelPatcher, scheduler: str, steps: int) -> int:
-    """How many steps a sampler makes when it is asked for ``steps``: ddim_uniform adds one unless they divide 1000."""
+    """How many steps a sampler makes when asked for ``steps``: ddim_uniform makes more unless they divide 1000."""
     return len(comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)) - 1
 
 

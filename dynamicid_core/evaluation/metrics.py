@@ -71,6 +71,15 @@ def faces_found(matches: Sequence[Match | None]) -> float:
     return sum(match is not None for match in matches) / len(matches)
 
 
+def in_place(matches: Sequence[Match | None], width: int) -> float:
+    """In place: share of the people whose face has its centre in their own one of equal columns, from left to right.
+
+    width: of the picture, in pixels. A missing face counts as wrong. The paper names no such measure; this one is ours.
+    """
+    columns = [None if match is None else int(match.seen.face.centre[0] * len(matches) // width) for match in matches]
+    return sum(column == person for person, column in enumerate(columns)) / len(matches)
+
+
 def expression_share(matches: Sequence[Match | None], asked: Sequence[str]) -> float:
     """Expr: share of the people whose expression is classified as the one asked for. A missing face counts as wrong."""
     return share([None if match is None else match.seen.expression for match in matches], asked)

@@ -16,8 +16,8 @@ from ..files import atomic_write, explain_write_errors
 class Row:
     """A case with a setting. setting: by name. case: its key. people: how many. names, asked, seen, similarities: one
     entry per person, see ``join_people``. The measures are means over the people of the picture, None where there is
-    nothing to measure. disruption: see ``metrics.disruption``. picture: path relative to the file; several cases may
-    share one.
+    nothing to measure. in_place: None for one person. disruption: see ``metrics.disruption``. picture: path relative to
+    the file; several cases may share one.
     """
 
     setting: str
@@ -34,6 +34,7 @@ class Row:
     expression: float | None
     pose: float | None
     faces: float | None
+    in_place: float | None
     disruption: float | None
     picture: str
 
@@ -44,6 +45,7 @@ MEASURES: Mapping[str, str] = {
     "expression": "Expr",
     "pose": "Pose",
     "faces": "Faces found",
+    "in_place": "In place",
     "disruption": "Disruption",
 }
 """Column of each measure -> heading in tables and plots."""

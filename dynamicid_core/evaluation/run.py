@@ -118,6 +118,7 @@ class _Run:
             expression=metrics.expression_share(matches, [motion.expression for motion in case.motions]),
             pose=metrics.pose_share(matches, [motion.pose for motion in case.motions]),
             faces=metrics.faces_found(matches),
+            in_place=metrics.in_place(matches, photo.shape[1]) if len(people) > 1 else None,
             disruption=None if math.isnan(disruption) else disruption,
             picture=path,
         )
@@ -154,6 +155,7 @@ class _Run:
             expression=None,
             pose=None,
             faces=None,
+            in_place=None,
             disruption=None,
             picture=path,
         )

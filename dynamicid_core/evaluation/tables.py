@@ -86,8 +86,9 @@ def render(tables: Sequence[Table]) -> str:
         parts.append(NO_CLIP_T)
     parts.append(
         "Means over cases, with 95 % bootstrap intervals; cases with the same people, scene and noise are drawn "
-        "together. Disruption: mean absolute difference to the base model's picture outside the faces, 0 to 1. Paper: "
-        "arXiv 2503.06505. EVALUATION.md says how each is measured."
+        "together. In place: share of several people whose face is in their own column. Disruption: mean absolute "
+        "difference to the base model's picture outside the faces, 0 to 1. Paper: arXiv 2503.06505. EVALUATION.md says "
+        "how each is measured."
     )
     return "\n\n".join(parts) + "\n"
 

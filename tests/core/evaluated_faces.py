@@ -76,6 +76,6 @@ def row(setting=FULL, people=1, **changes):
     given = {
         "setting": setting.name, "case": "c", "people": people, "names": "a", "prompt": "p", "seed": 0, "asked": "x",
         "seen": "y", "similarities": "0.5", "clip_t": 0.2, "face_sim": 0.5, "expression": 1.0, "pose": 0.0,
-        "faces": 1.0, "disruption": 0.1, "picture": "none.png",
+        "faces": 1.0, "in_place": None, "disruption": 0.1, "picture": "none.png",
     }  # fmt: skip
     return Row(**{**given, **changes})

@@ -40,6 +40,7 @@ def test_every_case_is_painted_with_every_setting_and_base_pictures_once(referen
     full = [row for row in results.rows if row.setting == FULL.name]
     assert all(row.face_sim == pytest.approx(1) for row in full)
     assert {row.faces for row in full} == {1.0}
+    assert {(row.people, row.in_place) for row in full} == {(1, None), (2, 0.5)}, "both faces are on the left"
 
 
 @pytest.mark.parametrize("place", ["pictures", "results.csv"])

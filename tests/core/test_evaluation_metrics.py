@@ -50,6 +50,15 @@ def test_a_picture_without_faces_scores_zero_everywhere():
     assert metrics.pose_share(matches, ["front", "front"]) == 0
 
 
+def test_people_are_in_place_in_their_own_column():
+    left, right = unit(1), unit(0, 1)
+    found = metrics.assign([seen(right, x=30), seen(left, x=19)], [left, right])
+    assert metrics.in_place(found, width=40) == 1
+    assert metrics.in_place(found, width=36) == 0.5
+    assert metrics.in_place(metrics.assign([seen(right, x=10), seen(left, x=30)], [left, right]), width=40) == 0
+    assert metrics.in_place(metrics.assign([seen(right, x=30)], [left, right]), width=40) == 0.5
+
+
 def test_shares_go_by_person_and_not_by_set():
     matches = metrics.assign([seen(unit(1), expression="sad"), seen(unit(0, 1), x=30)], [unit(1), unit(0, 1)])
     assert metrics.expression_share(matches, ["sad", "happy"]) == 1
