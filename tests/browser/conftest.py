@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMFYUI = os.environ.get("COMFYUI_PATH")
+FRONTEND = os.environ.get("COMFYUI_FRONTEND")  # the static folder of another comfyui-frontend-package
 PICTURES = ROOT / "output" / "browser"
 
 # The commands import each other by plain name, as they do when they are run.
@@ -47,7 +48,8 @@ def server(browser):
 
     if not repository.venv_python().exists():
         pytest.skip("tests of the interface: .venv does not exist (python scripts/test.py makes it)")
-    with HostServer(hosts.user_host(), base_directory.prepare("browser")) as running:
+    arguments = ("--front-end-root", FRONTEND) if FRONTEND else ()
+    with HostServer(hosts.user_host(), base_directory.prepare("browser"), arguments=arguments) as running:
         yield running
 
 

@@ -109,6 +109,7 @@ class Graph:
     def remember(self):
         """Sets the point that undo returns to."""
         self.page.evaluate("() => { window.app.canvas.emitBeforeChange(); window.app.canvas.emitAfterChange(); }")
+        self.page.wait_for_timeout(100)  # later interfaces add what changes within 50 ms
 
     def undo(self, node, x):
         """Undo the last change, until a node has a value of x again."""

@@ -212,13 +212,13 @@ def test_in_a_subgraph_the_numbers_of_its_node_are_shown(graph):
     outer = graph.make_subgraph(node)
     graph.page.evaluate(
         """id => {
-            const {subgraph, widgets} = window.app.graph.getNodeById(id);
+            const {subgraph} = window.app.graph.getNodeById(id);
             const [inner] = subgraph.nodes;
             subgraph.addInput("x", "FLOAT").connect(inner.inputs.find(input => input.name === "x"), inner);
-            widgets.find(widget => widget.name === "x").value = 0.05;
         }""",
         outer,
     )
+    graph.set(outer, "x", 0.05)
     graph.open_subgraph(outer)
 
     assert graph.drawn(node) == near((0.05, 0.4, 0.2, 0.2))

@@ -24,7 +24,7 @@ def offered(graph, node, slot):
     graph.page.mouse.down()
     graph.page.mouse.move(x + (250 if to_the_right else -250), y + 60, steps=6)
     graph.page.mouse.up()
-    options = graph.page.locator(".p-autocomplete-option")
+    options = graph.page.get_by_role("option")
     options.first.wait_for()
     graph.page.wait_for_timeout(500)  # the list changes once more when the filter is set
     names = [text.replace("\xa0", "\n").split("\n")[0] for text in options.all_inner_texts()]
@@ -43,19 +43,19 @@ def offered(graph, node, slot):
 )
 def test_a_link_dropped_into_empty_space_offers_what_fits(graph, setting, kind, slot, expected):
     setting("Comfy.LinkRelease.Action", "search box")
-    node = graph.add(kind, (560, 160))
+    node = graph.add(kind, (560, 400))
     assert expected <= set(offered(graph, node, slot))
 
 
 def test_links_offer_what_fits_after_a_refresh_too(graph, setting):
     setting("Comfy.LinkRelease.Action", "search box")
     graph.page.evaluate("() => window.app.refreshComboInNodes()")
-    assert "Apply DynamicID" in offered(graph, graph.add("DynamicIDEncodeFace", (560, 160)), "face")
+    assert "Apply DynamicID" in offered(graph, graph.add("DynamicIDEncodeFace", (560, 400)), "face")
 
 
 def test_links_of_other_types_offer_what_they_did(graph, setting):
     setting("Comfy.LinkRelease.Action", "search box")
-    found = offered(graph, graph.add("DynamicIDLoader", (560, 160)), "dynamicid")
+    found = offered(graph, graph.add("DynamicIDLoader", (560, 400)), "dynamicid")
     assert {"Apply DynamicID", "Encode Face"} <= set(found)
     assert "Place Face" not in found
 

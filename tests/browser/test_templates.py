@@ -14,7 +14,8 @@ def test_templates_show_every_workflow_with_its_picture(graph, save_picture):
     dialog.get_by_text(PACK_FOLDER).first.click()
 
     for name in WORKFLOWS:
-        dialog.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
+        # Its picture, above it, may only be loaded once it is visible.
+        dialog.get_by_text(name, exact=True).first.evaluate("title => title.scrollIntoView({block: 'center'})")
         picture = dialog.get_by_alt_text(name, exact=True).first
         picture.wait_for()
         assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 0

@@ -75,7 +75,7 @@ function ownTitle(node) {
 function placedBefore(first) {
   const before = sourceOf(first, CHAIN);
   if (!before || isPlaceFace(before) || before.mode === MUTED) return 0;
-  return before.inputs?.filter((input) => input.type === "DYNAMICID_FACE" && input.link != null).length ?? 0;
+  return before.inputs?.filter(({ type }, slot) => type === "DYNAMICID_FACE" && before.isInputConnected(slot)).length ?? 0;
 }
 
 /** Place Face nodes before this one, first one first. @param {object} node */
@@ -153,7 +153,7 @@ export function readPictureSize(node) {
   const queue = [node];
   while (queue.length && seen.size < SEARCH_LIMIT) {
     const at = queue.shift();
-    const latent = at.inputs?.findIndex((input) => input.type === "LATENT" && input.link != null) ?? -1;
+    const latent = at.inputs?.findIndex(({ type }, slot) => type === "LATENT" && at.isInputConnected(slot)) ?? -1;
     if (latent >= 0 && at.mode !== BYPASSED) return sizeFrom(sourceAt(at, latent), new Set());
     for (const { node: target } of targetsOf(at)) {
       if (!seen.has(target) && target.mode !== MUTED) {
@@ -175,12 +175,13 @@ function sizeFrom(node, seen) {
   const [width, height] = ["width", "height"].map((name) => readNumber(node, name));
   if (width > 0 && height > 0) return { width, height };
   const picture = node.imgs?.[0];
-  if (picture?.naturalWidth > 0 && !node.inputs?.some((input) => input.type === "IMAGE" && input.link != null)) {
+  const hasSource = node.inputs?.some(({ type }, slot) => type === "IMAGE" && node.isInputConnected(slot));
+  if (picture?.naturalWidth > 0 && !hasSource) {
     return { width: picture.naturalWidth, height: picture.naturalHeight };
   }
   for (const type of ["LATENT", "IMAGE"]) {
     for (const [slot, input] of (node.inputs ?? []).entries()) {
-      const size = input.type === type && input.link != null ? sizeFrom(sourceAt(node, slot), seen) : null;
+      const size = input.type === type ? sizeFrom(sourceAt(node, slot), seen) : null;
       if (size) return size;
     }
   }
@@ -223,7 +224,7 @@ function originOf(node, name) {
     if (!around) return {};
     [node, slot] = [around, end.slot];
     const input = node.inputs?.[slot];
-    const widget = input?.link == null && input?.widget && findWidget(node, input.widget.name);
+    const widget = input?.widget && !node.isInputConnected(slot) && findWidget(node, input.widget.name);
     if (widget) return { widget };
   }
   return null;
@@ -239,6 +240,12 @@ function nodeOfSubgraph(graph) {
 
 /** @param {object} node @param {string} name */
 const slotOf = (node, name) => node.inputs?.findIndex((input) => input.name === name) ?? -1;
+
+/**
+ * The link at an input. The node of a subgraph has a method of that name that does something else, so not its own.
+ * @param {object} node @param {number} slot
+ */
+const linkAt = (node, slot) => globalThis.LiteGraph.LGraphNode.prototype.getInputLink.call(node, slot);
 
 /**
  * The node that a named input is connected to.
@@ -259,13 +266,13 @@ const sourceAt = (node, slot) => endAt(node, slot)?.origin ?? null;
  */
 function endAt(node, slot) {
   for (let step = 0; step < SEARCH_LIMIT; step++) {
-    const link = node.graph?.getLink?.(node.inputs?.[slot]?.link);
+    const link = node.graph && node.inputs?.[slot] ? linkAt(node, slot) : null;
     if (!link) return null;
     const origin = node.graph.getNodeById(link.origin_id);
     const passes = origin?.type === "Reroute" || (origin?.mode === BYPASSED && !isPlaceFace(origin));
     if (!passes) return { origin, slot: link.origin_slot };
     node = origin;
-    slot = origin.type === "Reroute" ? 0 : origin.inputs?.findIndex((input) => input.type === link.type) ?? -1;
+    slot = origin.type === "Reroute" ? 0 : (origin.inputs?.findIndex((input) => input.type === link.type) ?? -1);
   }
   return null;
 }
@@ -276,13 +283,14 @@ function endAt(node, slot) {
  */
 function targetsOf(node, depth = 0) {
   const found = [];
-  for (const output of node.outputs ?? []) {
-    for (const id of output.links ?? []) {
-      const link = node.graph?.getLink?.(id);
-      const target = link && node.graph.getNodeById(link.target_id);
-      if (!target) continue;
+  for (const slot of node.outputs?.keys() ?? []) {
+    for (const target of new Set(node.getOutputNodes(slot) ?? [])) {
+      const inputs = target.inputs.filter((_, at) => {
+        const link = linkAt(target, at);
+        return link?.origin_slot === slot && node.graph.getNodeById(link.origin_id) === node;
+      });
       if (target.type === "Reroute" && depth < SEARCH_LIMIT) found.push(...targetsOf(target, depth + 1));
-      else found.push({ node: target, input: target.inputs?.[link.target_slot] ?? {} });
+      else found.push(...inputs.map((input) => ({ node: target, input })));
     }
   }
   return found;
