@@ -170,8 +170,13 @@ def from_mask(mask: Tensor) -> MaskRegion:
 
 
 def from_bounding_box(boxes: Any) -> PixelBox:
-    """A BOUNDING_BOX, {x, y, width, height} in pixels or a list with one of them -> region."""
-    box = boxes[0] if isinstance(boxes, (list, tuple)) and len(boxes) == 1 else boxes
+    """A BOUNDING_BOX, {x, y, width, height} in pixels, or a list with one of them -> region.
+
+    Detectors give a list of boxes for each picture of a batch.
+    """
+    box = boxes
+    while isinstance(box, (list, tuple)) and len(box) == 1:
+        box = box[0]
     if not isinstance(box, dict) or not box.keys() >= set(_SIDES):
         found = f"a list of {len(box)}" if isinstance(box, (list, tuple)) else type(box).__name__
         raise InputError(f"A face takes one bounding box with x, y, width and height in pixels; found {found}.")

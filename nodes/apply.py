@@ -9,7 +9,7 @@ from ..dynamicid_core.comfy_host.patching import MAX_LORA_STRENGTH, Conditioning
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face import Face, Placement
 from ..dynamicid_core.saa import MAX_SETTINGS, SaaSettings
-from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType, are_placements, check_dynamicid
+from .sockets import CATEGORY, DynamicIDType, FaceType, PlacementsType, are_placements, check_dynamicid, search_aliases
 
 _DEFAULT = SaaSettings()
 
@@ -23,6 +23,7 @@ class ApplyDynamicID(io.ComfyNode):
             node_id="DynamicIDApply",
             display_name="Apply DynamicID",
             category=CATEGORY,
+            **search_aliases("face id", "ip adapter", "instantid", "consistent character", "identity"),
             description="Makes the model generate the given people. Connect all three outputs to the sampler.",
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 model, or an SDXL one with an SDXL adapter."),

@@ -22,6 +22,7 @@ from .sockets import (
     connected_faces,
     face_choice_inputs,
     face_inputs,
+    search_aliases,
 )
 
 MAX_MIXED_FACES = 4
@@ -36,6 +37,7 @@ class EncodeFace(io.ComfyNode):
             node_id="DynamicIDEncodeFace",
             display_name="Encode Face",
             category=CATEGORY,
+            **search_aliases("face id", "insightface", "arcface", "face embedding"),
             description="Encodes the person in a photo as a face: identity tokens that the model can follow.",
             is_output_node=HAS_PREVIEW,
             inputs=[
@@ -106,6 +108,7 @@ class MixFaces(io.ComfyNode):
             node_id="DynamicIDAverageFaces",
             display_name="Mix Faces",
             category=CATEGORY,
+            **search_aliases("average faces", "merge faces", "blend faces"),
             description="Mixes two to four faces into one: the average of several people, or of several photos of one "
             "person.",
             inputs=[
@@ -139,6 +142,7 @@ class SaveFace(io.ComfyNode):
             node_id="DynamicIDSaveFace",
             display_name="Save Face",
             category=CATEGORY,
+            **search_aliases("save face model", "save face embedding"),
             description="Saves a face to models/dynamicid/faces. The photo is then no longer needed.",
             is_output_node=True,
             inputs=[
@@ -170,6 +174,7 @@ class LoadFace(io.ComfyNode):
             node_id="DynamicIDLoadFace",
             display_name="Load Face",
             category=CATEGORY,
+            **search_aliases("load face model", "load face embedding"),
             description="Loads a face that Save Face wrote to models/dynamicid/faces.",
             inputs=[
                 io.Combo.Input(

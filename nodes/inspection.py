@@ -23,6 +23,7 @@ from .sockets import (
     check_placements,
     connected_faces,
     face_inputs,
+    search_aliases,
 )
 
 
@@ -35,6 +36,7 @@ class ActivationMap(io.ComfyNode):
             node_id="DynamicIDActivationMap",
             display_name="Activation Map",
             category=CATEGORY,
+            **search_aliases("attention map", "heat map"),
             description="Shows where each person acts in the picture, for the UNet's down, middle and up layers.",
             is_output_node=True,
             inputs=[
@@ -71,6 +73,7 @@ class CompareFaces(io.ComfyNode):
             node_id="DynamicIDCompareFaces",
             display_name="Compare Faces",
             category=CATEGORY,
+            **search_aliases("face similarity", "face distance", "face recognition"),
             description="Identifies the people in a picture by ArcFace similarity, and warns when they have swapped "
             "places, appear twice or cannot be recognised.",
             is_output_node=True,

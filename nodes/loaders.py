@@ -10,7 +10,7 @@ from ..dynamicid_core.comfy_host import folders, loading, miniature
 from ..dynamicid_core.comfy_host.progress import download_progress
 from ..dynamicid_core.errors import InputError
 from ..dynamicid_core.face_detection import DETECTION_SIZE, DETECTION_SIZES, DETECTION_THRESHOLD, DETECTION_THRESHOLDS
-from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType
+from .sockets import CATEGORY, DynamicIDType, FaceAnalysisType, search_aliases
 
 NONE, AUTO = "none", "auto"
 _PARTS = ("adapter", "imr", "keypoint_encoder")
@@ -150,6 +150,7 @@ class LoadFaceAnalysis(io.ComfyNode):
             node_id="DynamicIDFaceAnalysisLoader",
             display_name="Load Face Analysis",
             category=CATEGORY,
+            **search_aliases("insightface", "buffalo_l", "antelopev2"),
             description="Loads an InsightFace pack, which finds and recognises faces in photos.",
             inputs=[
                 io.Combo.Input(

@@ -27,6 +27,7 @@ from .sockets import (
     check_face,
     check_face_analysis,
     face_choice_inputs,
+    search_aliases,
 )
 
 _NO_START_MESSAGE = (
@@ -44,6 +45,7 @@ class FaceKeypoints(io.ComfyNode):
             node_id="DynamicIDFaceKeypoints",
             display_name="Face Keypoints",
             category=CATEGORY,
+            **search_aliases("facial landmarks", "face landmarks"),
             description="Measures the expression and head pose of a face in a driving picture, for Edit Expression & "
             "Pose.",
             is_output_node=HAS_PREVIEW,
@@ -76,6 +78,7 @@ class PoseKeypoints(io.ComfyNode):
             node_id="DynamicIDPoseKeypoints",
             display_name="Pose Keypoints",
             category=CATEGORY,
+            **search_aliases("head pose", "expression editor", "face landmarks"),
             description="Turns a head and changes its expression with sliders or a preset, for Edit Expression & Pose.",
             is_output_node=HAS_PREVIEW,
             inputs=[
@@ -139,6 +142,7 @@ class DescribeFace(io.ComfyNode):
             node_id="DynamicIDDescribeFace",
             display_name="Describe Face",
             category=CATEGORY,
+            **search_aliases("emotion", "facial expression"),
             description="Describes the expression and head pose of a face, in words that the released model knows.",
             is_output_node=True,
             inputs=[FaceType.Input("face", tooltip="From Encode Face, Load Face or Edit Expression & Pose.")],
@@ -167,6 +171,7 @@ class EditFace(io.ComfyNode):
             node_id="DynamicIDEditFace",
             display_name="Edit Expression & Pose",
             category=CATEGORY,
+            **search_aliases("expression editor", "facial expression", "head pose", "emotion"),
             description="Gives a face another expression and head pose, from words and keypoints. The identity stays.",
             inputs=[
                 FaceType.Input("face", tooltip="The face to edit. From Encode Face or Load Face."),

@@ -21,6 +21,7 @@ from .sockets import (
     check_placements,
     connected_faces,
     face_inputs,
+    search_aliases,
 )
 
 
@@ -33,6 +34,7 @@ class PlaceFace(io.ComfyNode):
             node_id="DynamicIDPlaceFace",
             display_name="Place Face",
             category=CATEGORY,
+            **search_aliases("regional", "region", "bounding box", "several people"),
             description="Places a face in a region of the picture: a box drawn here, or a mask.",
             inputs=[
                 FaceType.Input("face", tooltip="The face to place. From Encode Face or Load Face."),
@@ -111,6 +113,7 @@ class AutoLayout(io.ComfyNode):
             node_id="DynamicIDAutoLayout",
             display_name="Auto Layout",
             category=CATEGORY,
+            **search_aliases("regional", "regions", "several people"),
             description="Places several people automatically, from left to right in the order of the inputs.",
             is_output_node=HAS_PREVIEW,
             inputs=[

@@ -21,6 +21,11 @@ PlacementsType = io.Custom("DYNAMICID_PLACEMENTS")
 BoundingBoxType = io.Custom("BOUNDING_BOX")  # ComfyUI's own on later hosts
 
 
+def search_aliases(*words: str) -> dict[str, Any]:
+    """For a schema: words under which ComfyUI's search finds the node, too. Older hosts have none."""
+    return {"search_aliases": list(words)} if "search_aliases" in io.Schema.__dataclass_fields__ else {}
+
+
 def face_inputs(count: int, tooltip: str, needed: int = 1) -> list[Any]:
     """Sockets face_1 .. face_N, the first ``needed`` of which must be connected."""
     return [FaceType.Input(f"face_{i}", optional=i > needed, tooltip=tooltip) for i in range(1, count + 1)]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import base_directory
+import hosts
 import repository
 from launch_host import WATCH_PARENT
 
@@ -76,7 +77,7 @@ class HostServer:
     def _command(self) -> list[str]:
         launcher = Path(__file__).with_name("launch_host.py")
         command = [str(repository.venv_python()), str(launcher), str(self.host), "--port", str(self.port)]
-        command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        command += ["--disable-auto-launch", hosts.offline_argument(self.host), "--database-url", "sqlite:///:memory:"]
         return [*command, *base_directory.host_arguments(self.base), *self.arguments]
 
     def _wait_until_up(self, begun: float) -> None:

@@ -48,6 +48,12 @@ def host_version(host: Path) -> str:
     return found[1] if found else "unknown"
 
 
+def offline_argument(host: Path) -> str:
+    """The argument for a page that does not reach for the internet; newer ComfyUIs have another name for it."""
+    arguments = (host / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+    return "--offline" if '"--offline"' in arguments else "--disable-api-nodes"
+
+
 def ensure_host(version: str = NEWEST_HOST) -> Path:
     """A ComfyUI of that version, unpacked from its wheel on first use."""
     target = repository.CACHE / "hosts" / version

@@ -42,13 +42,14 @@ def activation_maps(model: ModelPatcher, pictures: int, latent: Tensor | None = 
         raise InputError(
             f"The map of this sampling is no longer kept: the model has been sampled {KEPT_RUNS} times or more since. "
             "Sample the pictures in one batch instead of one after the other, or give each sampler an Apply DynamicID "
-            "of its own."
+            "of its own. For the map of an older picture, sample it again."
         )
     acted = {patch: _first_calls(run.calls, patch, runs) for patch, run in zip(patches, runs, strict=True) if run.calls}
     if not acted:
         raise InputError(
             "This model has not been sampled yet, or its faces never acted. Connect the same model to the sampler and "
-            "the sampler's latent here, so that sampling comes first, and check start_percent and end_percent."
+            "the sampler's latent here, so that sampling comes first, and check start_percent and end_percent. If the "
+            "sampler did not run this time, change its seed."
         )
     recorders: dict[IdentityPatch, list[_Recorder]] = {patch: [] for patch in acted}
     for call in dict.fromkeys(call for calls in acted.values() for call in calls):

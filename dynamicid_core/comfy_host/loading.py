@@ -1,5 +1,6 @@
 """The networks of an adapter under ComfyUI's memory management."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -89,9 +90,19 @@ def _patcher(build: Callable[..., nn.Module], weights: Mapping[str, Tensor]) -> 
     """A network with the file's own tensors, neither copied nor cast: the host's layers cast them when they run."""
     network = build(operations=comfy.ops.manual_cast, device="meta")
     network.load_state_dict(dict(weights), strict=True, assign=True)
-    network.eval().requires_grad_(False)
-    return ModelPatcher(
+    return _managed(network.eval().requires_grad_(False))
+
+
+def _managed(network: nn.Module) -> ModelPatcher:
+    patcher = ModelPatcher(
         network,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+    patcher.cached_patcher_init = (_copied, (network,))
+    return patcher
+
+
+def _copied(network: nn.Module, disable_dynamic: bool = False) -> ModelPatcher:
+    """A copy of the network, for another GPU: later hosts can sample on several. disable_dynamic: as they pass it."""
+    return _managed(copy.deepcopy(network))

@@ -4,6 +4,7 @@ Its UNet has the topology of SD1.5, with the same 16 attention blocks under the 
 with it as with SD1.5.
 """
 
+import inspect
 import json
 import tempfile
 from collections.abc import Mapping
@@ -127,6 +128,7 @@ def load_unet(file: Path) -> ModelPatcher:
     """Loads MODEL from a file."""
     model = build_unet()
     _load_weights(model.model.diffusion_model, _read(file), file)
+    model.model.diffusion_model.to(model.model.get_dtype())  # later hosts may have left the weights in the file's dtype
     return model
 
 
@@ -186,7 +188,10 @@ def vae_network() -> nn.Module:
 def build_text_encoder() -> Any:
     """CLIP without weights."""
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
-    return comfy.sd.CLIP(target, model_options={"clip_l_model_config": dict(TEXT)})
+    options: dict[str, Any] = {"model_options": {"clip_l_model_config": dict(TEXT)}}
+    if "disable_dynamic" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
+        options["disable_dynamic"] = True  # later hosts load a dynamic one from its file anew for hooks; this has none
+    return comfy.sd.CLIP(target, **options)
 
 
 def build_image_encoder() -> Any:

@@ -10,7 +10,7 @@ import comfy.float
 import comfy.lora
 import comfy.utils
 import torch
-from comfy.model_patcher import ModelPatcher, string_to_seed
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
@@ -20,6 +20,11 @@ from ..face import Face, Placement
 from .identity_patch import KEY, IdentityPatch
 from .loading import DynamicID
 from .rows import NEGATIVE, POSITIVE, Application, Row, RowRoles, mark
+
+try:
+    from comfy.utils import string_to_seed
+except ImportError:  # older hosts
+    from comfy.model_patcher import string_to_seed
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +104,7 @@ def add_low_rank_updates(model: ModelPatcher, updates: Mapping[str, tuple[Tensor
     unmerged: list[UnmergedUpdate] = []
     for name, (up, down) in updates.items():
         key = f"diffusion_model.{name}"
-        if _is_8_bit(comfy.utils.get_attr(model.model, key)):
+        if _is_8_bit(model, key):
             # Checkpoints in "scaled fp8" multiply the weight afterwards.
             scale = getattr(comfy.utils.get_attr(model.model, key.removesuffix(".weight")), "scale_weight", None)
             factor = strength / (1.0 if scale is None else float(scale))
@@ -132,10 +137,17 @@ def _warn_if_hidden(updated: Set[str]) -> Callable[..., None]:
     return tell
 
 
-def _is_8_bit(weight: Tensor) -> bool:
+def _is_8_bit(model: ModelPatcher, key: str) -> bool:
     """Whether a weight has 8 bits, even if wrapped in a tensor of the compute dtype. Bytes are other packs' formats."""
-    small = getattr(weight, "_qdata", weight).dtype
-    return small.itemsize == 1 and (small.is_floating_point or hasattr(weight, "_qdata"))
+    weight = comfy.utils.get_attr(model.model, key)
+    if hasattr(weight, "_qdata"):
+        return bool(weight._qdata.dtype.itemsize == 1)
+    dtype = weight.dtype
+    if getattr(model, "is_dynamic", lambda: False)():
+        # With dynamic VRAM, of later hosts, the weight is stored as in its file, and cast to this dtype when loaded.
+        layer = comfy.utils.get_attr(model.model, key.removesuffix(".weight"))
+        dtype = getattr(layer, "weight_comfy_model_dtype", None) or dtype
+    return bool(dtype.itemsize == 1 and dtype.is_floating_point)
 
 
 def _free_on_detach(updates: Sequence["UnmergedUpdate"]) -> Callable[[ModelPatcher, bool], None]:

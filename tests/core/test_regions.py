@@ -90,13 +90,13 @@ def test_a_box_in_pixels_outside_the_picture_is_refused(box):
 
 def test_a_bounding_box_may_come_alone_or_in_a_list():
     box = {"x": 1, "y": 2, "width": 3, "height": 4}
-    assert from_bounding_box(box) == from_bounding_box([box]) == PixelBox(1, 2, 3, 4)
+    assert from_bounding_box(box) == from_bounding_box([box]) == from_bounding_box([[box]]) == PixelBox(1, 2, 3, 4)
 
 
 @pytest.mark.parametrize(
     ("boxes", "message"),
-    [([], "a list of 0"), ([{}, {}], "a list of 2"), ("box", "found str"), ({"x": 1}, "found dict"),
-     ({"x": 1, "y": 2, "width": 0, "height": 4}, "is empty")],
+    [([], "a list of 0"), ([{}, {}], "a list of 2"), ([[{}, {}]], "a list of 2"), ("box", "found str"),
+     ({"x": 1}, "found dict"), ({"x": 1, "y": 2, "width": 0, "height": 4}, "is empty")],
 )  # fmt: skip
 def test_other_bounding_boxes_are_refused(boxes, message):
     with pytest.raises(InputError, match=message):

@@ -31,7 +31,8 @@ def boot() -> Path:
     (base / "custom_nodes").mkdir()
     (base / "models" / "dynamicid").mkdir(parents=True)
     importlib.import_module("base_directory").link_folder(REPOSITORY, base / "custom_nodes" / "dynamicid")
-    sys.argv = ["main.py", "--cpu", "--base-directory", str(base), "--disable-api-nodes"]
+    offline = importlib.import_module("hosts").offline_argument(Path(COMFYUI))
+    sys.argv = ["main.py", "--cpu", "--base-directory", str(base), offline]
     importlib.import_module("comfy.options").enable_args_parsing()  # before anything imports comfy.cli_args
     host_nodes = importlib.import_module("nodes")
     asyncio.run(host_nodes.init_extra_nodes(init_custom_nodes=True, init_api_nodes=False))

@@ -163,7 +163,7 @@ class Executor:
         self.server = Server()
         self.server.client_id = "test"
         takes = inspect.signature(execution.PromptExecutor).parameters
-        cache = {"cache_args": {"lru": 0, "ram": 0}} if "cache_args" in takes else {"cache_size": 0}
+        cache = {"cache_args": {"lru": 0, "ram": 0, "ram_inactive": 0}} if "cache_args" in takes else {"cache_size": 0}
         self.executor = execution.PromptExecutor(self.server, cache_type=execution.CacheType.CLASSIC, **cache)
 
     def run(self, prompt):

@@ -135,6 +135,40 @@ def test_8_bit_weights_are_known_in_the_wrapping_of_newer_hosts(dynamicid):
     assert wrapped not in patched.patches
 
 
+class DynamicPatcher(comfy.model_patcher.ModelPatcher):
+    """As newer hosts have it on most GPUs: a weight keeps its file's dtype, and its layer says in which it will run."""
+
+    def is_dynamic(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stored", "runs_in", "merged"),
+    [(torch.float8_e4m3fn, torch.float16, True), (torch.float16, torch.float8_e4m3fn, False),
+     (torch.float8_e4m3fn, None, False), (torch.float16, None, True)],
+)  # fmt: skip
+def test_with_dynamic_vram_the_dtype_in_which_a_weight_runs_decides(dynamicid, stored, runs_in, merged):
+    network = tiny_unet(stored).model
+    name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q"
+    comfy.utils.get_attr(network, name).weight_comfy_model_dtype = runs_in
+    model = DynamicPatcher(network, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+    patched = apply(dynamicid, faces(1)[0], model=model)[0]
+    assert (f"{name}.weight" in patched.patches) == merged
+    assert (f"{name}.weight" in patched.weight_wrapper_patches) == (not merged)
+
+
+def test_networks_can_be_copied_for_another_gpu(dynamicid):
+    """As newer hosts do it for MultiGPU CFG Split, which needs it of every network beside the model."""
+    make, arguments = dynamicid.projections.cached_patcher_init
+    for copy in (make(*arguments), make(*arguments, disable_dynamic=True)):
+        assert type(copy) is comfy.model_patcher.ModelPatcher
+        assert copy.load_device == dynamicid.projections.load_device
+        own, copied = dynamicid.projections.model.state_dict(), copy.model.state_dict()
+        assert own.keys() == copied.keys()
+        assert all(torch.equal(own[key], copied[key]) for key in own)
+        assert not {tensor.data_ptr() for tensor in own.values()} & {tensor.data_ptr() for tensor in copied.values()}
+
+
 def test_bytes_of_another_packs_format_are_left_to_that_pack(dynamicid):
     """GGUF's layers hold packed bytes, report the unpacked shape, and apply patches themselves."""
 

@@ -133,3 +133,13 @@ def wait_for(ask, seconds=120):
         assert time.monotonic() < end
         time.sleep(0.2)
     return answer
+
+
+def test_comfyui_reads_what_the_pack_runs_on():
+    """One unknown name, and it would take all of them for none."""
+    from comfy_config.config_parser import extract_node_configuration
+
+    project = extract_node_configuration(str(ROOT)).project
+    assert set(project.supported_accelerators) == {"GPU :: NVIDIA CUDA", "GPU :: Apple Metal"}
+    assert project.supported_os == ["OS Independent"]
+    assert project.supported_comfyui_version == ">=0.3.52"
