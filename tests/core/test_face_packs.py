@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from importlib import metadata
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
@@ -348,24 +349,58 @@ print(download_pack("buffalo_s", sys.argv[2], report))
 """
 
 
-def test_two_processes_download_a_pack_once(tmp_path, monkeypatch):
+@contextmanager
+def downloading_elsewhere(server, folder):
+    """Another process, in the middle of a download. It goes on when its input is closed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _OTHER_PROCESS, server.url, folder],
+        cwd=Path(face_packs.__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        while "downloading" not in (line := other.stdout.readline()):
+            assert line
+        try:
+            yield other
+        finally:
+            other.kill()
+
+
+@pytest.fixture
+def pack_server(monkeypatch):
     from insightface.utils import storage
 
     with serving({"/buffalo_s.zip": packed("det.onnx", "rec.onnx")}) as server:
         monkeypatch.setattr(storage, "BASE_REPO_URL", server.url)
-        other = subprocess.Popen(
-            [sys.executable, "-c", _OTHER_PROCESS, server.url, tmp_path],
-            cwd=Path(face_packs.__file__).parents[1],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        yield server
+
+
+def test_two_processes_download_a_pack_once(tmp_path, pack_server):
+    with downloading_elsewhere(pack_server, tmp_path) as other:
+        folder = face_packs.download_pack(
+            "buffalo_s", tmp_path, lambda done, total: other.stdin.closed or other.stdin.close()
         )
-        with other:
-            while "downloading" not in (line := other.stdout.readline()):
-                assert line
-            folder = face_packs.download_pack(
-                "buffalo_s", tmp_path, lambda done, total: other.stdin.closed or other.stdin.close()
-            )
-            assert other.stdout.read().endswith(f"{folder}\n")
+        assert other.stdout.read().endswith(f"{folder}\n")
     assert [file.name for file in pack_models(folder)] == ["det.onnx", "rec.onnx"]
-    assert server.asked == [None]
+    assert pack_server.asked == [None]
+
+
+def test_waiting_for_the_download_of_another_process_can_be_cancelled(tmp_path, pack_server):
+    def cancel(done, total):
+        raise KeyboardInterrupt
+
+    with downloading_elsewhere(pack_server, tmp_path) as other:
+        with pytest.raises(KeyboardInterrupt):
+            face_packs.download_pack("buffalo_s", tmp_path, cancel)
+        other.stdin.close()
+        folder = Path(other.stdout.read().splitlines()[-1])
+    assert [file.name for file in pack_models(folder)] == ["det.onnx", "rec.onnx"]
+    assert pack_server.asked == [None]
+
+
+def test_a_download_goes_on_when_the_process_that_began_it_is_killed(tmp_path, pack_server):
+    with downloading_elsewhere(pack_server, tmp_path) as other:
+        folder = face_packs.download_pack("buffalo_s", tmp_path, lambda done, total: other.kill())
+    assert [file.name for file in pack_models(folder)] == ["det.onnx", "rec.onnx"]
+    assert len(pack_server.asked) == 2
