@@ -109,7 +109,7 @@ class MixFaces(io.ComfyNode):
             display_name="Mix Faces",
             category=CATEGORY,
             **search_aliases("average faces", "merge faces", "blend faces"),
-            description="Mixes two to four faces into one: the average of several people, or of several photos of one "
+            description="Mixes up to four faces into one: the average of several people, or of several photos of one "
             "person.",
             inputs=[
                 *face_inputs(MAX_MIXED_FACES, "A face to mix."),

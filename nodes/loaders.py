@@ -174,9 +174,9 @@ class LoadFaceAnalysis(io.ComfyNode):
                     min=DETECTION_SIZES[0],
                     max=DETECTION_SIZES[1],
                     step=32,
-                    tooltip="The photo is shrunk to this many pixels to look for faces. Smaller sizes are also tried, "
-                    "for close-ups, and larger ones when nothing is found. Raise it for small faces in large group "
-                    "photos.",
+                    tooltip="The longer side of the photo is shrunk to this many pixels to look for faces. Smaller "
+                    "sizes are also tried, for close-ups, and larger ones when nothing is found. Raise it for small "
+                    "faces in large group photos.",
                 ),
                 io.Float.Input(
                     "detection_threshold",

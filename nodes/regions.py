@@ -117,7 +117,7 @@ class AutoLayout(io.ComfyNode):
             description="Places several people automatically, from left to right in the order of the inputs.",
             is_output_node=HAS_PREVIEW,
             inputs=[
-                *face_inputs(layouts.MAX_PEOPLE, "The next person, from left to right."),
+                *face_inputs(layouts.MAX_PEOPLE, "A person; they stand from left to right in the order of the inputs."),
                 io.Combo.Input(
                     "layout",
                     options=list(layouts.LAYOUTS),
