@@ -25,6 +25,7 @@ from host_server import HostError, HostServer, Prompt
 from model_files import Weights, find_weights
 from on_miniature import PEOPLE, ask_miniature, nodes_of, set_inputs, set_text, the_node, use_miniature
 from repository import ROOT, SetupError
+from sheets import sheet
 from workflow import WorkflowError, to_api
 
 if TYPE_CHECKING:
@@ -242,10 +243,9 @@ def fetch_images(server: HostServer, history: dict[str, Any], node: str) -> list
 
 def contact_sheet(examples: tuple[Example, ...], results: list[Result]) -> Image.Image:
     """A sheet with photos, activation maps and pictures; pictures of the same photos share a row."""
-    from PIL import Image, ImageDraw, ImageFont, ImageOps
+    from PIL import ImageOps
 
-    side, margin, title = 320, 20, 40
-    rows: list[list[tuple[str, Image.Image, int]]] = []
+    rows: list[list[tuple[str, Image.Image]]] = []
     shown: list[bytes] = []  # photos of the row that is being filled
     for example, result in zip(examples, results, strict=True):
         panels = [("Where the face acts", seen) for seen in result.maps] + [(example.title, result.picture)]
@@ -254,17 +254,16 @@ def contact_sheet(examples: tuple[Example, ...], results: list[Result]) -> Image
             shown = photos
             rows.append([])
             panels = [("Photo, and face as ArcFace sees it", photo) for photo in result.photos] + panels
-        rows[-1] += [(text, image, round(side * max(1.0, image.width / image.height))) for text, image in panels]
-    longest = max(sum(width + margin for *_, width in row) for row in rows)
-    sheet = Image.new("RGB", (margin + longest, len(rows) * (title + side + margin)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, row in enumerate(rows):
-        left, top = margin, number * (title + side + margin)
-        for text, image, width in row:
-            draw.text((left, top + title / 2), text, fill="black", font=ImageFont.load_default(20), anchor="lm")
-            sheet.paste(ImageOps.pad(image, (width, side), Image.Resampling.LANCZOS, "#dddddd"), (left, top + title))
-            left += width + margin
-    return sheet
+        rows[-1] += [(text, padded(image)) for text, image in panels]
+    return ImageOps.expand(sheet(rows, 320, gap=20, caption=40), border=20, fill="white")
+
+
+def padded(picture: Image.Image) -> Image.Image:
+    """A picture of portrait format on a grey square, so that captions have room."""
+    from PIL import ImageOps
+
+    side = picture.height
+    return ImageOps.pad(picture, (max(side, picture.width), side), color="#dddddd")
 
 
 def describe(

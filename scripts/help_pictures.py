@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from demo import parse as parse_demo
 from host_server import HostError, HostServer
 from on_miniature import PEOPLE
 from repository import ROOT
+from sheets import scale, sheet
 from studio import Link, Studio
 from workflow import WorkflowError
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 IMAGES = ROOT / "web" / "docs" / "images"
 QUALITY = 88
-GAP, CAPTION = 8, 26  # pixels
 PHOTO, MIRRORED = "help_photo.png", "help_mirrored.png"
 TWO_PEOPLE = ROOT / "workflows" / "two_people_boxes.json"
 PHOTO_NAMES = [PHOTO_NAME.format(number) for number in (1, 2)]
@@ -68,7 +68,7 @@ def auto_layout(studio: Studio) -> Image.Image:
 
     reference = {"reference_image": studio.photo(MIRRORED), "face_analysis": [studio.face_analysis, 0]}
     previews = layout(3, "equal columns"), layout(5, "rows"), layout(2, "as in the reference image", **reference)
-    return sheet([[("", picture) for picture in studio.pictures(*previews)]], 345)
+    return sheet([[("", picture) for picture in studio.pictures(*previews)]], 345, caption=0)
 
 
 def average_faces(studio: Studio) -> Image.Image:
@@ -120,13 +120,13 @@ def edited_pictures(studio: Studio) -> Image.Image:
         studio.edited(face, "in a neutral expression, in side view", keypoints=[turned, 0]),
     )
     shown = [studio.preview([studio.generated(each)[2], 0]) for each in faces]
-    return sheet([[("", picture) for picture in studio.pictures(*shown)]], 288)
+    return sheet([[("", picture) for picture in studio.pictures(*shown)]], 288, caption=0)
 
 
 def encode_face(studio: Studio) -> Image.Image:
     """The previews of Encode Face."""
     previews = studio.preview([studio.encoded(studio.photo(PHOTO)), 1])
-    return sheet([[("", picture) for picture in studio.pictures(previews)]], 400, gap=0)
+    return sheet([[("", picture) for picture in studio.pictures(previews)]], 400, gap=0, caption=0)
 
 
 def face_keypoints(studio: Studio) -> Image.Image:
@@ -163,7 +163,7 @@ def demo_sheet(studio: Studio) -> Image.Image:
     """The sheet of demo.py at half its size."""
     options = parse_demo([])
     whole = contact_sheet(EXAMPLES, [make(studio.server, example, None, options) for example in EXAMPLES])
-    return whole.reduce(2)
+    return scale(whole, whole.height // 2)
 
 
 PICTURES: dict[str, Callable[[Studio], Image.Image]] = {
@@ -183,28 +183,6 @@ PICTURES: dict[str, Callable[[Studio], Image.Image]] = {
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]], height: int, gap: int = GAP) -> Image.Image:
-    """Rows of pictures, all scaled to one height, each with its caption above it."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    scaled = [
-        [(text, picture.resize((round(height * picture.width / picture.height), height), Image.Resampling.LANCZOS))
-         for text, picture in row]
-        for row in rows
-    ]  # fmt: skip
-    top = CAPTION if any(text for row in rows for text, _ in row) else 0
-    width = max(sum(picture.width for _, picture in row) + gap * (len(row) - 1) for row in scaled)
-    whole = Image.new("RGB", (width, len(rows) * (top + height + gap) - gap), "white")
-    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(14)
-    for number, row in enumerate(scaled):
-        left, upper = 0, number * (top + height + gap)
-        for text, picture in row:
-            draw.text((left + 4, upper + top / 2), text, fill="black", font=font, anchor="lm")
-            whole.paste(picture, (left, upper + top))
-            left += picture.width + gap
-    return whole
 
 
 def boxes_of(path: Path) -> list[dict[str, float]]:
