@@ -53,11 +53,16 @@ def run(node_id, **inputs):
 
 
 def tiny_unet(dtype=torch.float32, load_device=None, **config_changes):
-    """The golden UNet (SD1.5's topology, 32 channels wide) as the host builds models."""
+    """The golden UNet (SD1.5's topology, 32 channels wide) as the host builds models.
+
+    More ``in_channels`` than 4, as inpainting models have, get weights of 0.05.
+    """
     with safe_open(GOLDEN / "tiny_unet_comfy_f16.safetensors", "pt") as file:
         weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         config = json.loads(file.metadata()["config"])
     config.update(config_changes)
+    first, new = "input_blocks.0.0.weight", config["in_channels"] - 4
+    weights[first] = torch.nn.functional.pad(weights[first], (0, 0, 0, 0, 0, new), value=0.05)
     for key in ("num_heads", "num_head_channels"):
         config.pop(key)
     model_config = comfy.supported_models.SD15(config)

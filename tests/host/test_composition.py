@@ -162,6 +162,21 @@ def test_samplers_of_all_kinds_run(dynamicid, sampler):
     assert sample(*apply(dynamicid, faces(1)[0]), sampler=sampler).isfinite().all()
 
 
+def test_a_face_and_what_is_left_of_a_picture_act_together_in_an_inpainting_model(dynamicid):
+    inpainting, face = tiny_unet(in_channels=9), faces(1)[0]
+    size = LATENT.shape[-2:]
+    left = {
+        "concat_latent_image": torch.ones(1, 4, *size),
+        "concat_mask": torch.ones(1, 1, *(8 * side for side in size)),
+    }
+    masked = [[(cond, {**options, **left}) for cond, options in part] for part in prompts()]
+    both = eps(*apply(dynamicid, face, inpainting, *masked), LATENT)
+    without_face = eps(inpainting, *masked, LATENT)
+    without_picture = eps(*apply(dynamicid, face, inpainting), LATENT)
+    for one in (without_face, without_picture):
+        assert ((both - one).abs().amax(dim=(1, 2, 3)) > 1e-3).all()
+
+
 def test_a_window_that_ends_before_the_timestep_gives_the_bits_of_the_updated_model_without_identity(dynamicid):
     face = faces(1)[0]
     outside = eps(*apply(dynamicid, face, end_percent=0.4), LATENT)
