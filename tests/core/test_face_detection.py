@@ -29,12 +29,12 @@ def resized(photo, width, height):
     return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
 
 
-@pytest.mark.parametrize("detection_size", [640, 1024])
-def test_a_close_up_is_chosen_before_a_small_face_in_the_background(known, detection_size, pack):
+@pytest.mark.parametrize(("detection_size", "sides"), [(640, 1.25), (1024, 1.25), (2048, 2.5)])
+def test_a_close_up_is_chosen_before_a_small_face_in_the_background(known, detection_size, sides, pack):
     analysis = open_pack(pack, "CPU", detection_size)
     astronaut, group = photos.astronaut(), photos.group_of_six()
     own, other = (analysis.choose(photo, "largest", 0).chosen.box for photo in (astronaut, group))
-    photo = resized(square_around(astronaut, own, 1.25).crop(astronaut), 1024, 1024).copy()
+    photo = resized(square_around(astronaut, own, sides).crop(astronaut), 1024, 1024).copy()
     photo[:130, :130] = resized(square_around(group, other, 2.0).crop(group), 130, 130)
     found = analysis.choose(photo, "largest", 0)
     assert len(found.faces) == 2
@@ -110,7 +110,10 @@ def test_the_border_of_a_long_photo_takes_no_memory_to_speak_of(analysis, monkey
     assert bordered[0] < 3 * 1300**2
 
 
-@pytest.mark.parametrize(("asked", "tried"), [(320, "320, 160"), (700, "672, 320, 160"), (200, "192, 384")])
-def test_the_detection_size_asked_for_comes_first(asked, tried, pack):
+@pytest.mark.parametrize(
+    ("asked", "side", "tried"),
+    [(320, 600, "320, 160"), (700, 600, "672, 320, 160"), (200, 600, "192, 384"), (200, 1600, "192, 384, 768, 1536")],
+)
+def test_the_detection_size_asked_for_comes_first(asked, side, tried, pack):
     with pytest.raises(InputError, match=f"Tried detection at {tried} pixels"):
-        open_pack(pack, "CPU", asked).choose(photos.coffee(), "largest", 0)
+        open_pack(pack, "CPU", asked).choose(np.zeros((side, side, 3), np.uint8), "largest", 0)

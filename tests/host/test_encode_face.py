@@ -14,7 +14,7 @@ from insightface.utils.face_align import norm_crop
 from PIL import Image
 
 from tests import photos
-from tests.host.helpers import apply, core, fill, node, photo_adapter, run, sample, tiny_clip_vision
+from tests.host.helpers import apply, core, node, photo_adapter, run, sample, tiny_clip_vision
 
 
 @pytest.fixture(scope="module")
@@ -66,24 +66,27 @@ def test_a_photo_becomes_a_face_with_everything_that_was_measured(encode):
     assert preview.shape == (3, 512, 512, 3)
 
 
-@pytest.mark.parametrize("name", ["portrait", "aligned"])
+@pytest.mark.parametrize(("name", "size"), [("portrait", 28), ("aligned", 28), ("whole picture", 28), ("portrait", 42)])
 def test_tokens_are_the_encoders_for_the_swapped_embedding_and_the_clip_features_of_the_crop(
-    encode, photo_dynamicid, face_analysis, name
+    encode, photo_dynamicid, face_analysis, name, size
 ):
-    photo, clip_vision = photos.astronaut(), fill(tiny_clip_vision().model)
+    photo, clip_vision = photos.astronaut()[:, 20:491], tiny_clip_vision(image_size=size)
     found = face_analysis.choose(photo, "largest", 0).chosen
     images = core("images")
     if name == "portrait":
         crop = images.square_around(photo, found.box, 2.0).crop(photo)
-    else:
+    elif name == "aligned":
         crop = norm_crop(photo, found.landmarks, 224)
-    pixels = images.clip_pixels(crop, 28).movedim(-1, 0)[None]
+    else:
+        crop = photo
+    pixels = images.clip_pixels(crop, size).movedim(-1, 0)[None]
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-    features = clip_vision((pixels - mean) / std, intermediate_output=-2)[1]
+    features = clip_vision.model((pixels - mean) / std, intermediate_output=-2)[1]
     embedding = torch.from_numpy(face_analysis.embed(photo, found, "rgb"))[None]
     expected = photo_dynamicid.face_encoder.model(embedding, features)
-    torch.testing.assert_close(encode(photo, crop=name)[0].tokens, expected, atol=1e-5, rtol=0)
+    seen = encode(photo, crop=name, clip_vision=clip_vision)[0].tokens
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=0)
 
 
 def test_uncond_tokens_are_those_of_zero_embedding_and_zero_pixels(encode, photo_dynamicid):

@@ -1,5 +1,7 @@
 """Several people: places, layouts and mixes, through the nodes."""
 
+from dataclasses import replace
+
 import comfy.sample
 import pytest
 import torch
@@ -94,10 +96,20 @@ def test_a_person_of_weight_0_is_absent(dynamicid):
     assert torch.equal(eps(*apply(dynamicid, both), LATENT), eps(*apply(dynamicid, placed), LATENT))
 
 
-def test_a_persons_weight_scales_their_contribution(dynamicid):
-    half = place((0, 0, 1, 1), weight=0.5)
-    expected = eps(*apply(dynamicid, place((0, 0, 1, 1)), weight=0.5), LATENT)
-    torch.testing.assert_close(eps(*apply(dynamicid, half), LATENT), expected, atol=5e-5, rtol=0)
+@pytest.mark.parametrize("weight", [0.5, 2.5])
+def test_a_persons_weight_scales_their_contribution(dynamicid, weight):
+    weighted = place((0, 0, 1, 1), weight=weight)
+    expected = eps(*apply(dynamicid, place((0, 0, 1, 1)), weight=weight), LATENT)
+    torch.testing.assert_close(eps(*apply(dynamicid, weighted), LATENT), expected, atol=5e-5, rtol=0)
+
+
+def test_the_negative_prompt_has_everybodys_own_tokens_without_a_face(dynamicid):
+    first, second = faces(2)
+    other = replace(second, uncond_tokens=second.uncond_tokens.flip(1) * 0.5)
+    negative, positive = eps(*apply(dynamicid, place(LEFT, RIGHT)), LATENT)
+    changed, unchanged = eps(*apply(dynamicid, place(LEFT, RIGHT, people=[first, other])), LATENT)
+    assert torch.equal(positive, unchanged)
+    assert (negative - changed).abs().max() > 1e-3
 
 
 def test_overlapping_regions_and_regions_below_a_cell_give_numbers(dynamicid):
