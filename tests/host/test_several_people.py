@@ -233,6 +233,17 @@ def test_regions_stop_pulling_in_the_middle_of_a_run(dynamicid):
     torch.testing.assert_close(whole, late, atol=1e-3, rtol=1e-4)
 
 
+def test_the_layout_boost_ends_at_its_part_of_the_schedule(dynamicid):
+    """The requested timestep is at 0.498 of the schedule."""
+
+    def seen(layout_end):
+        return eps(*apply(dynamicid, place(LEFT, RIGHT), layout_end=layout_end), LATENT)
+
+    assert torch.equal(seen(0.0), seen(0.49))
+    assert torch.equal(seen(0.51), seen(1.0))
+    assert (seen(0.49) - seen(0.51)).abs().max() > 1e-3
+
+
 def area(conditioning, x, width):
     return run("ConditioningSetArea", conditioning=conditioning, width=width, height=256, x=x, y=0, strength=1.0)[0]
 
