@@ -27,7 +27,7 @@ PATCHES = [
     (PerturbedAttentionGuidance, {"scale": 3.0}),
     (SelfAttentionGuidance, {"scale": 0.5, "blur_sigma": 2.0}),
     (RescaleCFG, {"multiplier": 0.7}),
-    (ModelSamplingDiscrete, {"sampling": "lcm", "zsnr": False}),
+    (ModelSamplingDiscrete, {"sampling": "lcm", "zsnr": True}),
 ]  # fmt: skip
 
 
