@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 IMAGES = ROOT / "web" / "docs" / "images"
 QUALITY = 88
 PHOTO, MIRRORED = "help_photo.png", "help_mirrored.png"
-TWO_PEOPLE = ROOT / "workflows" / "two_people_boxes.json"
+TWO_PEOPLE = next(example for example in EXAMPLES if example.workflow == "two_people_boxes")
 PHOTO_NAMES = [PHOTO_NAME.format(number) for number in (1, 2)]
 MIXES = (1, 0), (1, 1), (0, 1)
 EDITED = {"preset": "surprised", "yaw": 30.0}
@@ -49,11 +49,11 @@ POSES: dict[str, dict[str, object]] = {
 def activation_map(studio: Studio) -> Image.Image:
     """Two people in boxes, and where each of them acts."""
     faces: Link = []
-    for box, name in zip(boxes_of(TWO_PEOPLE), PHOTO_NAMES, strict=True):
+    for box, name in zip(boxes_of(TWO_PEOPLE.path), PHOTO_NAMES, strict=True):
         face = [studio.encoded(studio.photo(name)), 0]
         before = {"placements": faces} if faces else {}
         faces = [studio.add("DynamicIDPlaceFace", face=face, **box, **before), 0]
-    applied, sampler, decoder = studio.generated(faces, "two people in front of a plain green wall", (288, 144))
+    applied, sampler, decoder = studio.generated(faces, TWO_PEOPLE.prompt, TWO_PEOPLE.size)
     maps = studio.add("DynamicIDActivationMap", model=[applied, 0], latent=[sampler, 0], image=[decoder, 0])
     return studio.pictures(studio.preview([maps, 0]))[0]
 
@@ -145,7 +145,7 @@ def place_face(studio: Studio) -> Image.Image:
     from dynamicid_core.drawing import draw_layout
     from dynamicid_core.regions import Box
 
-    boxes = [Box.at(**box) for box in boxes_of(TWO_PEOPLE)]
+    boxes = [Box.at(**box) for box in boxes_of(TWO_PEOPLE.path)]
     return Image.fromarray(draw_layout(boxes, np.full((512, 768, 3), 40, np.uint8)))
 
 

@@ -58,11 +58,12 @@ def test_an_attention_patch_of_another_pack_works_before_and_after(dynamicid):
     assert (other_first - eps(other.on(tiny_unet()), *prompts(), LATENT)).abs().max() > 1e-3
 
 
-def test_two_applications_of_half_weight_are_one_of_full_weight(dynamicid):
-    face = faces(1)[0]
-    once = eps(*apply(dynamicid, face, lora_strength=1.0), LATENT)
-    model, positive, negative = apply(dynamicid, face, weight=0.5, lora_strength=0.5)
-    twice = apply(dynamicid, face, model=model, positive=positive, negative=negative, weight=0.5, lora_strength=0.5)
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_two_applications_of_half_weight_are_one_of_full_weight(dynamicid, weight):
+    face, half = faces(1)[0], {"weight": weight / 2, "lora_strength": 0.5}
+    once = eps(*apply(dynamicid, face, weight=weight), LATENT)
+    model, positive, negative = apply(dynamicid, face, **half)
+    twice = apply(dynamicid, face, model=model, positive=positive, negative=negative, **half)
     torch.testing.assert_close(eps(*twice, LATENT), once, atol=5e-5, rtol=0)
 
 

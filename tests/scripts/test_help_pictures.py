@@ -25,7 +25,7 @@ def test_an_unknown_picture_is_told_with_those_that_exist(capsys):
 
 
 def test_boxes_are_those_of_the_workflow():
-    assert boxes_of(TWO_PEOPLE) == [
+    assert boxes_of(TWO_PEOPLE.path) == [
         {"x": 0.08, "y": 0.1, "width": 0.38, "height": 0.85},
         {"x": 0.54, "y": 0.1, "width": 0.38, "height": 0.85},
     ]
